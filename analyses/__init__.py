@@ -1,0 +1,1 @@
+"""Scripts that made what the package ships, and studies of its methods."""

@@ -1,0 +1,126 @@
+"""rank_lab: what fine-tuning changed, in numbers that can be trusted.
+
+The public names are loaded when they are first used, so that importing the
+package costs nothing and ``rank-lab --help`` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rank_lab.analysis import Settings, analyze
+    from rank_lab.bulk import gavish_donoho_rank, marchenko_pastur_rank, tail_exponent
+    from rank_lab.checkpoint import Checkpoint
+    from rank_lab.decomposition import spectrum_of
+    from rank_lab.errors import RankLabError
+    from rank_lab.measurement import MeasurementOptions
+    from rank_lab.metrics import METRICS, Metric
+    from rank_lab.null import factor_null, null_ranks, null_spectrum
+    from rank_lab.pairing import plan_updates
+    from rank_lab.quantities import (
+        effective_rank,
+        effective_rank_energy,
+        energy_rank,
+        frobenius_norm,
+        intrinsic_dimension,
+        nuclear_norm,
+        nuclear_ratio,
+        numerical_rank,
+        participation_ratio,
+        participation_ratio_energy,
+        spectral_norm,
+        stable_rank,
+    )
+    from rank_lab.report import RankReport
+    from rank_lab.spec import UpdateSpec, read_update
+    from rank_lab.spectrum import Spectrum
+    from rank_lab.trajectory import open_run
+    from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix, Update
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "analysis": ("Settings", "analyze"),
+    "bulk": ("gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"),
+    "checkpoint": ("Checkpoint",),
+    "decomposition": ("spectrum_of",),
+    "errors": ("RankLabError",),
+    "measurement": ("MeasurementOptions",),
+    "metrics": ("METRICS", "Metric"),
+    "null": ("factor_null", "null_ranks", "null_spectrum"),
+    "pairing": ("plan_updates",),
+    "quantities": (
+        "effective_rank",
+        "effective_rank_energy",
+        "energy_rank",
+        "frobenius_norm",
+        "intrinsic_dimension",
+        "nuclear_norm",
+        "nuclear_ratio",
+        "numerical_rank",
+        "participation_ratio",
+        "participation_ratio_energy",
+        "spectral_norm",
+        "stable_rank",
+    ),
+    "report": ("RankReport",),
+    "spec": ("UpdateSpec", "read_update"),
+    "spectrum": ("Spectrum",),
+    "trajectory": ("open_run",),
+    "update": ("DenseUpdate", "LowRankUpdate", "MemoryMatrix", "Update"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "METRICS",
+    "Checkpoint",
+    "DenseUpdate",
+    "LowRankUpdate",
+    "MeasurementOptions",
+    "MemoryMatrix",
+    "Metric",
+    "RankLabError",
+    "RankReport",
+    "Settings",
+    "Spectrum",
+    "Update",
+    "UpdateSpec",
+    "__version__",
+    "analyze",
+    "effective_rank",
+    "effective_rank_energy",
+    "energy_rank",
+    "factor_null",
+    "frobenius_norm",
+    "gavish_donoho_rank",
+    "intrinsic_dimension",
+    "marchenko_pastur_rank",
+    "nuclear_norm",
+    "nuclear_ratio",
+    "null_ranks",
+    "null_spectrum",
+    "numerical_rank",
+    "open_run",
+    "participation_ratio",
+    "participation_ratio_energy",
+    "plan_updates",
+    "read_update",
+    "spectral_norm",
+    "spectrum_of",
+    "stable_rank",
+    "tail_exponent",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'rank_lab' has no attribute {name!r}")
+    value = getattr(import_module(f"rank_lab.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted(__all__)

@@ -1,0 +1,200 @@
+"""What an ``adapter_config.json`` says about the size of an update; all else is refused by name."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rank_lab.errors import CheckpointError, UnsupportedUpdateError
+
+__all__ = ["AdapterRecipe", "read_recipe"]
+
+_METHODS: dict[str, Literal["lora", "adalora", "sora"]] = {"LORA": "lora", "ADALORA": "adalora", "SORA": "sora"}
+_ADALORA_EPS = 1e-5  # PEFT divides by ranknum + 1e-5
+
+# Fields that do not change the update that the files hold.
+_HARMLESS = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "exclude_modules",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "bias",
+        "use_rslora",
+        "modules_to_save",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "megatron_config",
+        "megatron_core",
+        "loftq_config",
+        "eva_config",
+        "qalora_group_size",
+        "runtime_config",
+        "lora_bias",
+        "ensure_weight_tying",
+        "target_r",
+        "init_r",
+        "tinit",
+        "tfinal",
+        "deltaT",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "total_step",
+        "init_lora_weights",
+        "trainable_token_indices",
+        "corda_config",
+        "lora_ga_config",
+        "gate_init",
+        "sparse_lambda",
+        "threshold",
+        "threshold_mode",
+        "operator",
+        "gate_lr",
+        "l1_weight",
+    }
+)
+
+# Initialisations that leave the base as it is; any other string changes it.
+_KEEPS_BASE = frozenset({"gaussian", "eva", "orthogonal"})
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """How large the update of each module is.
+
+    Parameters
+    ----------
+    method
+        ``lora``, ``adalora`` or ``sora``.
+    alpha, r
+        Defaults; for AdaLoRA ``r`` is the initial rank.
+    rslora
+        Whether the scaling is alpha / sqrt(r).
+    rank_pattern, alpha_pattern
+        PEFT's exceptions by module pattern.
+    pruned
+        AdaLoRA: kept rows by module, of the initial ones.
+    """
+
+    method: Literal["lora", "adalora", "sora"]
+    alpha: float
+    r: int
+    rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    pruned: Mapping[str, int] = field(default_factory=dict)
+
+    def rank(self, module: str) -> int:
+        """Rank that the config gives a module, by PEFT's rule for patterns."""
+        return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.r)
+
+    def scaling(self, module: str) -> float:
+        r"""The factor of the module's update: :math:`\alpha/r` and its kin, rsLoRA's and AdaLoRA's.
+
+        Examples
+        --------
+        >>> AdapterRecipe("lora", alpha=16, r=8).scaling("layers.0.q_proj")
+        2.0
+        >>> AdapterRecipe("lora", alpha=16, r=16, rslora=True, alpha_pattern={"q_proj": 8}).scaling("layers.0.q_proj")
+        2.0
+        """
+        if self.method == "adalora":
+            return (self.alpha if self.alpha > 0 else float(self.r)) / (self.r + _ADALORA_EPS)
+        alpha = self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
+        rank = self.rank(module)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+
+def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
+    """Read an adapter's config.
+
+    Parameters
+    ----------
+    config
+        Content of ``adapter_config.json``.
+    source
+        For messages.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        If the method, the initialisation or any other setting makes the update
+        something else than scaled factors; it is named.
+    CheckpointError
+        If a needed entry is missing or no number.
+    """
+    peft_type = str(config.get("peft_type", "missing"))
+    if peft_type not in _METHODS:
+        raise UnsupportedUpdateError(
+            f"{source}: peft_type {peft_type} is not analysed yet (LORA, ADALORA and SORA are); merge the adapter into"
+            " its base and compare the two with --base."
+        )
+    _refuse_other_settings(config, source)
+    method = _METHODS[peft_type]
+    try:
+        alpha = float(config["lora_alpha"])
+        r = int(config["init_r" if method == "adalora" else "r"])
+        patterns = config.get("rank_pattern") or {}
+        alphas = {str(key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
+        if method == "adalora":
+            pruned = {str(key).removesuffix(".lora_E"): int(sum(mask)) for key, mask in patterns.items()}
+            return AdapterRecipe(method, alpha, r, pruned=pruned)
+        ranks = {str(key): int(value) for key, value in patterns.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{source}/adapter_config.json: r, lora_alpha or a pattern is missing or no number ({error}); restore the"
+            " file that PEFT saved."
+        ) from error
+    if min((r, *ranks.values())) < 1:
+        raise CheckpointError(
+            f"{source}/adapter_config.json: a rank of {min((r, *ranks.values()))}; expected at least 1."
+        )
+    return AdapterRecipe(method, alpha, r, bool(config.get("use_rslora")), ranks, alphas)
+
+
+def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
+    init = config.get("init_lora_weights", True)
+    if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
+        raise UnsupportedUpdateError(
+            f"{source}: init_lora_weights={init!r} changed the base weights at the start, so that B A alone is not the"
+            " update; not analysed yet. Merge the adapter and compare with the original base by --base."
+        )
+    if config.get("use_dora"):
+        raise UnsupportedUpdateError(
+            f"{source}: use_dora rescales the rows of the weight, so that B A alone is not the update; not analysed"
+            " yet. Merge the adapter and compare with --base."
+        )
+    other = sorted(
+        name for name, value in config.items() if name not in _HARMLESS and value not in (None, False, "", [], {})
+    )
+    if other:
+        raise UnsupportedUpdateError(
+            f"{source}: setting {other[0]}={config[other[0]]!r} changes the update or is unknown here; not analysed"
+            " yet. Merge the adapter and compare with --base."
+        )
+
+
+def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
+    """The first pattern that PEFT would apply: a regular expression for the end of the path."""
+    for key in patterns:
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return key
+        except re.error as error:
+            raise CheckpointError(
+                f"adapter_config.json: {key!r} in a rank or alpha pattern is no regular expression ({error})."
+            ) from error
+    return module

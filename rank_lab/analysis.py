@@ -1,0 +1,282 @@
+"""``analyze``: streams one update at a time through the arrow, from checkpoints to a report."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rank_lab.change import vector_change_norm
+from rank_lab.checkpoint import Checkpoint
+from rank_lab.coverage import CoverageRow, Plan
+from rank_lab.engine import available_cores, run
+from rank_lab.errors import PairingError, RankLabError
+from rank_lab.measurement import Measurement, MeasurementOptions, measure
+from rank_lab.pairing import plan_step, plan_updates
+from rank_lab.provenance import provenance_of
+from rank_lab.report import RankReport
+from rank_lab.rows import coverage_record, settled, update_record
+from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
+from rank_lab.spec import UpdateSpec
+from rank_lab.trajectory import open_run
+
+__all__ = ["Progress", "Settings", "analyze"]
+
+Progress = Callable[[float, float, str], None]
+"""Called with work done, work in all (in multiply-adds) and the module that was finished."""
+
+# Below this, starting worker processes takes longer than the work.
+_WORTH_A_WORKER = 5e10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices of an analysis beyond how an update is measured.
+
+    Parameters
+    ----------
+    run
+        Name of the run in the tables; default the name of the folder.
+    workers
+        Processes; 0 for as many as cores where that pays.
+    lora_alpha
+        For LoRA files that do not record it.
+    """
+
+    run: str = ""
+    workers: int = 0
+    lora_alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: int | None
+    plan: Plan
+    deltas: tuple[tuple[str, tuple[UpdateSpec, ...]], ...]
+
+
+def analyze(
+    tuned: Checkpoint | Sequence[Checkpoint] | str | Path,
+    base: Checkpoint | str | Path | None = None,
+    *,
+    options: MeasurementOptions = MeasurementOptions(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
+    progress: Progress | None = None,
+) -> RankReport:
+    """Spectra and ranks of every update between a base and what fine-tuning made of it.
+
+    Parameters
+    ----------
+    tuned
+        Checkpoint, path or hub id; a trainer's folder of ``checkpoint-N`` or a
+        sequence of checkpoints is a trajectory, which gives for each step the
+        cumulative change and the change since the step before.
+    base
+        What it was tuned from; adapters need none.
+    options
+        How updates are measured, and where measured ones are kept.
+    settings
+        Name, workers, alpha.
+    progress
+        Called as updates are finished.
+
+    Returns
+    -------
+    RankReport
+        Rows of updates that could not be measured carry the reason as warning.
+
+    Raises
+    ------
+    RankLabError
+        If nothing can be compared: see :func:`rank_lab.pairing.plan_updates`.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from safetensors.torch import save_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> weight = torch.eye(4)
+    >>> save_file({"h.0.q_proj.weight": weight}, folder / "base.safetensors")
+    >>> save_file({"h.0.q_proj.weight": weight + torch.ones(4, 4)}, folder / "tuned.safetensors")
+    >>> report = analyze(folder / "tuned.safetensors", folder / "base.safetensors")
+    >>> int(report.updates.loc[0, "numerical_rank"]), round(float(report.updates.loc[0, "spectral_norm"]), 9)
+    (1, 4.0)
+    """
+    checkpoints = _opened(tuned)
+    original = Checkpoint.open(base) if isinstance(base, str | Path) else base
+    steps = _steps(checkpoints, original, settings.lora_alpha)
+    specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
+    measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
+    name = settings.run or _name(checkpoints[0], trajectory=len(checkpoints) > 1)
+    tables = _tables(steps, measured, name)
+    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha}
+    return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
+
+
+def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Checkpoint, ...]:
+    if isinstance(tuned, str | Path):
+        return open_run(tuned)
+    found = (tuned,) if isinstance(tuned, Checkpoint) else tuple(tuned)
+    if not found:
+        raise PairingError("no checkpoint to analyse was given.")
+    if len(found) > 1 and len({checkpoint.step for checkpoint in found}) < len(found):
+        raise PairingError(
+            "the checkpoints of a trajectory must say their steps, each another; analyse them one by one instead."
+        )
+    return found
+
+
+def _name(checkpoint: Checkpoint, *, trajectory: bool) -> str:
+    if trajectory:
+        return checkpoint.folder.parent.name
+    if checkpoint.folder.parent.name == "snapshots":  # the hub's cache keeps commits there
+        return checkpoint.source.split("@")[0].rsplit("/", 1)[-1]
+    path = Path(checkpoint.source)
+    return path.stem if path.is_file() else checkpoint.folder.name
+
+
+def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, lora_alpha: float | None) -> list[_Step]:
+    steps: list[_Step] = []
+    before: Plan | None = None
+    for checkpoint in checkpoints:
+        plan = plan_updates(checkpoint, base, lora_alpha=lora_alpha)
+        deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
+        if len(checkpoints) > 1:
+            deltas.append(("step", plan_step(plan, before)))
+        steps.append(_Step(checkpoint.step, plan, tuple(deltas)))
+        before = plan
+    return steps
+
+
+def _measured(
+    specs: Sequence[UpdateSpec], options: MeasurementOptions, workers: int, progress: Progress | None
+) -> list[Measurement]:
+    work = [_work(spec) for spec in specs]
+    total, finished = sum(work), 0.0
+
+    def done(index: int) -> None:
+        nonlocal finished
+        finished += work[index]
+        if progress is not None:
+            progress(finished, total, specs[index].module)
+
+    if options.device != "cpu":
+        count = 1
+    elif workers > 0:
+        count = workers
+    else:
+        count = max(1, min(available_cores(), int(total / _WORTH_A_WORKER)))
+    # Largest first keeps all workers busy to the end.
+    order = sorted(range(len(specs)), key=lambda index: -work[index])
+    found = run(
+        _Measure(options), [specs[index] for index in order], workers=count, done=lambda index: done(order[index])
+    )
+    by_index = dict(zip(order, found, strict=True))
+    return [by_index[index] for index in range(len(specs))]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """``measure`` with its options, in a form that travels to workers."""
+
+    options: MeasurementOptions
+
+    def __call__(self, spec: UpdateSpec) -> Measurement:
+        return measure(spec, self.options)
+
+
+def _work(spec: UpdateSpec) -> float:
+    out, across = spec.shape
+    small = spec.rank_bound
+    if spec.update_kind != "dense":
+        return float((out + across) * small**2 + small**3)
+    return float(out * across * small) / 2 + 4 * float(small) ** 3
+
+
+def _tables(
+    steps: Sequence[_Step], measured: Mapping[UpdateSpec, Measurement], run_name: str
+) -> dict[str, pd.DataFrame]:
+    updates: list[dict[str, Any]] = []
+    spectra: list[dict[str, Any]] = []
+    coverage: list[dict[str, Any]] = []
+    for step in steps:
+        tied = _tied(step.plan.specs, measured)
+        for delta, specs in step.deltas:
+            kept = [spec for spec in specs if spec.module not in tied]
+            key = {"run": run_name, "method": step.plan.method, "step": step.step, "delta": delta}
+            vectors = _vector_norms(step.plan) if delta == "cumulative" else {}
+            energy = _energy(kept, measured, vectors)
+            for spec in kept:
+                found = measured[spec]
+                record = update_record(spec, found, key)
+                record["change_share"] = found.frobenius_norm**2 / energy if energy > 0 else math.nan
+                updates.append(record)
+                spectra.append(
+                    {name: key.get(name, spec.module) for name in ("run", "step", "delta", "module")}
+                    | {"values": found.values}
+                )
+            if delta == "cumulative":
+                coverage += _coverage_records(step, measured, tied, vectors, energy=energy, run_name=run_name)
+    return {
+        "updates": pd.DataFrame(updates, columns=UPDATES.names),
+        "spectra": pd.DataFrame(spectra, columns=SPECTRA.names),
+        "coverage": pd.DataFrame(coverage, columns=COVERAGE.names),
+    }
+
+
+def _vector_norms(plan: Plan) -> dict[str, float]:
+    norms = {}
+    for vector in plan.vectors:
+        try:
+            norms[vector.tensor] = vector_change_norm(vector.tuned, vector.base)
+        except (RankLabError, OSError):
+            norms[vector.tensor] = math.nan
+    return norms
+
+
+def _energy(
+    specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement], vectors: Mapping[str, float]
+) -> float:
+    norms = [measured[spec].frobenius_norm for spec in specs] + list(vectors.values())
+    return sum(norm**2 for norm in norms if not math.isnan(norm))
+
+
+def _tied(specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement]) -> dict[str, str]:
+    """Heads whose bytes equal an embedding's on both sides: module to the module that it is tied to."""
+    embeddings = {
+        measured[spec].source_digests: spec.module
+        for spec in specs
+        if spec.identity.kind == "embed" and spec.update_kind == "dense"
+    }
+    return {
+        spec.module: embeddings[measured[spec].source_digests]
+        for spec in specs
+        if spec.identity.kind == "head" and measured[spec].source_digests in embeddings
+    }
+
+
+def _coverage_records(
+    step: _Step,
+    measured: Mapping[UpdateSpec, Measurement],
+    tied: Mapping[str, str],
+    vectors: Mapping[str, float],
+    *,
+    energy: float,
+    run_name: str,
+) -> list[dict[str, Any]]:
+    by_module = {spec.module: measured[spec] for spec in step.plan.specs}
+    records = []
+    for row in step.plan.coverage:
+        final = _untied(settled(row, by_module, vectors), tied)
+        digests = dict(by_module[row.module].source_digests) if row.module in by_module else {}
+        records.append(coverage_record(final, digests, {"run": run_name, "step": step.step}, energy))
+    return records
+
+
+def _untied(row: CoverageRow, tied: Mapping[str, str]) -> CoverageRow:
+    if row.module not in tied:
+        return row
+    text = f"tied: the same bytes as {tied[row.module]}, counted there"
+    return replace(row.but("skipped", text), frobenius_norm=math.nan)

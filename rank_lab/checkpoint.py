@@ -1,0 +1,198 @@
+"""A checkpoint: which tensors it holds and where, from headers alone."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rank_lab import hub, torch_archive
+from rank_lab.errors import CheckpointError
+from rank_lab.safetensors_header import read_header
+from rank_lab.stored_tensor import StoredTensor
+from rank_lab.weight_files import WeightFiles, find_weight_files
+
+__all__ = ["Checkpoint"]
+
+_TORCH_DTYPE_PREFIX = "torch."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Header index of a file, a folder of shards, an adapter folder or a hub repository.
+
+    Opening reads headers only and never unpickles code. Make one with :meth:`open`.
+
+    Parameters
+    ----------
+    source
+        What the user named: a path or a hub id.
+    folder
+        Where the files lie.
+    tensors
+        Name to :class:`~rank_lab.stored_tensor.StoredTensor`.
+    config
+        Content of ``config.json``, empty if there is none.
+    adapter_config
+        Content of ``adapter_config.json``, or None if this is no PEFT adapter.
+    tied
+        Names that share their storage with another name in a torch archive.
+    set_aside
+        Files or tensors that were found and not read, with the reason.
+    step
+        Optimizer step of a trainer's checkpoint, or None if it does not say.
+    revision
+        Commit of a hub repository, or None.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from safetensors.torch import save_file
+    >>> folder = tempfile.mkdtemp()
+    >>> save_file({"layers.0.q_proj.weight": torch.ones(2, 3)}, f"{folder}/model.safetensors")
+    >>> checkpoint = Checkpoint.open(folder)
+    >>> checkpoint["layers.0.q_proj.weight"].shape
+    (2, 3)
+    """
+
+    source: str
+    folder: Path
+    tensors: Mapping[str, StoredTensor]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    adapter_config: Mapping[str, Any] | None = None
+    tied: Mapping[str, str] = field(default_factory=dict)
+    set_aside: tuple[tuple[str, str], ...] = ()
+    step: int | None = None
+    revision: str | None = None
+
+    @classmethod
+    def open(cls, source: str | Path, *, revision: str | None = None) -> "Checkpoint":
+        """Open a path or hub id, reading headers only.
+
+        Parameters
+        ----------
+        source
+            A safetensors or torch file, a folder with weights or an adapter,
+            or a hub id (``org/name``, ``org/name@revision``).
+        revision
+            Branch, tag or commit of a hub repository.
+
+        Raises
+        ------
+        CheckpointError
+            If nothing readable is there, a shard is missing, cut or damaged,
+            or a pickle holds code. The message names the file.
+        """
+        folder = local_folder(source, revision=revision)
+        files = find_weight_files(folder)
+        home = folder if folder.is_dir() else folder.parent
+        tensors, tied, unlisted = _index(files)
+        if not tensors:
+            raise CheckpointError(
+                f"{folder}: holds no tensor; was it saved before any weight was gathered? Save it again."
+            )
+        return cls(
+            source=str(source),
+            folder=home,
+            tensors=tensors,
+            config=_json(home / "config.json") or {},
+            adapter_config=_json(home / "adapter_config.json") if files.adapter else None,
+            tied=tied,
+            set_aside=files.set_aside + unlisted,
+            step=_step(home),
+            revision=hub.resolved_revision(home),
+        )
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Header entry of a tensor; an unknown name raises with the nearest names."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self.tensors, n=3, cutoff=0.4)
+            raise CheckpointError(
+                f"tensor {name!r} is not in {self.source} ({len(self.tensors)} tensors). Nearest:"
+                f" {', '.join(near) or 'none'}."
+            ) from None
+
+    @property
+    def model_type(self) -> str | None:
+        """The architecture that ``config.json`` names, or None."""
+        value = self.config.get("model_type")
+        return str(value) if value is not None else None
+
+
+def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
+    """Local path of a source, fetched from the hub if it is not a path here.
+
+    Raises
+    ------
+    CheckpointError
+        If it is neither.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path.resolve()
+    if hub.is_hub_id(str(source)):
+        return hub.fetch(str(source), revision=revision)
+    raise CheckpointError(f"{source}: no such file or folder, and not the form of a hub id (org/name); check the path.")
+
+
+def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...]]:
+    tensors: dict[str, StoredTensor] = {}
+    tied: dict[str, str] = {}
+    unlisted: list[tuple[str, str]] = []
+    for file in files.files:
+        found = read_header(file)[0] if file.suffix == ".safetensors" else _archive_entries(file)
+        if file.suffix != ".safetensors":
+            tied |= torch_archive.aliases(file)
+        for name, entry in found.items():
+            if files.weight_map is not None and files.weight_map.get(name) != file.name:
+                unlisted.append((name, f"lies in {file.name}, where the shard index does not look for it"))
+            elif name in tensors:
+                raise CheckpointError(
+                    f"tensor {name!r} is both in {tensors[name].file} and in {file.name}; remove the file that does not"
+                    " belong."
+                )
+            else:
+                tensors[name] = entry
+    for name, file_name in (files.weight_map or {}).items():
+        if name not in tensors:
+            raise CheckpointError(
+                f"{files.files[0].parent / file_name}: lacks tensor {name!r}, which the shard index places there; copy"
+                " the shard again."
+            )
+    return tensors, tied, tuple(unlisted)
+
+
+def _archive_entries(file: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(
+            name=name, shape=tuple(value.shape), dtype=str(value.dtype).removeprefix(_TORCH_DTYPE_PREFIX), file=file
+        )
+        for name, value in torch_archive.tensors(file).items()
+    }
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not JSON ({error}); restore the file that the model was saved with.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file}: a JSON {type(content).__name__}, expected an object; restore the file that the model was saved"
+            " with."
+        )
+    return content
+
+
+def _step(folder: Path) -> int | None:
+    state = _json(folder / "trainer_state.json") or {}
+    if isinstance(state.get("global_step"), int):
+        return int(state["global_step"])
+    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+    return int(match[1]) if match else None

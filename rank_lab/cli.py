@@ -1,0 +1,130 @@
+"""The command line: one function per verb; each parses, calls and prints."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+# Read by OpenMP when torch is loaded: spinning threads cost a factor of five on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+
+from rank_lab.errors import RankLabError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rank-lab",
+    help="What fine-tuning changed: spectra and effective ranks of weight updates, each beside its null.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Study = Annotated[Path, typer.Argument(help="A study (folder of reports) or one report, NAME.rank.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        from rank_lab import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def analyze(
+    tuned: Annotated[
+        list[str],
+        typer.Argument(help="Full checkpoint, adapter, loralib file, hub id, or a trainer's folder of checkpoint-*."),
+    ],
+    study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
+    base: Annotated[str | None, typer.Option(help="What it was tuned from; adapters need none.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run; default the folder's.")] = "",
+    method: Annotated[str, typer.Option(help="auto, gram, svd or randomized.")] = "auto",
+    k: Annotated[int | None, typer.Option(min=1, help="Number of values for --method randomized.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Measure the spectra of every update and write a report.
+
+    Example: rank-lab analyze tuned/ --base base/ -o study/
+
+    A run that was stopped goes on where it was: measured updates are kept in
+    STUDY/.spectra by content, and a changed input is measured afresh.
+    """
+    from rank_lab.commands import analyze_runs
+
+    request: dict[str, Any] = {"method": method, "k": k, "device": device, "workers": workers, "lora_alpha": lora_alpha}
+    failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def show(
+    study: Study,
+    modules: Annotated[bool, typer.Option("--modules", help="One line per matrix.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Print coverage and ranks, worst coverage first.
+
+    Example: rank-lab show study/ --modules
+    """
+    from rank_lab.commands import show_study
+
+    show_study(study, modules=modules, as_json=as_json)
+
+
+@app.command()
+def export(
+    study: Study,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", "-f", help="csv, json or parquet; may be repeated; default all.")
+    ] = None,
+) -> None:
+    """Write updates, spectra and coverage as CSV, JSON and Parquet.
+
+    Example: rank-lab export study/ -o tables/ -f csv
+    """
+    from rank_lab.commands import export_study
+
+    export_study(study, out, formats)
+
+
+@app.command()
+def demo(
+    study: Annotated[Path, typer.Option("--study", "-o", help="Folder for everything that the demo makes.")] = Path(
+        "demo-study"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each fine-tuning.")] = 200,
+) -> None:
+    """Fine-tune a small real model in two ways, then analyse and show both; about a minute.
+
+    Example: rank-lab demo -o demo-study/
+    """
+    from rank_lab.demo.run import run_demo
+
+    run_demo(study, steps=steps)
+
+
+def main() -> None:
+    """Entry point: what rank_lab refuses becomes one line and exit code 2."""
+    try:
+        app()
+    except RankLabError as error:
+        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; finished updates are kept: run the same command to go on.\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

@@ -1,0 +1,128 @@
+"""What the verbs of the command line do: open, call, save, print."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rank_lab.analysis import Settings
+from rank_lab.analysis import analyze as analyze_run
+from rank_lab.checkpoint import Checkpoint
+from rank_lab.errors import RankLabError
+from rank_lab.export import FORMATS, export_reports
+from rank_lab.measurement import MeasurementOptions
+from rank_lab.report import RankReport, reports_of
+from rank_lab.spectrum import METHODS
+from rank_lab.terminal import render, summary
+
+__all__ = ["analyze_runs", "console", "export_study", "show_study"]
+
+_WIDTH_IN_FILES = 150
+
+
+def console() -> Console:
+    """Standard output, wide enough for all columns where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_IN_FILES)
+
+
+def analyze_runs(
+    tuned: Sequence[str], base: str | None, study: Path, *, name: str, request: dict[str, Any], as_json: bool = False
+) -> bool:
+    """Analyse each run, save each report as soon as it is there, print it.
+
+    Returns
+    -------
+    bool
+        Whether anything that should have been analysed was not.
+    """
+    options = _options(study, request)
+    if name and len(tuned) > 1:
+        raise RankLabError(f"--name {name} with {len(tuned)} runs; name one run at a time or leave it out.")
+    original = Checkpoint.open(base) if base is not None else None
+    failed, summaries = False, []
+    for source in tuned:
+        settings = Settings(run=name, workers=request["workers"], lora_alpha=request["lora_alpha"])
+        report = _with_progress(source, original, options, settings)
+        folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
+        _refuse_to_replace_another(folder, report)
+        report.save(folder)
+        failed = failed or bool(report.coverage["failed"].any())
+        summaries.append(summary(report) | {"report": str(folder)})
+        if not as_json:
+            console().print(render(report))
+            console().print(f"written: {folder}", highlight=False)
+    if as_json:
+        sys.stdout.write(json.dumps(summaries, indent=1) + "\n")
+    return failed
+
+
+def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
+    """Print every report of a study, worst coverage first."""
+    reports = [RankReport.load(folder) for folder in reports_of(study)]
+    reports.sort(key=lambda report: -int(report.coverage["failed"].sum()))
+    if as_json:
+        sys.stdout.write(json.dumps([summary(report) for report in reports], indent=1) + "\n")
+        return
+    for report in reports:
+        console().print(render(report, modules=modules))
+
+
+def export_study(study: Path, out: Path, formats: Sequence[str] | None) -> None:
+    """Write the tables of a study and name the files."""
+    chosen = list(formats or FORMATS)
+    unknown = [kind for kind in chosen if kind not in FORMATS]
+    if unknown:
+        raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(FORMATS)}.")
+    for file in export_reports([RankReport.load(folder) for folder in reports_of(study)], out, formats=chosen):
+        console().print(str(file), highlight=False)
+
+
+def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
+    method, device = str(request["method"]), str(request["device"])
+    if method not in METHODS:
+        raise RankLabError(f"--method {method}: expected one of {', '.join(METHODS)}.")
+    if device != "cpu":
+        import torch
+
+        if not device.startswith("cuda") or not torch.cuda.is_available():
+            raise RankLabError(f"--device {device}: torch sees no such device here; use cpu.")
+    if study.is_file():
+        raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
+    return MeasurementOptions(method=method, k=request["k"], device=device, cache=study / ".spectra")
+
+
+def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOptions, settings: Settings) -> RankReport:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(Path(source).name, total=1000)
+
+        def advance(finished: float, total: float, module: str) -> None:
+            bar.update(task, completed=round(1000 * finished / total) if total else 1000, description=module[-48:])
+
+        return analyze_run(source, base, options=options, settings=settings, progress=advance)
+
+
+def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
+    if not (folder / "report.json").is_file():
+        return
+    there = RankReport.load(folder).provenance["tuned"][0]["source"]
+    now = report.provenance["tuned"][0]["source"]
+    if Path(there).name != Path(now).name or (
+        Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)
+    ):
+        raise RankLabError(f"{folder}: is the report of {there}; give this run another name with --name.")
+
+
+def _file_name(run: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", run) or "run"

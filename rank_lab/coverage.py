@@ -1,0 +1,103 @@
+"""What became of every tensor of either checkpoint."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rank_lab.spec import UpdateSpec
+from rank_lab.stored_tensor import FLOAT_DTYPES, StoredTensor
+
+__all__ = ["CoverageRow", "Plan", "Side", "Status", "VectorChange", "unreadable"]
+
+Side = Literal["both", "tuned", "base"]
+Status = Literal["analysed", "identical", "vector", "new", "skipped"]
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """One tensor and what became of it.
+
+    Parameters
+    ----------
+    tensor
+        Name in the file where it is (the tuned one's, if in both).
+    side
+        Which checkpoint holds it.
+    status
+        ``analysed``; ``identical``: not changed at all; ``vector``: no matrix,
+        has a norm only; ``new``: only in the tuned one; ``skipped``: see the reason.
+    reason
+        Why; empty if analysed.
+    module
+        The update that it belongs to, empty if none.
+    tuned, base
+        Header entries, for shape and type.
+    frobenius_norm
+        Norm of its change; NaN where it could not be had.
+    failed
+        Whether this is something the user should mend, not a matter of course.
+    """
+
+    tensor: str
+    side: Side
+    status: Status
+    reason: str = ""
+    module: str = ""
+    tuned: StoredTensor | None = None
+    base: StoredTensor | None = None
+    frobenius_norm: float = float("nan")
+    failed: bool = False
+
+    def but(self, status: Status, reason: str, *, failed: bool = False) -> "CoverageRow":
+        """The same tensor with another fate."""
+        return replace(self, status=status, reason=reason, failed=failed)
+
+
+@dataclass(frozen=True)
+class VectorChange:
+    """A tensor that is no matrix and whose change has a norm only."""
+
+    tensor: str
+    tuned: StoredTensor
+    base: StoredTensor | None
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which tensors form which update, and what became of every other.
+
+    Parameters
+    ----------
+    specs
+        One per update, in the order of the tuned checkpoint's names.
+    coverage
+        One row per tensor of either side.
+    vectors
+        Those rows of status ``vector`` whose norm can be had.
+    method
+        What made the update: ``full``, ``lora``, ``adalora``, ``sora``.
+    """
+
+    specs: tuple[UpdateSpec, ...]
+    coverage: tuple[CoverageRow, ...]
+    method: str
+    vectors: tuple[VectorChange, ...] = field(default=())
+
+
+def unreadable(tensor: StoredTensor) -> str:
+    """Why this tensor's values cannot be compared; empty if they can.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> unreadable(StoredTensor("q.qweight", (4, 4), "int32", Path("x"))).split(":")[0]
+    'stored as int32'
+    """
+    if 0 in tensor.shape:
+        return (
+            f"shape {list(tensor.shape)}: saved before the partitions were gathered (ZeRO-3); gather the weights and"
+            " save again"
+        )
+    if tensor.dtype not in FLOAT_DTYPES:
+        return f"stored as {tensor.dtype}: packed or quantised; dequantise both checkpoints to float and save again"
+    return ""

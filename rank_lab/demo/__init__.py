@@ -1,0 +1,1 @@
+"""The demonstration: its text, its shipped base model, and two adaptations of it."""

@@ -1,0 +1,49 @@
+"""What can go wrong, by kind.
+
+Every message says what is wrong with which value, what was expected and where
+that expectation came from, and what to do next. The command line prints it as
+one line and exits with code 2.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "IncompleteSpectrumError",
+    "NonFiniteError",
+    "PairingError",
+    "RankLabError",
+    "SchemaError",
+    "ShapeMismatchError",
+    "UnsupportedUpdateError",
+]
+
+
+class RankLabError(Exception):
+    """Anything that rank_lab itself refuses; the root of all kinds below."""
+
+
+class CheckpointError(RankLabError, ValueError):
+    """A checkpoint cannot be read: missing, truncated, unsafe or unknown."""
+
+
+class PairingError(RankLabError, ValueError):
+    """Two checkpoints do not describe the same modules."""
+
+
+class UnsupportedUpdateError(RankLabError, NotImplementedError):
+    """A kind of update that is recognised, named, and not analysed."""
+
+
+class ShapeMismatchError(RankLabError, ValueError):
+    """Tensors that should fit together do not."""
+
+
+class NonFiniteError(RankLabError, ArithmeticError):
+    """A tensor holds NaN or infinite values."""
+
+
+class IncompleteSpectrumError(RankLabError, ValueError):
+    """A quantity needs singular values that this spectrum does not hold."""
+
+
+class SchemaError(RankLabError, ValueError):
+    """A file of rank_lab's own is not of the form that its schema promises."""

@@ -1,0 +1,74 @@
+"""A report's tables as files for other programs."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rank_lab.report import RankReport
+
+__all__ = ["FORMATS", "export_reports"]
+
+
+def export_reports(reports: Sequence[RankReport], folder: Path, *, formats: Sequence[str]) -> list[Path]:
+    """Write the tables of one or more reports, joined, in each of the formats.
+
+    Parameters
+    ----------
+    reports
+        Of one study.
+    folder
+        Made if it is not there.
+    formats
+        Of :data:`FORMATS`.
+
+    Returns
+    -------
+    list of Path
+        The files written: ``updates``, ``coverage`` and ``spectra`` (one row per
+        singular value) for each format, and ``provenance.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "updates": pd.concat([report.updates for report in reports], ignore_index=True),
+        "coverage": pd.concat([report.coverage for report in reports], ignore_index=True),
+        "spectra": _long(pd.concat([report.spectra for report in reports], ignore_index=True)),
+    }
+    written = []
+    for name, table in tables.items():
+        for kind in formats:
+            file = folder / f"{name}.{kind}"
+            FORMATS[kind](table, file)
+            written.append(file)
+    file = folder / "provenance.json"
+    file.write_text(
+        json.dumps([dict(report.provenance) for report in reports], indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return [*written, file]
+
+
+def _long(spectra: pd.DataFrame) -> pd.DataFrame:
+    long = spectra.explode("values", ignore_index=True).rename(columns={"values": "singular_value"})
+    keys = ["run", "step", "delta", "module"]
+    long.insert(len(keys), "index", long.groupby(keys, dropna=False).cumcount() + 1)
+    long["singular_value"] = long["singular_value"].astype("float64")
+    return long.dropna(subset=["singular_value"])
+
+
+def _csv(table: pd.DataFrame, file: Path) -> None:
+    table.to_csv(file, index=False)
+
+
+def _json(table: pd.DataFrame, file: Path) -> None:
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    file.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+
+
+def _parquet(table: pd.DataFrame, file: Path) -> None:
+    table.to_parquet(file, index=False)
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame, Path], None]] = {"csv": _csv, "json": _json, "parquet": _parquet}
+"""Ending to writer."""

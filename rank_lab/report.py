@@ -1,0 +1,196 @@
+"""The report: tables of what was measured, with where it came from."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rank_lab.errors import SchemaError
+from rank_lab.schema import COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
+
+__all__ = ["RankReport", "reports_of"]
+
+_ROW_GROUP = 200  # one spectrum is then read without its neighbours
+_TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+@dataclass(frozen=True, eq=False)
+class RankReport:
+    """Ranks and spectra of one run, every tensor accounted for.
+
+    Parameters
+    ----------
+    updates
+        A row per matrix, step and delta; columns of :data:`rank_lab.schema.UPDATES`.
+    spectra
+        The singular values of each of these rows.
+    coverage
+        A row per tensor of either checkpoint and step.
+    provenance
+        What is needed to run it again.
+
+    Raises
+    ------
+    SchemaError
+        If columns differ from the schema or a key is there twice.
+    """
+
+    updates: pd.DataFrame
+    spectra: pd.DataFrame
+    coverage: pd.DataFrame
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Bring the tables to the schema's types and check their keys."""
+        for name, schema in _tables().items():
+            object.__setattr__(self, name, _typed(getattr(self, name), schema, name))
+        for name in ("updates", "spectra"):
+            keys = getattr(self, name)[list(KEY)]
+            if keys.duplicated().any():
+                row = keys[keys.duplicated()].iloc[0].to_dict()
+                raise SchemaError(
+                    f"{name}: the row {row} is there twice; a report holds each module once per run, step and delta."
+                )
+
+    def __eq__(self, other: object) -> bool:
+        """Equal tables and provenance."""
+        if not isinstance(other, RankReport):
+            return NotImplemented
+        same = all(getattr(self, name).equals(getattr(other, name)) for name in _tables())
+        return same and dict(self.provenance) == dict(other.provenance)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def values(self, module: str, *, step: int | None = None, delta: str = "cumulative") -> list[float]:
+        """Singular values of one module.
+
+        Raises
+        ------
+        KeyError
+            If the report has no such row.
+        """
+        rows = self.spectra[(self.spectra["module"] == module) & (self.spectra["delta"] == delta)]
+        if step is not None:
+            rows = rows[rows["step"] == step]
+        if rows.empty:
+            raise KeyError(f"no spectrum of {module!r} with delta {delta!r} and step {step}; see updates['module'].")
+        return [float(value) for value in rows.iloc[-1]["values"]]
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the report as a folder of plain files; an earlier one is replaced file by file.
+
+        Parameters
+        ----------
+        folder
+            Usually ``STUDY/NAME.rank``.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        for name, schema in _tables().items():
+            table = pa.Table.from_pandas(
+                getattr(self, name), schema=schema, preserve_index=False
+            ).replace_schema_metadata(None)
+            temporary = path / f".{name}.part"
+            pq.write_table(
+                table, temporary, row_group_size=_ROW_GROUP if name == "spectra" else None, compression="zstd"
+            )
+            temporary.replace(path / f"{name}.parquet")
+        temporary = path / ".report.part"
+        temporary.write_text(
+            json.dumps({"schema_version": SCHEMA_VERSION, "provenance": self.provenance}, indent=1, sort_keys=True)
+            + os.linesep,
+            encoding="utf-8",
+        )
+        temporary.replace(path / "report.json")
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "RankReport":
+        """Read a report that :meth:`save` wrote.
+
+        Raises
+        ------
+        SchemaError
+            If the folder is no report, is incomplete, or is of another schema version.
+        """
+        path = Path(folder)
+        head = _head(path)
+        tables: dict[str, pd.DataFrame] = {}
+        for name, schema in _tables().items():
+            file = path / f"{name}.parquet"
+            try:
+                tables[name] = pq.read_table(file).to_pandas(types_mapper=_TYPES.get)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise SchemaError(
+                    f"{file}: cannot be read ({str(error).splitlines()[0][:100]}); run 'rank-lab analyze' again:"
+                    " finished updates are kept."
+                ) from error
+            tables[name] = _typed(tables[name], schema, str(file))
+        return cls(tables["updates"], tables["spectra"], tables["coverage"], head["provenance"])
+
+
+def reports_of(study: Path | str) -> list[Path]:
+    """Folders of the reports in a study, by name; a report's own folder counts as a study of one.
+
+    Raises
+    ------
+    SchemaError
+        If there is none.
+    """
+    path = Path(study)
+    if (path / "report.json").is_file():
+        return [path]
+    found = (
+        sorted(folder for folder in path.glob("*.rank") if (folder / "report.json").is_file()) if path.is_dir() else []
+    )
+    if not found:
+        what = "is no folder" if not path.is_dir() else "holds no report (NAME.rank)"
+        raise SchemaError(f"{path}: {what}; make one with 'rank-lab analyze TUNED --base BASE -o {path}'.")
+    return found
+
+
+def _tables() -> dict[str, pa.Schema]:
+    return {"updates": UPDATES, "spectra": SPECTRA, "coverage": COVERAGE}
+
+
+def _head(path: Path) -> dict[str, Any]:
+    file = path / "report.json"
+    try:
+        head = json.loads(file.read_text(encoding="utf-8"))
+        version = head["schema_version"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SchemaError(f"{file}: not the head of a report ({error}); make one with 'rank-lab analyze'.") from error
+    if version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{file}: schema version {version}, this rank_lab reads {SCHEMA_VERSION}; analyze again or use the rank_lab"
+            " that wrote it."
+        )
+    return dict(head)
+
+
+def _typed(frame: pd.DataFrame, schema: pa.Schema, name: str) -> pd.DataFrame:
+    missing = [column for column in schema.names if column not in frame.columns]
+    surplus = [column for column in frame.columns if column not in schema.names]
+    if missing or surplus:
+        raise SchemaError(
+            f"{name}: lacks columns {missing[:3]} and has unknown columns {surplus[:3]}; expected those of schema"
+            f" version {SCHEMA_VERSION}."
+        )
+    typed = {}
+    for field in schema:
+        column = frame[field.name]
+        if field.type == pa.float64():
+            typed[field.name] = column.astype("float64")
+        elif field.type in _TYPES:
+            typed[field.name] = column.astype(_TYPES[field.type])
+        else:
+            typed[field.name] = pd.Series(
+                [[float(value) for value in row] for row in column], index=column.index, dtype=object
+            )
+    return pd.DataFrame(typed).reset_index(drop=True)

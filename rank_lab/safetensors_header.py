@@ -1,0 +1,118 @@
+"""The header of a safetensors file: names, types, shapes and byte ranges.
+
+The format is eight bytes of length, a JSON header and the data
+(https://github.com/huggingface/safetensors#format). The header is read here
+rather than through the library because byte ranges, which the library does not
+give out, are what the digests and the bounded reads need.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rank_lab.errors import CheckpointError
+from rank_lab.stored_tensor import StoredTensor, torch_dtype
+
+__all__ = ["read_header"]
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+
+
+def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Read and check the header of a safetensors file.
+
+    Parameters
+    ----------
+    file
+        The file; only its header is read.
+
+    Returns
+    -------
+    tensors, metadata
+        Tensors by name, and the header's free text entries.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is cut, a Git LFS pointer, or its header contradicts itself
+        or the file's size.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        start = handle.read(8)
+        if start.startswith(b"version "):
+            raise CheckpointError(
+                f"{file}: is a Git LFS pointer of {size} bytes, not weights; run 'git lfs pull' in its repository."
+            )
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{file}: is {size} bytes long but announces a header of {length}; the file was cut or is no"
+                " safetensors file: copy it again."
+            )
+        raw = handle.read(length)
+    entries = _parse(raw, file)
+    metadata = entries.pop("__metadata__", {})
+    tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in entries.items()}
+    _check_extent(tensors, file, size)
+    return tensors, metadata if isinstance(metadata, dict) else {}
+
+
+def _parse(raw: bytes, file: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file}: its header is not JSON ({error}); the file is damaged: copy it again."
+        ) from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{file}: its header is a JSON {type(entries).__name__}, expected an object of tensors.")
+    return entries
+
+
+def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
+    try:
+        shape = tuple(int(n) for n in entry["shape"])
+        begin, end = (int(n) for n in entry["data_offsets"])
+        code = str(entry["dtype"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: the header entry of tensor {name!r} lacks a proper dtype, shape or data_offsets; the file is"
+            " damaged."
+        ) from error
+    dtype = _DTYPES.get(code, code)
+    tensor = StoredTensor(name=name, shape=shape, dtype=dtype, file=file, offset=data_start + begin)
+    known = code in _DTYPES
+    if (
+        min(shape, default=0) < 0
+        or begin < 0
+        or end < begin
+        or (known and end - begin != math.prod(shape) * torch_dtype(dtype).itemsize)
+    ):
+        raise CheckpointError(
+            f"{file}: tensor {name!r} of shape {list(shape)} and type {code} cannot lie in bytes {begin} to {end}; the"
+            " file is damaged."
+        )
+    return tensor
+
+
+def _check_extent(tensors: dict[str, StoredTensor], file: Path, size: int) -> None:
+    for tensor in tensors.values():
+        if tensor.dtype not in _DTYPES.values():
+            continue
+        end = (tensor.offset or 0) + tensor.elements * tensor.torch_dtype.itemsize
+        if end > size:
+            raise CheckpointError(
+                f"{file}: ends at byte {size}, before tensor {tensor.name!r} does (byte {end}); "
+                "the file was cut or is still being written: copy it again."
+            )

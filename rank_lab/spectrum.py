@@ -1,0 +1,135 @@
+"""The singular values of an update, with what is known about their accuracy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rank_lab.errors import IncompleteSpectrumError, ShapeMismatchError
+
+__all__ = ["METHODS", "Method", "Spectrum"]
+
+Method = Literal["auto", "factors", "gram", "svd", "randomized"]
+METHODS: tuple[Method, ...] = ("auto", "factors", "gram", "svd", "randomized")
+
+_NORM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    r"""Singular values of an update, descending, in float64.
+
+    Parameters
+    ----------
+    values
+        The largest singular values, all of them up to ``rank_bound`` if complete.
+    shape
+        ``(out, in)`` of the update.
+    rank_bound
+        The largest rank that shape and factors allow.
+    frobenius_norm
+        Of the whole update, from the stream or the factors: known without the tail.
+    method
+        How the values were computed.
+    floor
+        Values below it mean nothing: the arithmetic cannot tell them from zero.
+    U, Vh
+        Leading singular vectors, ``(out, k)`` and ``(k, in)``, or None.
+    noise
+        Largest singular value that noise alone explains, or None where it was not estimated.
+
+    Raises
+    ------
+    ShapeMismatchError
+        If values are negative, unsorted, not finite or more than ``rank_bound``,
+        or their squares exceed the squared norm.
+
+    Examples
+    --------
+    >>> spectrum = Spectrum.from_values([2.0, 1.0, 1.0], shape=(3, 5))
+    >>> spectrum.complete, round(spectrum.frobenius_norm**2, 9)
+    (True, 6.0)
+    """
+
+    values: npt.NDArray[np.float64]
+    shape: tuple[int, int]
+    rank_bound: int
+    frobenius_norm: float
+    method: str = "given"
+    floor: float = 0.0
+    U: npt.NDArray[np.float64] | None = None
+    Vh: npt.NDArray[np.float64] | None = None
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check order, signs, count and norm; freeze the values."""
+        values = np.array(self.values, dtype=np.float64)
+        if values.ndim != 1 or len(values) > self.rank_bound or self.rank_bound > min(self.shape):
+            raise ShapeMismatchError(
+                f"{values.shape} singular values for a matrix of shape {self.shape} and rank at most {self.rank_bound};"
+                " expected a vector of no more than that."
+            )
+        if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
+            raise ShapeMismatchError("singular values must be finite, not negative and in descending order.")
+        energy, total = float(values @ values), self.frobenius_norm**2
+        if energy > total * (1 + _NORM_TOLERANCE) or (
+            self.rank_bound == len(values) and energy < total * (1 - _NORM_TOLERANCE)
+        ):
+            raise ShapeMismatchError(
+                f"squared singular values sum to {energy:.9g} but the squared norm is {total:.9g}; one of the two is of"
+                " another matrix."
+            )
+        values.flags.writeable = False
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def from_values(
+        cls, values: Sequence[float] | npt.NDArray[np.float64], *, shape: tuple[int, int], rank_bound: int | None = None
+    ) -> "Spectrum":
+        """A complete spectrum from its values alone; missing ones up to ``rank_bound`` are zero.
+
+        Parameters
+        ----------
+        values
+            Singular values in any order.
+        shape
+            ``(out, in)``.
+        rank_bound
+            Defaults to the smaller side.
+        """
+        bound = min(shape) if rank_bound is None else rank_bound
+        ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+        padded = np.concatenate([ordered, np.zeros(max(bound - len(ordered), 0))])
+        return cls(padded, shape, bound, float(np.linalg.norm(padded)))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all singular values are here."""
+        return len(self.values) == self.rank_bound
+
+    @property
+    def full_rank_bound(self) -> bool:
+        """Whether the update could have full rank: a difference of matrices, not a product of thin factors."""
+        return self.rank_bound == min(self.shape)
+
+    @property
+    def zero(self) -> bool:
+        """Whether the update is exactly zero."""
+        return self.frobenius_norm == 0.0
+
+    def require_complete(self, quantity: str) -> None:
+        """Raise unless all singular values are here.
+
+        Raises
+        ------
+        IncompleteSpectrumError
+            Naming the quantity and the missing energy.
+        """
+        if not self.complete:
+            kept = float(self.values @ self.values) / self.frobenius_norm**2 if not self.zero else 1.0
+            raise IncompleteSpectrumError(
+                f"{quantity} needs every singular value; this spectrum holds {len(self.values)} of {self.rank_bound} "
+                f"({kept:.3f} of the energy, method {self.method!r}). Use method='auto'."
+            )

@@ -1,0 +1,153 @@
+"""One tensor of a file: what its header says, and reading parts of it.
+
+Reading goes through ``pread`` into a buffer of the requested size, not through
+a memory map: mapped pages count as the process's memory until the kernel takes
+them back, and then no bound on memory could be stated or tested.
+"""
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rank_lab import torch_archive
+from rank_lab.errors import CheckpointError
+
+__all__ = ["FLOAT_DTYPES", "StoredTensor"]
+
+FLOAT_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""Storage types whose values are weights; anything else is packed or quantised."""
+
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Header entry of one tensor; small, hashable and picklable.
+
+    Parameters
+    ----------
+    name
+        Name inside the file.
+    shape
+        As stored.
+    dtype
+        Torch's name of the stored type, such as ``"bfloat16"``.
+    file
+        The file that holds it.
+    offset
+        Byte offset of its first element in a safetensors file; None for a
+        tensor of a torch archive, which torch itself locates.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    offset: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The stored type as torch's object."""
+        return torch_dtype(self.dtype)
+
+    def read(self) -> Tensor:
+        """Read the whole tensor in its stored type."""
+        if self.offset is None:
+            return torch_archive.tensor(self.file, self.name).detach().clone()
+        buffer = np.empty(self.elements * self.torch_dtype.itemsize, dtype=np.uint8)
+        with self.file.open("rb") as handle:
+            _fill(handle.fileno(), buffer.data, self.offset, self)
+        return torch.from_numpy(buffer).view(self.torch_dtype).reshape(self.shape)
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        """Read ``tensor[rows, columns]`` of a matrix, touching no other byte.
+
+        Parameters
+        ----------
+        rows, columns
+            Ranges with a step of one.
+
+        Returns
+        -------
+        torch.Tensor
+            In the stored type, contiguous, shape ``(rows, columns)``.
+        """
+        if self.offset is None:
+            return torch_archive.tensor(self.file, self.name)[rows, columns].detach().clone()
+        (first, last, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+        item, width = self.torch_dtype.itemsize, self.shape[1]
+        height, across = max(last - first, 0), max(right - left, 0)
+        buffer = np.empty(height * across * item, dtype=np.uint8)
+        view = buffer.data
+        with self.file.open("rb") as handle:
+            descriptor = handle.fileno()
+            if across == width:
+                _fill(descriptor, view, self.offset + first * width * item, self)
+            else:
+                for row in range(height):
+                    start = self.offset + ((first + row) * width + left) * item
+                    _fill(descriptor, view[row * across * item : (row + 1) * across * item], start, self)
+        return torch.from_numpy(buffer).view(self.torch_dtype).reshape(height, across)
+
+    def digest(self) -> str:
+        """Digest of the tensor's bytes; equal content gives equal digests in any file format.
+
+        Returns
+        -------
+        str
+            128 bits of BLAKE2b, in hexadecimal, over dtype, shape and bytes in row-major order.
+        """
+        state = hashlib.blake2b(f"{self.dtype}{self.shape}".encode(), digest_size=16)
+        if self.offset is None:
+            flat = torch_archive.tensor(self.file, self.name).detach().reshape(-1)
+            step = _CHUNK_BYTES // self.torch_dtype.itemsize
+            for start in range(0, flat.numel(), step):
+                state.update(flat[start : start + step].contiguous().view(torch.uint8).numpy().data)
+            return state.hexdigest()
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        size = self.elements * self.torch_dtype.itemsize
+        with self.file.open("rb") as handle:
+            for start in range(0, size, _CHUNK_BYTES):
+                part = buffer[: min(_CHUNK_BYTES, size - start)]
+                _fill(handle.fileno(), part, self.offset + start, self)
+                state.update(part)
+        return state.hexdigest()
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Torch's dtype of that name.
+
+    Raises
+    ------
+    CheckpointError
+        If torch has no such type.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(
+            f"{name!r} is not a type that torch knows; re-save the tensors as float32, float16 or bfloat16."
+        )
+    return dtype
+
+
+def _fill(descriptor: int, view: memoryview, offset: int, tensor: StoredTensor) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise CheckpointError(
+                f"{tensor.file}: the file ends inside tensor {tensor.name!r}, which its header places at byte "
+                f"{tensor.offset}; the file was cut or is still being written: copy it again."
+            )
+        done += count

@@ -1,0 +1,215 @@
+"""A report in the terminal: coverage first, then a table of ranks beside their nulls."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rank_lab.names import KINDS, natural_order
+from rank_lab.report import RankReport
+
+__all__ = ["render", "summary"]
+
+_RANK_COLUMNS = (
+    ("energy_rank_90", "k90"), ("energy_rank_99", "k99"), ("stable_rank", "stable"),
+    ("effective_rank", "erank"), ("numerical_rank", "rank"),
+)  # fmt: skip
+_STATUS_STYLE = {"skipped": "yellow", "new": "cyan", "identical": "dim", "vector": "dim", "analysed": "green"}
+
+
+def summary(report: RankReport) -> dict[str, Any]:
+    """What ``show --json`` prints: counts of coverage, failures, and the rows of the last step.
+
+    Parameters
+    ----------
+    report
+        Any.
+    """
+    last = _last(report.updates)
+    return {
+        "run": str(report.updates["run"].iloc[0]) if len(report.updates) else "",
+        "coverage": {str(k): int(v) for k, v in _last(report.coverage)["status"].value_counts().items()},
+        "failures": [
+            {"tensor": str(row.tensor), "reason": str(row.reason)}
+            for row in report.coverage[report.coverage["failed"]].itertuples()
+        ],
+        "updates": [
+            {key: None if pd.isna(value) else value for key, value in row.items()}
+            for row in last.to_dict(orient="records")
+        ],
+    }
+
+
+def render(report: RankReport, *, modules: bool = False) -> Group:
+    """Tables for a terminal.
+
+    Parameters
+    ----------
+    report
+        Any.
+    modules
+        One line per matrix instead of one per kind of module.
+    """
+    parts: list[Any] = [_heading(report), _coverage(report), *_problems(report)]
+    cumulative = report.updates[report.updates["delta"] == "cumulative"]
+    if len(cumulative):
+        last = _last(cumulative)
+        parts.append(_by_module(last) if modules else _by_kind(last))
+        if cumulative["step"].nunique() > 1:
+            parts.append(_by_step(report.updates))
+        parts.append(Text(_legend(last), style="dim"))
+    return Group(*parts)
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    if not len(table) or table["step"].isna().all():
+        return table
+    last: pd.DataFrame = table.loc[table["step"] == table["step"].max()]
+    return last
+
+
+def _heading(report: RankReport) -> Text:
+    tuned = report.provenance["tuned"][-1]
+    base = report.provenance["base"]
+    run = report.provenance["settings"]["run"]
+    against = f" against {base['source']}" if base else ", from its factors alone"
+    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}")
+
+
+def _coverage(report: RankReport) -> Text:
+    last = _last(report.coverage)
+    counts = last["status"].value_counts()
+    text = Text("coverage: ")
+    for status, style in _STATUS_STYLE.items():
+        if status in counts:
+            text.append(f"{counts[status]} {status}  ", style=style)
+    share = last.loc[last["status"].isin(["vector"]), "change_share"].sum()
+    if share > 0:
+        text.append(f"({share:.2%} of the squared change lies in vectors)", style="dim")
+    return text
+
+
+def _problems(report: RankReport) -> list[Text]:
+    rows = report.coverage[report.coverage["status"].isin(["skipped", "new"])]
+    worst = rows.sort_values(["failed", "status"], ascending=[False, False])
+    reasons: dict[str, list[str]] = {}
+    for row in worst.itertuples():
+        reasons.setdefault(f"{row.status}: {row.reason}", []).append(str(row.tensor))
+    lines = [
+        Text(f"  {reason} - {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}", style="yellow")
+        for reason, names in list(reasons.items())[:8]
+    ]
+    if len(reasons) > 8:
+        lines.append(Text(f"  ... and {len(reasons) - 8} more reasons in the coverage table", style="yellow"))
+    return lines
+
+
+def _by_kind(last: pd.DataFrame) -> Table:
+    table = _table("kind", "matrices", "shape", "share of change", "‖ΔW‖/‖W‖")
+    for kind in sorted(last["kind"].dropna().unique(), key=KINDS.index):
+        for shape, rows in _of_shape(last[last["kind"] == kind]):
+            table.add_row(
+                str(kind),
+                str(len(rows)),
+                shape,
+                _percent(rows["change_share"].sum()),
+                _spread(rows["relative_frobenius"], "{:.3f}"),
+                *_rank_cells(rows),
+            )
+    return table
+
+
+def _by_module(last: pd.DataFrame) -> Table:
+    table = _table("module", "kind", "shape", "share of change", "‖ΔW‖/‖W‖")
+    for _, row in sorted(last.iterrows(), key=lambda item: natural_order(str(item[1]["module"]))):
+        rows = pd.DataFrame([row])
+        shape = f"{row['out_features']}x{row['in_features']}"
+        table.add_row(
+            str(row["module"]),
+            str(row["kind"]),
+            shape,
+            _percent(row["change_share"]),
+            _spread(rows["relative_frobenius"], "{:.3f}"),
+            *_rank_cells(rows),
+        )
+    return table
+
+
+def _by_step(updates: pd.DataFrame) -> Table:
+    table = Table(
+        title="along training (medians over matrices)",
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    for name in ("step", "delta", "‖ΔW‖", "k90", "stable", "erank"):
+        table.add_column(name, justify="left" if name == "delta" else "right")
+    for (step, delta), rows in updates.groupby(["step", "delta"], sort=True):
+        medians = [
+            rows[name].astype("float64").median()
+            for name in ("frobenius_norm", "energy_rank_90", "stable_rank", "effective_rank")
+        ]
+        table.add_row(str(step), str(delta), f"{medians[0]:.4g}", *(f"{value:.4g}" for value in medians[1:]))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index > 0)
+    for _, title in _RANK_COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _of_shape(rows: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
+    shapes = rows["out_features"].astype(str) + "x" + rows["in_features"].astype(str)
+    return [(str(shape), rows[shapes == shape]) for shape in shapes.unique()]
+
+
+def _rank_cells(rows: pd.DataFrame) -> list[Text]:
+    cells = []
+    factored = bool((rows["update_kind"] != "dense").any())
+    for name, _ in _RANK_COLUMNS:
+        null = (
+            rows[f"factor_null_{name}"]
+            if factored and rows[f"factor_null_{name}"].notna().any()
+            else rows[f"null_{name}"]
+        )
+        bound = rows["rank_bound"].median()
+        cell = Text(
+            _spread(
+                rows[name], "{:.0f}" if name in {"energy_rank_90", "energy_rank_99", "numerical_rank"} else "{:.1f}"
+            )
+        )
+        cell.append(f" / {bound if name == 'numerical_rank' else null.median():.0f}", style="dim")
+        cells.append(cell)
+    return cells
+
+
+def _spread(values: pd.Series, form: str) -> str:
+    found = values.astype("float64").dropna()
+    if found.empty:
+        return "-"
+    low, middle, high = (form.format(value) for value in (found.min(), found.median(), found.max()))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def _percent(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.1%}"
+
+
+def _legend(last: pd.DataFrame) -> str:
+    text = "median (least-most) / what noise of that shape would show; rank / its bound."
+    if (last["update_kind"] == "dense").any():
+        text += (
+            " Rounding to the storage type also raises the ranks of a stored difference: see the grids and the"
+            " identical fraction in the report."
+        )
+    if (last["update_kind"] != "dense").any():
+        text += " For factors the null is a product of random factors of the same rank."
+    return text

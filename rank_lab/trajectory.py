@@ -1,0 +1,51 @@
+"""The checkpoints of one training run, in the order of their steps."""
+
+import re
+from pathlib import Path
+
+from rank_lab.checkpoint import Checkpoint, local_folder
+from rank_lab.errors import CheckpointError
+
+__all__ = ["open_run"]
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def open_run(source: str | Path, *, revision: str | None = None) -> tuple[Checkpoint, ...]:
+    """Open a checkpoint, or all ``checkpoint-N`` of a trainer's folder.
+
+    Parameters
+    ----------
+    source
+        Path or hub id. A folder with ``checkpoint-N`` folders is a trajectory,
+        even if it also holds weights of its own, which the trainer repeats
+        there at the end: name that file to have it alone.
+    revision
+        Of a hub repository.
+
+    Returns
+    -------
+    tuple of Checkpoint
+        One, or one per step in ascending order.
+
+    Raises
+    ------
+    CheckpointError
+        If a checkpoint of the trajectory cannot be read.
+    """
+    path = local_folder(source, revision=revision)
+    folders = sorted((int(match[1]), folder) for folder in _subfolders(path) if (match := _NAME.fullmatch(folder.name)))
+    if not folders:
+        return (Checkpoint.open(source, revision=revision),)
+    steps = tuple(Checkpoint.open(folder) for _, folder in folders)
+    for (number, folder), checkpoint in zip(folders, steps, strict=True):
+        if checkpoint.step != number:
+            raise CheckpointError(
+                f"{folder}: its trainer_state.json says step {checkpoint.step}; the folder was renamed or mixed with"
+                " another: restore it."
+            )
+    return steps
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return [child for child in path.iterdir() if child.is_dir()] if path.is_dir() else []

@@ -1,0 +1,173 @@
+"""Which files of a folder hold its weights; pure look-up, nothing is opened but indexes."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rank_lab.errors import CheckpointError
+
+__all__ = ["WeightFiles", "find_weight_files"]
+
+_TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Files to read, and those left aside.
+
+    Parameters
+    ----------
+    files
+        Weight files in the order of their names.
+    weight_map
+        Tensor name to file name, from a shard index; None where there is none.
+    adapter
+        Whether these are a PEFT adapter's.
+    set_aside
+        Other weight files of the folder, each with the reason.
+    """
+
+    files: tuple[Path, ...]
+    weight_map: Mapping[str, str] | None = None
+    adapter: bool = False
+    set_aside: tuple[tuple[str, str], ...] = ()
+
+
+def find_weight_files(path: Path) -> WeightFiles:
+    """Find the weights of a file or folder.
+
+    Order of preference: an adapter (``adapter_config.json``), a shard index,
+    ``model.safetensors``, a complete set of numbered shards, the torch
+    equivalents, the only weight file there is.
+
+    Parameters
+    ----------
+    path
+        An existing file or folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there are no weights, a shard is missing or surplus, or several
+        files could be meant.
+    """
+    if path.is_file():
+        if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
+            raise CheckpointError(
+                f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth."
+            )
+        adapter = path.name in _ADAPTER_FILES and (path.parent / "adapter_config.json").is_file()
+        return WeightFiles((path,), adapter=adapter)
+    if (path / "adapter_config.json").is_file():
+        for name in _ADAPTER_FILES:
+            if (path / name).is_file():
+                return WeightFiles((path / name,), adapter=True, set_aside=_others(path, {name}))
+        raise CheckpointError(
+            f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
+        )
+    for suffix in ("safetensors", "bin"):
+        found = _model_files(path, suffix)
+        if found:
+            return found
+    raise CheckpointError(
+        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter."
+    )
+
+
+def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
+    single = folder / _MODEL_FILES[0 if suffix == "safetensors" else 1]
+    index = folder / f"{single.name}.index.json"
+    if index.is_file():
+        return _indexed(index)
+    if single.is_file():
+        return WeightFiles((single,), set_aside=_others(folder, {single.name}))
+    shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
+    if shards:
+        return _numbered(shards)
+    loose = sorted(folder.glob(f"*.{suffix}"))
+    loose = [file for file in loose if file.name != "training_args.bin"]
+    if len(loose) > 1:
+        raise CheckpointError(
+            f"{folder}: several weight files ({', '.join(file.name for file in loose[:4])}) and no index; name the file"
+            " that is meant."
+        )
+    return WeightFiles((loose[0],), set_aside=_others(folder, {loose[0].name})) if loose else None
+
+
+def _indexed(index: Path) -> WeightFiles:
+    try:
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{index}: not a shard index ({error}); expected an object with a weight_map: copy it again."
+        ) from error
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{index}: names the shard {name!r}, which is not a plain file name of this folder; refused."
+            )
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:3])}), which"
+            f" {index.name} lists; download them."
+        )
+    shape = _SHARD.fullmatch(names[0]) if names else None
+    surplus = [
+        file.name
+        for file in sorted(index.parent.glob("*"))
+        if (match := _SHARD.fullmatch(file.name))
+        and shape
+        and match["stem"] == shape["stem"]
+        and match["suffix"] == shape["suffix"]
+        and file.name not in names
+    ]
+    if surplus:
+        raise CheckpointError(
+            f"{index.parent}: shard {surplus[0]} is not listed in {index.name}; two saves are mixed: remove the older"
+            " one's files."
+        )
+    return WeightFiles(
+        tuple(index.parent / name for name in names), weight_map=weight_map, set_aside=_others(index.parent, set(names))
+    )
+
+
+def _numbered(shards: list[Path]) -> WeightFiles:
+    matches = [match for file in shards if (match := _SHARD.fullmatch(file.name))]
+    counts = {(match["stem"], int(match["count"])) for match in matches}
+    folder = shards[0].parent
+    if len(counts) > 1:
+        raise CheckpointError(
+            f"{folder}: shards of several saves ({shards[0].name}, {shards[-1].name}) and no index; remove those that"
+            " do not belong."
+        )
+    count = counts.pop()[1]
+    missing = sorted(set(range(1, count + 1)) - {int(match["number"]) for match in matches})
+    if missing or len(shards) != count:
+        raise CheckpointError(
+            f"{folder}: {len(shards)} of {count} shards are there, number {missing[:3]} missing; download them."
+        )
+    return WeightFiles(tuple(shards), set_aside=_others(folder, {file.name for file in shards}))
+
+
+def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
+    rest = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.is_file()
+        and file.name not in used
+        and file.suffix in {".safetensors", *_TORCH_SUFFIXES}
+        and not re.fullmatch(r"(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*)\.\w+", file.name)
+    )
+    return tuple((name, f"weight file beside the one that was read ({', '.join(sorted(used)[:2])})") for name in rest)
+
+
+def _what_is_there(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    return f"no weights among {len(names)} entries ({', '.join(names[:4])})" if names else "the folder is empty"
