@@ -133,7 +133,7 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     """
     path = Path(source).expanduser()
     if path.exists():
-        return path.resolve()
+        return path.absolute()  # not resolved: the hub cache links files to blobs without endings
     if hub.is_hub_id(str(source)):
         return hub.fetch(str(source), revision=revision)
     raise CheckpointError(f"{source}: no such file or folder, and not the form of a hub id (org/name); check the path.")

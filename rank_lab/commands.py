@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rank_lab.analysis import Settings
 from rank_lab.analysis import analyze as analyze_run
@@ -20,7 +20,7 @@ from rank_lab.report import RankReport, reports_of
 from rank_lab.spectrum import METHODS
 from rank_lab.terminal import render, summary
 
-__all__ = ["analyze_runs", "console", "export_study", "show_study"]
+__all__ = ["analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
 _WIDTH_IN_FILES = 150
 
@@ -28,6 +28,13 @@ _WIDTH_IN_FILES = 150
 def console() -> Console:
     """Standard output, wide enough for all columns where it is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=_WIDTH_IN_FILES)
+
+
+def progress_bar() -> Progress:
+    """Progress with time left on standard error; silent where that is no terminal."""
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 def analyze_runs(
@@ -49,6 +56,7 @@ def analyze_runs(
         settings = Settings(run=name, workers=request["workers"], lora_alpha=request["lora_alpha"])
         report = _with_progress(source, original, options, settings)
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
+        _refuse_unchanged(source, base, report)
         _refuse_to_replace_another(folder, report)
         report.save(folder)
         failed = failed or bool(report.coverage["failed"].any())
@@ -97,20 +105,22 @@ def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
 
 
 def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOptions, settings: Settings) -> RankReport:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(Path(source).name, total=1000)
 
         def advance(finished: float, total: float, module: str) -> None:
             bar.update(task, completed=round(1000 * finished / total) if total else 1000, description=module[-48:])
 
         return analyze_run(source, base, options=options, settings=settings, progress=advance)
+
+
+def _refuse_unchanged(source: str, base: str | None, report: RankReport) -> None:
+    compared = report.coverage[report.coverage["side"] == "both"]
+    if base is not None and len(compared) and (compared["status"] == "identical").all():
+        raise RankLabError(
+            f"{source}: all {len(compared)} tensors are identical to those of {base}; "
+            "is --base the tuned model itself, or was nothing trained?"
+        )
 
 
 def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:

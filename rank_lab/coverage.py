@@ -1,12 +1,13 @@
 """What became of every tensor of either checkpoint."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import FLOAT_DTYPES, StoredTensor
 
-__all__ = ["CoverageRow", "Plan", "Side", "Status", "VectorChange", "unreadable"]
+__all__ = ["CoverageRow", "Plan", "Side", "Status", "VectorChange", "not_compared", "unreadable"]
 
 Side = Literal["both", "tuned", "base"]
 Status = Literal["analysed", "identical", "vector", "new", "skipped"]
@@ -82,6 +83,31 @@ class Plan:
     coverage: tuple[CoverageRow, ...]
     method: str
     vectors: tuple[VectorChange, ...] = field(default=())
+
+
+# Integer tensors that models store and never train: positions, masks, counters.
+_BUFFER = re.compile(
+    r"(.+\.)?(position_ids|token_type_ids|relative_position_index|num_batches_tracked|(attn|attention)\.bias)"
+)
+
+
+def not_compared(row: CoverageRow, *tensors: StoredTensor) -> CoverageRow | None:
+    """The row's fate if the values of one of its tensors are no weights; None if all are.
+
+    Parameters
+    ----------
+    row
+        As it stands.
+    tensors
+        Those that would be read.
+    """
+    for tensor in tensors:
+        if tensor.dtype not in FLOAT_DTYPES and _BUFFER.fullmatch(tensor.name):
+            return row.but("skipped", f"a buffer of {tensor.dtype}: positions, masks or counters, not trained")
+        reason = unreadable(tensor)
+        if reason:
+            return row.but("skipped", reason, failed=True)
+    return None
 
 
 def unreadable(tensor: StoredTensor) -> str:

@@ -164,8 +164,8 @@ def _refuse_non_finite(tuned: int, base: int, spec: UpdateSpec) -> None:
 
 
 def _digests(spec: UpdateSpec) -> tuple[tuple[str, str], ...]:
-    own = tuple((role, _digest(tensor, *_stamp(tensor))) for role, tensor in spec.sources)
-    weight = (("weight", _digest(spec.weight, *_stamp(spec.weight))),) if spec.weight is not None else ()
+    own = tuple((role, _digest(tensor, _stamp(tensor))) for role, tensor in spec.sources)
+    weight = (("weight", _digest(spec.weight, _stamp(spec.weight))),) if spec.weight is not None else ()
     earlier = (
         tuple((f"previous.{role}", digest) for role, digest in _digests(spec.previous))
         if spec.previous is not None
@@ -174,13 +174,13 @@ def _digests(spec: UpdateSpec) -> tuple[tuple[str, str], ...]:
     return own + weight + earlier
 
 
-def _stamp(tensor: StoredTensor) -> tuple[int, int]:
+def _stamp(tensor: StoredTensor) -> tuple[int, ...]:
     status = tensor.file.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=4096)
-def _digest(tensor: StoredTensor, modified: int, size: int) -> str:  # noqa: ARG001 - both are parts of the key
+def _digest(tensor: StoredTensor, stamp: tuple[int, ...]) -> str:  # noqa: ARG001 - a part of the key
     return tensor.digest()
 
 

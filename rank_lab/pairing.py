@@ -6,7 +6,7 @@ row with a reason.
 """
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan, VectorChange, unreadable
+from rank_lab.coverage import CoverageRow, Plan, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
@@ -169,9 +169,9 @@ def _both(
     vectors: list[VectorChange],
 ) -> CoverageRow:
     row = CoverageRow(tensor.name, "both", "analysed", tuned=tensor, base=partner)
-    reason = unreadable(tensor) or unreadable(partner)
-    if reason:
-        return row.but("skipped", reason, failed=True)
+    aside = not_compared(row, tensor, partner)
+    if aside is not None:
+        return aside
     module = key.removesuffix(".weight")
     identity = identify(module)
     rows = _common_rows(tensor, partner, identity)
@@ -244,9 +244,9 @@ def _only_tuned(
     specs: list[UpdateSpec],
 ) -> CoverageRow:
     row = CoverageRow(tensor.name, "tuned", "new", "only in the tuned checkpoint", tuned=tensor)
-    reason = unreadable(tensor)
-    if reason:
-        return row.but("skipped", reason, failed=True)
+    aside = not_compared(row, tensor)
+    if aside is not None:
+        return aside
     identity = identify(key.removesuffix(".weight"))
     if identity.kind != "head" or base.config.get("tie_word_embeddings") is not True:
         return row
@@ -267,8 +267,7 @@ def _only_base(tensor: StoredTensor, base: Checkpoint) -> CoverageRow:
     row = CoverageRow(tensor.name, "base", "skipped", "only in the base", base=tensor)
     if tensor.name in base.tied:
         return row.but("skipped", f"tied to {base.tied[tensor.name]} in the base")
-    reason = unreadable(tensor)
-    return row.but("skipped", reason, failed=True) if reason else row
+    return not_compared(row, tensor) or row
 
 
 def _refuse_empty(rows: list[CoverageRow], tuned: Checkpoint, base: Checkpoint) -> None:

@@ -124,17 +124,11 @@ def _by_kind(last: pd.DataFrame) -> Table:
 
 def _by_module(last: pd.DataFrame) -> Table:
     table = _table("module", "kind", "shape", "share of change", "‖ΔW‖/‖W‖")
-    for _, row in sorted(last.iterrows(), key=lambda item: natural_order(str(item[1]["module"]))):
-        rows = pd.DataFrame([row])
-        shape = f"{row['out_features']}x{row['in_features']}"
-        table.add_row(
-            str(row["module"]),
-            str(row["kind"]),
-            shape,
-            _percent(row["change_share"]),
-            _spread(rows["relative_frobenius"], "{:.3f}"),
-            *_rank_cells(rows),
-        )
+    for index in sorted(last.index, key=lambda index: natural_order(str(last.loc[index, "module"]))):
+        rows = last.loc[[index]]
+        ((shape, _),) = _of_shape(rows)
+        cells = [_percent(rows["change_share"].sum(min_count=1)), _spread(rows["relative_frobenius"], "{:.3f}")]
+        table.add_row(str(rows["module"].iloc[0]), str(rows["kind"].iloc[0]), shape, *cells, *_rank_cells(rows))
     return table
 
 

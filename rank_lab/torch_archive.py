@@ -36,7 +36,7 @@ def tensors(file: Path) -> Mapping[str, Tensor]:
         If the file is no torch archive, is cut, or holds pickled code.
     """
     stat = file.stat()
-    return _load(file, stat.st_mtime_ns, stat.st_size)
+    return _load(file, (stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size))
 
 
 def tensor(file: Path, name: str) -> Tensor:
@@ -63,7 +63,7 @@ def aliases(file: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def _load(file: Path, modified: int, size: int) -> Mapping[str, Tensor]:  # noqa: ARG001 - both are parts of the key
+def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: ARG001 - a part of the key
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:

@@ -220,22 +220,15 @@ def test_lora_writes_adapters_that_name_their_base(lora: Adaptation) -> None:
         assert all(factor.abs().sum() > 0 for factor in factors.values())
 
 
-def test_adaptation_repeats_and_leaves_the_global_generator(
-    tmp_path: Path, lora: Adaptation
-) -> None:
+def test_adaptation_repeats_and_leaves_the_global_generator(tmp_path: Path, lora: Adaptation) -> None:
     """The seed alone decides, and the caller's generator is not touched."""
     state = torch.random.get_rng_state()
     seen: list[tuple[int, int]] = []
-    again = adapt_lora(
-        BASE, tmp_path, steps=3, save_at=[3], progress=lambda *done: seen.append(done)
-    )
+    again = adapt_lora(BASE, tmp_path, steps=3, save_at=[3], progress=lambda *done: seen.append(done))
     assert torch.equal(state, torch.random.get_rng_state())
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert again.after == lora.after
-    first, second = (
-        load_file(each.folder / "checkpoint-3" / "adapter_model.safetensors")
-        for each in (lora, again)
-    )
+    first, second = (load_file(each.folder / "checkpoint-3" / "adapter_model.safetensors") for each in (lora, again))
     assert all(torch.equal(factor, second[name]) for name, factor in first.items())
 
 

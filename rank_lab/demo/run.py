@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from rank_lab.commands import analyze_runs, console
+from rank_lab.commands import analyze_runs, console, progress_bar
 from rank_lab.demo.adapt import BASE, SAVE_AT, Adaptation, adapt_full, adapt_lora
 from rank_lab.errors import RankLabError
 
@@ -44,7 +43,7 @@ def run_demo(study: Path, *, steps: int = 200) -> None:
         highlight=False,
     )
     save_at = sorted({step for step in SAVE_AT if step < steps} | {steps})
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         runs = [
             adapt(BASE, study / name, steps=steps, save_at=save_at, progress=_advance(bar, name, steps))
             for name, adapt in (("full", adapt_full), ("lora", adapt_lora))

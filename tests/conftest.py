@@ -1,0 +1,33 @@
+"""Set before torch is imported; what every test may use."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_report_header() -> str:
+    """Versions that the numbers depend on."""
+    shared = SHARED if SHARED.is_dir() else "absent"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, shared data: {shared}"
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Seeded randomness, so that a failure can be repeated."""
+    return torch.Generator().manual_seed(20261121)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public data that lies beside the project; tests that need it say so where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data folder {SHARED} is absent")
+    return SHARED
