@@ -4,6 +4,20 @@
 trained first, on the same prose. The defaults made the shipped files; the text depends on the
 Python version, and float32 sums on the processor, so another machine gives a model that is as
 good but not the same to the bit. ``provenance.json`` says what this one was made from.
+
+The recipe is the best of three by the loss on held-out prose, so that loss is slightly flattered
+as an estimate for new prose; no adaptation is judged by it alone, only by its change. One seed:
+
+=====  =====  ============  ===============  ==============  =============
+steps  lr     weight decay  training prose   held-out prose  held-out code
+=====  =====  ============  ===============  ==============  =============
+8000   0.002  0.1           1.93             3.378           3.899
+4000   0.003  0.5           2.44             3.174           3.552
+6000   0.003  1.0           2.40             3.134           3.442
+=====  =====  ============  ===============  ==============  =============
+
+The first overfits: its held-out loss rises again after step 5000 (3.325). The text is half a
+million tokens, read eleven times over, hence the strong decay.
 """
 
 import argparse
@@ -143,12 +157,8 @@ def train(
     """
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-        lr=options.lr,
-        betas=(0.9, 0.95),
-        weight_decay=options.weight_decay,
-    )
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda taken: cosine(taken, steps=options.steps, warmup=options.warmup)
     )
@@ -231,6 +241,38 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def provenance(options: argparse.Namespace) -> dict[str, Any]:
+    """State how the files in ``options.out`` were made, and with which versions.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+
+    Returns
+    -------
+    dict
+        Ready for JSON; holds no path of this machine.
+    """
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    written = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+    return {
+        "command": f"python -m analyses.pretrain_demo_base {written}",
+        "model_sha256": sha256_of(options.out / "model.safetensors"),
+        "tokenizer_sha256": sha256_of(options.out / "tokenizer.json"),
+        "text_license": "Python Software Foundation License 2.0 (CPython's own documentation)",
+        **settings,
+        "batch": BATCH,
+        "sequence": SEQUENCE,
+        "tokens_seen": options.steps * BATCH * SEQUENCE,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
 def main() -> None:
     """Train the tokenizer and the model, and write both with their provenance."""
     options = parse_options()
@@ -246,33 +288,18 @@ def main() -> None:
     model.save_pretrained(options.out)
     (options.out / "model.safetensors").chmod(0o644)  # Written for its owner alone.
     losses = held_out.losses(model, options.steps)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    provenance = {
-        "command": "python -m analyses.pretrain_demo_base "
-        + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items()),
-        "model_sha256": sha256_of(options.out / "model.safetensors"),
-        "tokenizer_sha256": sha256_of(tokenizer),
+    facts = {
         "parameters": model.num_parameters(),
         "trained_on": describe(prose),
         "measured_on": describe(code),
-        "text_license": "Python Software Foundation License 2.0 (CPython's own documentation)",
-        **settings,
-        "batch": BATCH,
-        "sequence": SEQUENCE,
         "training_tokens": training.numel(),
-        "tokens_seen": options.steps * BATCH * SEQUENCE,
+        "held_out_tokens": {"prose": held_out.prose.numel(), "code": held_out.code.numel()},
         "train_loss_prose": curve[-1]["train"],
         "held_out_loss_prose": losses.prose,
         "held_out_loss_code": losses.code,
-        "held_out_tokens": {"prose": held_out.prose.numel(), "code": held_out.code.numel()},
         "curve": curve,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
     }
-    written = json.dumps(provenance, indent=2) + "\n"
+    written = json.dumps(provenance(options) | facts, indent=2) + "\n"
     (options.out / "provenance.json").write_text(written, encoding="utf-8")
     print(written)
 

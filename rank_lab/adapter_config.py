@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
@@ -68,7 +69,7 @@ _HARMLESS = frozenset(
 )
 
 # Initialisations that leave the base as it is; any other string changes it.
-_KEEPS_BASE = frozenset({"gaussian", "eva", "orthogonal"})
+_KEEPS_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class AdapterRecipe:
         PEFT's exceptions by module pattern.
     pruned
         AdaLoRA: kept rows by module, of the initial ones.
+    stored
+        Rank by module where no config gives it: that of the factors themselves.
     """
 
     method: Literal["lora", "adalora", "sora"]
@@ -96,9 +99,12 @@ class AdapterRecipe:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     pruned: Mapping[str, int] = field(default_factory=dict)
+    stored: Mapping[str, int] = field(default_factory=dict)
 
     def rank(self, module: str) -> int:
         """Rank that the config gives a module, by PEFT's rule for patterns."""
+        if module in self.stored:
+            return self.stored[module]
         return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.r)
 
     def scaling(self, module: str) -> float:
@@ -126,7 +132,7 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
     config
         Content of ``adapter_config.json``.
     source
-        For messages.
+        The file, for messages.
 
     Raises
     ------
@@ -145,32 +151,55 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
     _refuse_other_settings(config, source)
     method = _METHODS[peft_type]
     try:
-        alpha = float(config["lora_alpha"])
-        r = int(config["init_r" if method == "adalora" else "r"])
-        patterns = config.get("rank_pattern") or {}
-        alphas = {str(key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
+        alpha, r = _number(config, "lora_alpha"), _rank(config, "init_r" if method == "adalora" else "r")
+        patterns, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+        _check_patterns(*patterns, *alphas)
         if method == "adalora":
-            pruned = {str(key).removesuffix(".lora_E"): int(sum(mask)) for key, mask in patterns.items()}
+            pruned = {str(key).removesuffix(".lora_E"): _kept(mask, key) for key, mask in patterns.items()}
             return AdapterRecipe(method, alpha, r, pruned=pruned)
-        ranks = {str(key): int(value) for key, value in patterns.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        ranks = {str(key): _rank(patterns, key) for key in patterns}
+        scales = {str(key): _number(alphas, key) for key in alphas}
+    except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{source}/adapter_config.json: r, lora_alpha or a pattern is missing or no number ({error}); restore the"
-            " file that PEFT saved."
+            f"{source}: its ranks and alphas cannot be read ({error}); restore the file that PEFT saved."
         ) from error
-    if min((r, *ranks.values())) < 1:
-        raise CheckpointError(
-            f"{source}/adapter_config.json: a rank of {min((r, *ranks.values()))}; expected at least 1."
-        )
-    return AdapterRecipe(method, alpha, r, bool(config.get("use_rslora")), ranks, alphas)
+    return AdapterRecipe(method, alpha, r, bool(config.get("use_rslora")), ranks, scales)
+
+
+def _number(entries: Mapping[str, Any], name: str) -> float:
+    value = entries.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {'missing' if value is None else repr(value)}, expected a number")
+    return float(value)
+
+
+def _rank(entries: Mapping[str, Any], name: str) -> int:
+    value = _number(entries, name)
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name} is {entries[name]!r}, expected a rank of at least 1")
+    return int(value)
+
+
+def _kept(mask: Any, name: str) -> int:
+    if not isinstance(mask, list) or not all(isinstance(kept, bool) for kept in mask):
+        raise ValueError(f"rank_pattern of {name} is {str(mask)[:40]!r}, expected AdaLoRA's list of true and false")
+    return sum(mask)
+
+
+def _check_patterns(*patterns: str) -> None:
+    for pattern in patterns:
+        try:
+            _anchored(pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
 
 
 def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
         raise UnsupportedUpdateError(
-            f"{source}: init_lora_weights={init!r} changed the base weights at the start, so that B A alone is not the"
-            " update; not analysed yet. Merge the adapter and compare with the original base by --base."
+            f"{source}: init_lora_weights={init!r} may have changed the base weights at the start, so that B A alone is"
+            " not the update; not analysed yet. Merge the adapter and compare with the original base by --base."
         )
     if config.get("use_dora"):
         raise UnsupportedUpdateError(
@@ -182,19 +211,16 @@ def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
     )
     if other:
         raise UnsupportedUpdateError(
-            f"{source}: setting {other[0]}={config[other[0]]!r} changes the update or is unknown here; not analysed"
-            " yet. Merge the adapter and compare with --base."
+            f"{source}: setting {other[0]}={str(config[other[0]])[:80]!r} changes the update or is unknown here; not"
+            " analysed yet. Merge the adapter and compare with --base."
         )
 
 
 def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
     """The first pattern that PEFT would apply: a regular expression for the end of the path."""
-    for key in patterns:
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return key
-        except re.error as error:
-            raise CheckpointError(
-                f"adapter_config.json: {key!r} in a rank or alpha pattern is no regular expression ({error})."
-            ) from error
-    return module
+    return next((key for key in patterns if _anchored(key).match(module)), module)
+
+
+@lru_cache(maxsize=None)  # re's own cache of 512 thrashes on a pattern per module of a large model
+def _anchored(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")

@@ -109,7 +109,7 @@ def analyze(
     steps = _steps(checkpoints, original, settings.lora_alpha)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
-    name = settings.run or _name(checkpoints[0], trajectory=len(checkpoints) > 1)
+    name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha}
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
@@ -128,13 +128,16 @@ def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Chec
     return found
 
 
-def _name(checkpoint: Checkpoint, *, trajectory: bool) -> str:
-    if trajectory:
-        return checkpoint.folder.parent.name
-    if checkpoint.folder.parent.name == "snapshots":  # the hub's cache keeps commits there
-        return checkpoint.source.split("@")[0].rsplit("/", 1)[-1]
-    path = Path(checkpoint.source)
-    return path.stem if path.is_file() else checkpoint.folder.name
+def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
+    """What the user called it: the folder, the file without its ending, the repository."""
+    first = checkpoints[0]
+    source = (
+        Path(tuned) if isinstance(tuned, str | Path) else first.folder.parent if len(checkpoints) > 1 else first.folder
+    )
+    if first.revision is not None:
+        return first.source.split("@")[0].rsplit("/", 1)[-1]
+    path = source.expanduser().absolute()
+    return path.stem if path.is_file() else path.resolve().name
 
 
 def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, lora_alpha: float | None) -> list[_Step]:

@@ -27,6 +27,8 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
 
     It minimises the error of denoising in white noise; it is no test of
     significance, and rounding noise, whose size follows the weights', breaks it.
+    Values within :func:`rank_lab.numerical_rank_tolerance` are never counted, so
+    that an update of exactly low rank, whose median is zero, has that rank.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
     beta = min(spectrum.shape) / max(spectrum.shape)
     coefficient = math.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + math.sqrt(beta * beta + 14 * beta + 1)))
     std = _noise_std(spectrum, "gavish_donoho_rank") if noise_std is None else noise_std
-    return int((spectrum.values > coefficient * math.sqrt(max(spectrum.shape)) * std).sum())
+    return _count_above(spectrum, coefficient * math.sqrt(max(spectrum.shape)) * std)
 
 
 def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None) -> int:
@@ -65,7 +67,8 @@ def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None)
 
     The largest singular value of an :math:`m \times n` white matrix of standard
     deviation :math:`s` has its square near :math:`s^2 (\sqrt{n - 1} + \sqrt{m})^2` with
-    Tracy-Widom fluctuations; values above its 95 % point are counted.
+    Tracy-Widom fluctuations; values above its 95 % point are counted, but none
+    within :func:`rank_lab.numerical_rank_tolerance`.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None)
     std = _noise_std(spectrum, "marchenko_pastur_rank") if noise_std is None else noise_std
     first, second = math.sqrt(max(max(spectrum.shape) - 1, 1)), math.sqrt(min(spectrum.shape))
     center, scale = (first + second) ** 2, (first + second) * (1 / first + 1 / second) ** (1 / 3)
-    return int((spectrum.values > std * math.sqrt(center + _TRACY_WIDOM_95 * scale)).sum())
+    return _count_above(spectrum, std * math.sqrt(center + _TRACY_WIDOM_95 * scale))
 
 
 def tail_exponent(spectrum: Spectrum) -> float:
@@ -114,8 +117,8 @@ def tail_exponent(spectrum: Spectrum) -> float:
     Raises
     ------
     UnsupportedUpdateError
-        For factored updates and for fewer than 50 values above the tolerance:
-        there is no tail to fit.
+        For factored updates, for fewer than 50 values above the tolerance and for
+        equal values: there is no tail to fit.
     IncompleteSpectrumError
         For a truncated spectrum.
 
@@ -145,6 +148,8 @@ def tail_exponent(spectrum: Spectrum) -> float:
         raise UnsupportedUpdateError(
             f"tail_exponent: {len(energies)} singular values; a fit of the tail needs {_MIN_TAIL_VALUES}."
         )
+    if energies[0] == energies[-1]:
+        raise UnsupportedUpdateError("tail_exponent: all singular values are equal; a power law has none such.")
     return _fit_tail(np.log(energies))
 
 
@@ -163,6 +168,10 @@ def _fit_tail(logs: npt.NDArray[np.float64]) -> float:
         if distance < best:
             best, exponent = distance, 1.0 + slope
     return exponent
+
+
+def _count_above(spectrum: Spectrum, threshold: float) -> int:
+    return int((spectrum.values > max(threshold, numerical_rank_tolerance(spectrum))).sum())
 
 
 def _noise_std(spectrum: Spectrum, quantity: str) -> float:

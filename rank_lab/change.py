@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rank_lab.decomposition import spectrum_of
+from rank_lab.errors import NonFiniteError
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import TILE_BYTES, DenseUpdate, Matrix
 
@@ -123,6 +124,13 @@ def weight_norms(weight: Matrix) -> WeightNorms:
         Streamed; kept in float32 while it is no larger than two Gram matrices
         of its short side.
 
+    Raises
+    ------
+    NonFiniteError
+        If the weight holds NaN or infinity.
+    ShapeMismatchError
+        If it holds no values.
+
     References
     ----------
     .. [1] Musco & Musco (2015), https://arxiv.org/abs/1504.05477
@@ -139,6 +147,8 @@ def weight_norms(weight: Matrix) -> WeightNorms:
         return WeightNorms(spectrum.frobenius_norm, float(spectrum.values[0]))
     tiles = _Tiles(weight)
     frobenius = math.sqrt(sum(float(tile.double().square().sum()) for tile in tiles))
+    if not math.isfinite(frobenius):
+        raise NonFiniteError("the weight holds NaN or infinite values (in float32); its norms mean nothing.")
     return WeightNorms(frobenius, min(_largest_ritz_value(tiles, weight.shape[1]), frobenius) if frobenius else 0.0)
 
 
@@ -152,9 +162,10 @@ def _largest_ritz_value(tiles: "_Tiles", columns: int) -> float:
             return max(best, ritz)
         best = ritz
         block = _transposed_product(tiles, images[:, -_BLOCK_WIDTH:])
-        for _ in range(2):  # twice is enough for orthogonality to working precision
-            block = block - basis @ (basis.T @ block)
-        block = torch.linalg.qr(block).Q
+        # Twice is enough for orthogonality to working precision, also of the directions that QR makes up where the
+        # block has lost rank: without it a weight of low rank would seem larger than it is.
+        for _ in range(2):
+            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
         basis, images = torch.cat([basis, block], dim=1), torch.cat([images, _product(tiles, block)], dim=1)
     return best
 

@@ -16,8 +16,6 @@ from rank_lab.weight_files import WeightFiles, find_weight_files
 
 __all__ = ["Checkpoint"]
 
-_TORCH_DTYPE_PREFIX = "torch."
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -131,12 +129,21 @@ def local_folder(source: str | Path, *, revision: str | None = None) -> Path:
     CheckpointError
         If it is neither.
     """
-    path = Path(source).expanduser()
+    path = _path(source)
     if path.exists():
         return path.absolute()  # not resolved: the hub cache links files to blobs without endings
     if hub.is_hub_id(str(source)):
         return hub.fetch(str(source), revision=revision)
     raise CheckpointError(f"{source}: no such file or folder, and not the form of a hub id (org/name); check the path.")
+
+
+def _path(source: str | Path) -> Path:
+    if not str(source):
+        raise CheckpointError("an empty path or hub id was given; name a checkpoint (is a shell variable unset?).")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise CheckpointError(f"{source}: no such user's home; check the path.") from error
 
 
 def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...]]:
@@ -168,9 +175,7 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
 
 def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     return {
-        name: StoredTensor(
-            name=name, shape=tuple(value.shape), dtype=str(value.dtype).removeprefix(_TORCH_DTYPE_PREFIX), file=file
-        )
+        name: StoredTensor(name=name, shape=tuple(value.shape), dtype=torch_archive.storage_type(value), file=file)
         for name, value in torch_archive.tensors(file).items()
     }
 
@@ -180,7 +185,7 @@ def _json(file: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not JSON ({error}); restore the file that the model was saved with.") from error
     if not isinstance(content, dict):
         raise CheckpointError(

@@ -110,6 +110,23 @@ def not_compared(row: CoverageRow, *tensors: StoredTensor) -> CoverageRow | None
     return None
 
 
+def bookkeeping(tensor: StoredTensor) -> str:
+    """Why this tensor is no weight at all but a count, an index or a mask; empty if it may be one.
+
+    Models keep such beside their weights (``position_ids``, ``num_batches_tracked``,
+    GPT-2's causal masks); no quantised format packs weights into these types.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> bookkeeping(StoredTensor("embeddings.position_ids", (1, 512), "int64", Path("x")))
+    'stored as int64: a count, an index or a mask, not a weight'
+    """
+    if tensor.dtype in {"int64", "bool"} or (tensor.dtype == "uint8" and tensor.name.endswith(".attn.bias")):
+        return f"stored as {tensor.dtype}: a count, an index or a mask, not a weight"
+    return ""
+
+
 def unreadable(tensor: StoredTensor) -> str:
     """Why this tensor's values cannot be compared; empty if they can.
 

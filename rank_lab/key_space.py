@@ -1,7 +1,6 @@
 """Bringing the names of two files into one key space, by stated rules only."""
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 
 from rank_lab.errors import PairingError
@@ -31,7 +30,7 @@ def canonical(tensors: Mapping[str, StoredTensor], source: str) -> dict[str, Sto
         if short in found:
             raise PairingError(
                 f"{source}: {found[short].name!r} and {name!r} are the same name once wrappers are stripped; the file"
-                " mixes two models."
+                " mixes two models: save the one that is meant by itself."
             )
         found[short] = tensor
     return found
@@ -82,12 +81,20 @@ def nearest_pairs(tuned: Sequence[str], base: Sequence[str], *, count: int = 3) 
 
 
 def layer_counts(names: Sequence[str]) -> dict[str, set[int]]:
-    """Layer numbers by stack, a stack being the path before the first integer."""
+    """Numbers of layers and of experts, by the path before the number.
+
+    Examples
+    --------
+    >>> layer_counts(["h.0.mlp.experts.3.w1.weight", "h.1.attn.c_attn.weight"])
+    {'h': {0, 1}, 'h.0.mlp.experts': {3}}
+    """
     found: dict[str, set[int]] = {}
     for name in names:
-        match = re.match(r"(.*?)\.(\d+)\.", name)
-        if match:
-            found.setdefault(match[1], set()).add(int(match[2]))
+        parts = name.split(".")
+        at = [i for i, part in enumerate(parts) if part.isdecimal()]
+        for i in at:
+            if i == at[0] or "expert" in parts[i - 1]:
+                found.setdefault(".".join(parts[:i]), set()).add(int(parts[i]))
     return found
 
 

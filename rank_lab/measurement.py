@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+import zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from rank_lab.update import DenseUpdate
 __all__ = ["Measurement", "MeasurementOptions", "measure"]
 
 # Raise it when a change of the code changes stored numbers: older cache entries are then left alone.
-_NUMERICS = 1
+_NUMERICS = 2
 _NO_WEIGHT = WeightNorms(math.nan, math.nan)
 
 
@@ -205,7 +206,7 @@ def _weight(spec: UpdateSpec, digests: tuple[tuple[str, str], ...], options: Mea
         try:
             found = {"values": np.zeros(0), **asdict(weight_norms(spec.weight))}
         except (RankLabError, OSError):
-            found = {"values": np.zeros(0), "frobenius": math.nan, "spectral": math.nan}
+            return _NO_WEIGHT
         _store(options.cache, key, found)
     return WeightNorms(float(found["frobenius"]), float(found["spectral"]))  # type: ignore[arg-type]
 
@@ -216,8 +217,8 @@ def _load(cache: Path | None, key: str) -> dict[str, object] | None:
     try:
         with np.load(cache / f"{key}.npz", allow_pickle=False) as stored:
             return {**json.loads(str(stored["about"])), "values": stored["values"]}
-    except (OSError, ValueError, KeyError, EOFError):
-        return None  # not there, or cut by a crash of the machine: it is measured again
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return None  # not there, or damaged by a crash of the machine: it is measured again
 
 
 def _store(cache: Path | None, key: str, found: dict[str, object]) -> None:

@@ -11,9 +11,8 @@ KINDS = (
 )  # fmt: skip
 """Kinds of module, in the order in which tables and maps show them."""
 
-_WRAPPERS = frozenset(
-    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer", "original_module"}
-)
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+_TRAINED_COPY = re.compile(r"(?<=\.)modules_to_save\.\w+\.")  # PEFT keeps it beside the frozen "original_module"
 _LEADING = ("module.", "base_model.model.")
 
 # The last path component that is not "weight" decides; the first rule that matches wins.
@@ -72,7 +71,10 @@ def strip_wrappers(name: str) -> str:
     'model.layers.0.mlp.up_proj.weight'
     >>> strip_wrappers("base_model.model.model.layers.0.q_proj.base_layer.weight")
     'model.layers.0.q_proj.weight'
+    >>> strip_wrappers("base_model.model.classifier.modules_to_save.default.weight")
+    'classifier.weight'
     """
+    name = _TRAINED_COPY.sub("", name)
     name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     stripped = True
     while stripped:
@@ -91,7 +93,7 @@ def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
     >>> sorted(["layers.10.q", "layers.2.q"], key=natural_order)
     ['layers.2.q', 'layers.10.q']
     """
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split("."))
 
 
 def identify(module: str) -> Identity:
@@ -118,14 +120,15 @@ def identify(module: str) -> Identity:
     ('o', 'down')
     """
     parts = module.removesuffix(".weight").split(".")
-    layer_at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    layer_at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
     expert_at = next(
-        (i for i, part in enumerate(parts) if part.isdigit() and i and "expert" in parts[i - 1] and i != layer_at), None
+        (i for i, part in enumerate(parts) if part.isdecimal() and i and "expert" in parts[i - 1] and i != layer_at),
+        None,
     )
     return Identity(
         stack=".".join(parts[:layer_at]) if layer_at is not None else "",
         layer=int(parts[layer_at]) if layer_at is not None else None,
-        kind=_kind([part for part in parts if not part.isdigit()], inside_layer=layer_at is not None),
+        kind=_kind([part for part in parts if not part.isdecimal()], inside_layer=layer_at is not None),
         expert=int(parts[expert_at]) if expert_at is not None else None,
     )
 

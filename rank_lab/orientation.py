@@ -14,6 +14,7 @@ _CONV1D = {
     "clvp": ("c_fc", "c_proj"),
 }
 _LEAVES = frozenset(leaf for leaves in _CONV1D.values() for leaf in leaves)
+_UNKNOWN = "orientation unknown ({why}): shape given as stored, spectrum unaffected"
 
 
 def stored_transposed(key: str, sources: tuple[Checkpoint, ...]) -> tuple[bool, str]:
@@ -35,10 +36,19 @@ def stored_transposed(key: str, sources: tuple[Checkpoint, ...]) -> tuple[bool, 
     leaf = key.removesuffix(".weight").rsplit(".", 1)[-1]
     if leaf not in _LEAVES:
         return False, ""
-    model_type = next((source.model_type for source in sources if source.model_type is not None), None)
-    if model_type is None:
-        return (
-            False,
-            "orientation unknown (no config.json names the architecture): shape given as stored, spectrum unaffected",
+    config = next((source.config for source in sources if source.model_type is not None), None)
+    if config is None:
+        return False, _UNKNOWN.format(why="no config.json names the architecture")
+    known = _CONV1D.get(str(config["model_type"]))
+    if known is not None:
+        return leaf in known, ""
+    part = next((name for name, value in config.items() if _is_conv1d_config(value)), None)
+    if part is not None:  # an encoder and a decoder in one: which of them a name belongs to, the config does not say
+        return False, _UNKNOWN.format(
+            why=f"{part} of the {config['model_type']} model is a {config[part]['model_type']}"
         )
-    return leaf in _CONV1D.get(model_type, ()), ""
+    return False, ""
+
+
+def _is_conv1d_config(value: object) -> bool:
+    return isinstance(value, dict) and value.get("model_type") in _CONV1D

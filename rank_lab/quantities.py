@@ -36,12 +36,20 @@ def spectral_norm(spectrum: Spectrum) -> float:
 
     O(1); needs the leading value only.
 
+    Raises
+    ------
+    IncompleteSpectrumError
+        For a truncated spectrum without values.
+
     Examples
     --------
     >>> spectral_norm(Spectrum.from_values([3.0, 4.0], shape=(2, 2)))
     4.0
     """
-    return float(spectrum.values[0]) if len(spectrum.values) else 0.0
+    if not len(spectrum.values):
+        spectrum.require_complete("spectral_norm")
+        return 0.0
+    return float(spectrum.values[0])
 
 
 def frobenius_norm(spectrum: Spectrum) -> float:
@@ -171,7 +179,7 @@ def energy_rank(spectrum: Spectrum, share: float) -> int:
         raise ValueError(f"share is {share}; expected a fraction in (0, 1], such as 0.9.")
     if spectrum.zero:
         return 0
-    reached = np.cumsum(spectrum.values**2) / spectrum.frobenius_norm**2
+    reached = np.cumsum(spectrum.energy_shares)
     rank = int(np.searchsorted(reached, share * (1.0 - _TIE))) + 1
     if rank > len(spectrum.values):
         spectrum.require_complete(f"energy_rank({share})")
@@ -255,7 +263,7 @@ def effective_rank_energy(spectrum: Spectrum) -> float:
     2.0
     """
     spectrum.require_complete("effective_rank_energy")
-    return _exp_entropy(spectrum.values**2)
+    return _exp_entropy(spectrum.energy_shares)
 
 
 def participation_ratio(spectrum: Spectrum) -> float:
@@ -302,7 +310,7 @@ def participation_ratio_energy(spectrum: Spectrum) -> float:
     1.219512
     """
     spectrum.require_complete("participation_ratio_energy")
-    return _participation(spectrum.values**2)
+    return _participation(spectrum.energy_shares)
 
 
 def nuclear_ratio(spectrum: Spectrum) -> float:
@@ -364,5 +372,8 @@ def _exp_entropy(weights: npt.NDArray[np.float64]) -> float:
 
 
 def _participation(weights: npt.NDArray[np.float64]) -> float:
-    squares = float(weights @ weights)
-    return float(weights.sum()) ** 2 / squares if squares else math.nan
+    largest = weights.max(initial=0.0)
+    if largest == 0.0:
+        return math.nan
+    relative = np.ldexp(weights, -math.frexp(largest)[1])  # exact, and squares of tiny values do not underflow
+    return float(relative.sum() ** 2 / (relative @ relative))

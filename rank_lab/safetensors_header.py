@@ -64,55 +64,63 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     entries = _parse(raw, file)
     metadata = entries.pop("__metadata__", {})
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in entries.items()}
-    _check_extent(tensors, file, size)
+    _check_extent(entries, file, 8 + length, size)
     return tensors, metadata if isinstance(metadata, dict) else {}
 
 
 def _parse(raw: bytes, file: Path) -> dict[str, Any]:
     try:
         entries = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise CheckpointError(
             f"{file}: its header is not JSON ({error}); the file is damaged: copy it again."
         ) from error
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{file}: its header is a JSON {type(entries).__name__}, expected an object of tensors.")
+        raise CheckpointError(
+            f"{file}: its header is a JSON {type(entries).__name__}, expected an object of tensors; the file is"
+            " damaged: copy it again."
+        )
     return entries
 
 
 def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
     try:
-        shape = tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
-        code = str(entry["dtype"])
-    except (TypeError, KeyError, ValueError) as error:
+        code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        code, shape, begin, end = None, (), -1, -1
+    if not isinstance(code, str) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise CheckpointError(
             f"{file}: the header entry of tensor {name!r} lacks a proper dtype, shape or data_offsets; the file is"
-            " damaged."
-        ) from error
+            " damaged: copy it again."
+        )
     dtype = _DTYPES.get(code, code)
-    tensor = StoredTensor(name=name, shape=shape, dtype=dtype, file=file, offset=data_start + begin)
-    known = code in _DTYPES
-    if (
-        min(shape, default=0) < 0
-        or begin < 0
-        or end < begin
-        or (known and end - begin != math.prod(shape) * torch_dtype(dtype).itemsize)
-    ):
+    if end < begin or (code in _DTYPES and end - begin != math.prod(shape) * torch_dtype(dtype).itemsize):
         raise CheckpointError(
             f"{file}: tensor {name!r} of shape {list(shape)} and type {code} cannot lie in bytes {begin} to {end}; the"
-            " file is damaged."
+            " file is damaged: copy it again."
         )
-    return tensor
+    return StoredTensor(name=name, shape=shape, dtype=dtype, file=file, offset=data_start + begin)
 
 
-def _check_extent(tensors: dict[str, StoredTensor], file: Path, size: int) -> None:
-    for tensor in tensors.values():
-        if tensor.dtype not in _DTYPES.values():
-            continue
-        end = (tensor.offset or 0) + tensor.elements * tensor.torch_dtype.itemsize
-        if end > size:
+def _check_extent(entries: dict[str, Any], file: Path, data_start: int, size: int) -> None:
+    """Check that the tensors fill the file, each byte once, as the format demands."""
+    ranges = sorted((*entry["data_offsets"], name) for name, entry in entries.items())
+    reached = 0
+    for begin, end, name in ranges:
+        if data_start + end > size:
             raise CheckpointError(
-                f"{file}: ends at byte {size}, before tensor {tensor.name!r} does (byte {end}); "
+                f"{file}: ends at byte {size}, before tensor {name!r} does (byte {data_start + end}); "
                 "the file was cut or is still being written: copy it again."
             )
+        if begin != reached:
+            what = "overlaps the tensor before it" if begin < reached else "leaves a gap behind the tensor before it"
+            raise CheckpointError(
+                f"{file}: tensor {name!r} starts at byte {begin} of the data and {what}, which ends at byte {reached};"
+                " the header is damaged: save or copy the file again."
+            )
+        reached = end
+    if data_start + reached != size:
+        raise CheckpointError(
+            f"{file}: is {size} bytes long but its tensors end at byte {data_start + reached}; header and data are of"
+            " different files: copy it again."
+        )

@@ -4,13 +4,27 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rank_lab.errors import PairingError
-from rank_lab.names import Identity
+from rank_lab.names import Identity, identify
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update
 
-__all__ = ["UpdateKind", "UpdateSpec", "read_update", "since"]
+__all__ = [
+    "BASE_IS_TIED",
+    "UpdateKind",
+    "UpdateSpec",
+    "common_rows",
+    "dense_spec",
+    "has_vocabulary",
+    "read_update",
+    "since",
+]
 
 UpdateKind = Literal["dense", "lora", "adalora", "sora"]
+
+BASE_IS_TIED = "the base ties this head"
+"""Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
+
+_VOCABULARY_HEADS = frozenset({"lm_head", "embed_out", "decoder", "predictions", "output_projection"})
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,71 @@ def read_update(spec: UpdateSpec) -> Update:
     return update if spec.previous is None else update.minus(_factored(spec.previous))
 
 
+def has_vocabulary(module: str) -> bool:
+    """Whether the rows of a module stand for tokens or positions, so that more of them may be appended.
+
+    A classifier's rows are labels: they are not compared across numbers of labels.
+
+    Examples
+    --------
+    >>> has_vocabulary("model.embed_tokens"), has_vocabulary("lm_head"), has_vocabulary("classifier.out_proj")
+    (True, True, False)
+    """
+    kind = identify(module).kind
+    return kind == "embed" or (kind == "head" and module.rsplit(".", 1)[-1] in _VOCABULARY_HEADS)
+
+
+def common_rows(tuned: StoredTensor, base: StoredTensor, module: str) -> int | None:
+    """How many rows two embeddings or vocabulary heads of different length share; None where that is not the case.
+
+    Parameters
+    ----------
+    tuned, base
+        Tensors of one name.
+    module
+        Its path; see :func:`has_vocabulary`.
+    """
+    if len(tuned.shape) != 2 or len(base.shape) != 2 or tuned.shape == base.shape or tuned.shape[1] != base.shape[1]:
+        return None
+    return min(tuned.shape[0], base.shape[0]) if has_vocabulary(module) else None
+
+
+def dense_spec(
+    module: str, tuned: StoredTensor, base: StoredTensor, *, transposed: bool = False, note: str = ""
+) -> UpdateSpec:
+    """The difference of two stored matrices, of their common rows if a vocabulary was resized.
+
+    Parameters
+    ----------
+    module
+        Path of the module.
+    tuned, base
+        Both readable, of one shape or of :func:`common_rows`.
+    transposed
+        Whether the files store ``(in, out)``.
+    note
+        What else a reader must know.
+    """
+    rows = common_rows(tuned, base, module)
+    stored = (tuned.shape[0] if rows is None else rows, tuned.shape[1])
+    if rows is not None:
+        side, more = ("tuned", tuned.shape[0] - rows) if tuned.shape[0] > rows else ("base", base.shape[0] - rows)
+        resized = f"resized: {rows} common rows compared, {more} rows only in the {side} checkpoint"
+        note = f"{note}; {resized}" if note else resized
+    return UpdateSpec(
+        module=module,
+        identity=identify(module),
+        update_kind="dense",
+        shape=(stored[1], stored[0]) if transposed else stored,
+        rank_bound=min(stored),
+        sources=(("tuned", tuned), ("base", base)),
+        transposed=transposed,
+        rows=rows,
+        weight=base,
+        note=note,
+    )
+
+
 def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
     """The change of the same module since an earlier checkpoint.
 
@@ -122,10 +201,12 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
     if spec.shape != earlier.shape or (spec.update_kind == "dense") != (earlier.update_kind == "dense"):
         raise PairingError(
             f"{spec.module}: {spec.update_kind} of shape {spec.shape} now, {earlier.update_kind} of shape"
-            f" {earlier.shape} in the checkpoint before; a trajectory must be of one training run."
+            f" {earlier.shape} in the checkpoint before; a trajectory must be of one training run: analyse them apart."
         )
     if spec.update_kind == "dense":
-        return replace(spec, sources=(("tuned", spec.required("tuned")), ("base", earlier.required("tuned"))), note="")
+        note = "; ".join(text for text in spec.note.split("; ") if not text.startswith(BASE_IS_TIED))
+        sources = (("tuned", spec.required("tuned")), ("base", earlier.required("tuned")))
+        return replace(spec, sources=sources, note=note)
     return replace(spec, previous=earlier, rank_bound=min(spec.rank_bound + earlier.rank_bound, *spec.shape))
 
 

@@ -1,5 +1,6 @@
 """The singular values of an update, with what is known about their accuracy."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,7 +45,7 @@ class Spectrum:
     ------
     ShapeMismatchError
         If values are negative, unsorted, not finite or more than ``rank_bound``,
-        or their squares exceed the squared norm.
+        or their squares exceed the squared norm, or the norm is not finite.
 
     Examples
     --------
@@ -73,16 +74,19 @@ class Spectrum:
             )
         if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
             raise ShapeMismatchError("singular values must be finite, not negative and in descending order.")
-        energy, total = float(values @ values), self.frobenius_norm**2
-        if energy > total * (1 + _NORM_TOLERANCE) or (
-            self.rank_bound == len(values) and energy < total * (1 - _NORM_TOLERANCE)
-        ):
+        if not 0.0 <= self.frobenius_norm < math.inf:
             raise ShapeMismatchError(
-                f"squared singular values sum to {energy:.9g} but the squared norm is {total:.9g}; one of the two is of"
-                " another matrix."
+                f"a Frobenius norm of {self.frobenius_norm}; expected a finite number, at least 0."
             )
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
+        # A zero norm leaves no room for any value.
+        held = 1.0 + values.any() if self.zero else float(self.energy_shares.sum())
+        if held > 1.0 + _NORM_TOLERANCE or (self.complete and held < 1.0 - _NORM_TOLERANCE):
+            raise ShapeMismatchError(
+                f"the singular values have norm {math.hypot(*values):.9g} but the update has {self.frobenius_norm:.9g};"
+                " one of the two is of another matrix."
+            )
 
     @classmethod
     def from_values(
@@ -102,7 +106,7 @@ class Spectrum:
         bound = min(shape) if rank_bound is None else rank_bound
         ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
         padded = np.concatenate([ordered, np.zeros(max(bound - len(ordered), 0))])
-        return cls(padded, shape, bound, float(np.linalg.norm(padded)))
+        return cls(padded, shape, bound, math.hypot(*padded))
 
     @property
     def complete(self) -> bool:
@@ -119,6 +123,11 @@ class Spectrum:
         """Whether the update is exactly zero."""
         return self.frobenius_norm == 0.0
 
+    @property
+    def energy_shares(self) -> npt.NDArray[np.float64]:
+        """Share of the squared norm in each value; zeros for a zero update."""
+        return np.zeros_like(self.values) if self.zero else (self.values / self.frobenius_norm) ** 2
+
     def require_complete(self, quantity: str) -> None:
         """Raise unless all singular values are here.
 
@@ -128,7 +137,7 @@ class Spectrum:
             Naming the quantity and the missing energy.
         """
         if not self.complete:
-            kept = float(self.values @ self.values) / self.frobenius_norm**2 if not self.zero else 1.0
+            kept = 1.0 if self.zero else float(self.energy_shares.sum())
             raise IncompleteSpectrumError(
                 f"{quantity} needs every singular value; this spectrum holds {len(self.values)} of {self.rank_bound} "
                 f"({kept:.3f} of the energy, method {self.method!r}). Use method='auto'."

@@ -59,12 +59,12 @@ class StoredTensor:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The stored type as torch's object."""
-        return torch_dtype(self.dtype)
+        return torch_dtype(self.dtype, f"{self.file}: tensor {self.name!r} has type ")
 
     def read(self) -> Tensor:
         """Read the whole tensor in its stored type."""
         if self.offset is None:
-            return torch_archive.tensor(self.file, self.name).detach().clone()
+            return _copied(torch_archive.tensor(self.file, self.name))
         buffer = np.empty(self.elements * self.torch_dtype.itemsize, dtype=np.uint8)
         with self.file.open("rb") as handle:
             _fill(handle.fileno(), buffer.data, self.offset, self)
@@ -84,7 +84,7 @@ class StoredTensor:
             In the stored type, contiguous, shape ``(rows, columns)``.
         """
         if self.offset is None:
-            return torch_archive.tensor(self.file, self.name)[rows, columns].detach().clone()
+            return _copied(torch_archive.tensor(self.file, self.name)[rows, columns])
         (first, last, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
         item, width = self.torch_dtype.itemsize, self.shape[1]
         height, across = max(last - first, 0), max(right - left, 0)
@@ -109,14 +109,14 @@ class StoredTensor:
             128 bits of BLAKE2b, in hexadecimal, over dtype, shape and bytes in row-major order.
         """
         state = hashlib.blake2b(f"{self.dtype}{self.shape}".encode(), digest_size=16)
+        step = _CHUNK_BYTES // self.torch_dtype.itemsize
         if self.offset is None:
             flat = torch_archive.tensor(self.file, self.name).detach().reshape(-1)
-            step = _CHUNK_BYTES // self.torch_dtype.itemsize
             for start in range(0, flat.numel(), step):
                 state.update(flat[start : start + step].contiguous().view(torch.uint8).numpy().data)
             return state.hexdigest()
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
         size = self.elements * self.torch_dtype.itemsize
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, size)))
         with self.file.open("rb") as handle:
             for start in range(0, size, _CHUNK_BYTES):
                 part = buffer[: min(_CHUNK_BYTES, size - start)]
@@ -125,8 +125,15 @@ class StoredTensor:
         return state.hexdigest()
 
 
-def torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str, where: str = "") -> torch.dtype:
     """Torch's dtype of that name.
+
+    Parameters
+    ----------
+    name
+        Without ``torch.``.
+    where
+        Start of the message if there is none: file and tensor.
 
     Raises
     ------
@@ -136,9 +143,13 @@ def torch_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise CheckpointError(
-            f"{name!r} is not a type that torch knows; re-save the tensors as float32, float16 or bfloat16."
+            f"{where}{name!r}, which torch does not know; re-save the tensors as float32, float16 or bfloat16."
         )
     return dtype
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)  # stored in any stride, read row-major
 
 
 def _fill(descriptor: int, view: memoryview, offset: int, tensor: StoredTensor) -> None:

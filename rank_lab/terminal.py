@@ -17,6 +17,7 @@ _RANK_COLUMNS = (
     ("energy_rank_90", "k90"), ("energy_rank_99", "k99"), ("stable_rank", "stable"),
     ("effective_rank", "erank"), ("numerical_rank", "rank"),
 )  # fmt: skip
+_COUNTS = frozenset({"energy_rank_90", "energy_rank_99", "numerical_rank"})
 _STATUS_STYLE = {"skipped": "yellow", "new": "cyan", "identical": "dim", "vector": "dim", "analysed": "green"}
 
 
@@ -108,7 +109,7 @@ def _problems(report: RankReport) -> list[Text]:
 
 
 def _by_kind(last: pd.DataFrame) -> Table:
-    table = _table("kind", "matrices", "shape", "share of change", "‖ΔW‖/‖W‖")
+    table = _table("kind", "n", "shape", "share", "‖ΔW‖/‖W‖")
     for kind in sorted(last["kind"].dropna().unique(), key=KINDS.index):
         for shape, rows in _of_shape(last[last["kind"] == kind]):
             table.add_row(
@@ -116,18 +117,18 @@ def _by_kind(last: pd.DataFrame) -> Table:
                 str(len(rows)),
                 shape,
                 _percent(rows["change_share"].sum()),
-                _spread(rows["relative_frobenius"], "{:.3f}"),
+                _median(rows["relative_frobenius"], "{:.3f}"),
                 *_rank_cells(rows),
             )
     return table
 
 
 def _by_module(last: pd.DataFrame) -> Table:
-    table = _table("module", "kind", "shape", "share of change", "‖ΔW‖/‖W‖")
+    table = _table("module", "kind", "shape", "share", "‖ΔW‖/‖W‖")
     for index in sorted(last.index, key=lambda index: natural_order(str(last.loc[index, "module"]))):
         rows = last.loc[[index]]
         ((shape, _),) = _of_shape(rows)
-        cells = [_percent(rows["change_share"].sum(min_count=1)), _spread(rows["relative_frobenius"], "{:.3f}")]
+        cells = [_percent(rows["change_share"].sum(min_count=1)), _median(rows["relative_frobenius"], "{:.3f}")]
         table.add_row(str(rows["module"].iloc[0]), str(rows["kind"].iloc[0]), shape, *cells, *_rank_cells(rows))
     return table
 
@@ -167,30 +168,24 @@ def _of_shape(rows: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
 
 def _rank_cells(rows: pd.DataFrame) -> list[Text]:
     cells = []
-    factored = bool((rows["update_kind"] != "dense").any())
     for name, _ in _RANK_COLUMNS:
-        null = (
-            rows[f"factor_null_{name}"]
-            if factored and rows[f"factor_null_{name}"].notna().any()
-            else rows[f"null_{name}"]
-        )
-        bound = rows["rank_bound"].median()
-        cell = Text(
-            _spread(
-                rows[name], "{:.0f}" if name in {"energy_rank_90", "energy_rank_99", "numerical_rank"} else "{:.1f}"
-            )
-        )
-        cell.append(f" / {bound if name == 'numerical_rank' else null.median():.0f}", style="dim")
-        cells.append(cell)
+        factored = rows[f"factor_null_{name}"].notna().any()
+        null = rows["rank_bound"] if name == "numerical_rank" else rows[f"{'factor_' if factored else ''}null_{name}"]
+        form = "{:.0f}" if name in _COUNTS else "{:.1f}"
+        cell = Text(_spread(rows[name], form) if name == "energy_rank_90" else _median(rows[name], form))
+        cells.append(cell.append(f" / {_median(null, '{:.0f}')}", style="dim"))
     return cells
 
 
 def _spread(values: pd.Series, form: str) -> str:
     found = values.astype("float64").dropna()
-    if found.empty:
-        return "-"
-    low, middle, high = (form.format(value) for value in (found.min(), found.median(), found.max()))
-    return middle if low == high else f"{middle} ({low}-{high})"
+    low, high = form.format(found.min()), form.format(found.max())
+    return _median(values, form) + (f" ({low}-{high})" if low != high else "")
+
+
+def _median(values: pd.Series, form: str) -> str:
+    middle = values.astype("float64").median()
+    return "-" if pd.isna(middle) else form.format(middle)
 
 
 def _percent(value: float) -> str:
@@ -198,7 +193,10 @@ def _percent(value: float) -> str:
 
 
 def _legend(last: pd.DataFrame) -> str:
-    text = "median (least-most) / what noise of that shape would show; rank / its bound."
+    text = (
+        "median (least-most) / what white noise of that shape would show; rank / its bound; "
+        "share of the squared change of all tensors."
+    )
     if (last["update_kind"] == "dense").any():
         text += (
             " Rounding to the storage type also raises the ranks of a stored difference: see the grids and the"

@@ -5,6 +5,8 @@ and plain containers; nothing here ever relaxes that.
 """
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,9 +18,12 @@ from torch import Tensor
 
 from rank_lab.errors import CheckpointError
 
-__all__ = ["aliases", "tensor", "tensors"]
+__all__ = ["aliases", "storage_type", "tensor", "tensors"]
 
 _WRAPPERS = ("state_dict", "model", "module")
+_LFS_POINTER = b"version https://git-lfs"
+_UNPICKLER_REASON = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
+_CODE = re.compile(r"GLOBAL (\S+)")
 
 
 def tensors(file: Path) -> Mapping[str, Tensor]:
@@ -44,6 +49,20 @@ def tensor(file: Path, name: str) -> Tensor:
     return tensors(file)[name]
 
 
+def storage_type(value: Tensor) -> str:
+    """Name of a tensor's stored type; one that torch does not know where there is no plain array of values.
+
+    Examples
+    --------
+    >>> storage_type(torch.ones(2)), storage_type(torch.eye(2).to_sparse()), storage_type(torch.ones(2, device="meta"))
+    ('float32', 'sparse_coo float32', 'meta float32')
+    """
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.is_meta:
+        return f"meta {dtype}"
+    return dtype if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} {dtype}"
+
+
 def aliases(file: Path) -> dict[str, str]:
     """Names that share their storage with an earlier name: tied weights.
 
@@ -55,7 +74,7 @@ def aliases(file: Path) -> dict[str, str]:
     first: dict[tuple[object, ...], str] = {}
     tied: dict[str, str] = {}
     for name, value in tensors(file).items():
-        if value.numel():
+        if value.numel() and " " not in storage_type(value):
             key = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
             if first.setdefault(key, name) != name:
                 tied[name] = first[key]
@@ -65,12 +84,15 @@ def aliases(file: Path) -> dict[str, str]:
 @lru_cache(maxsize=4)
 def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: ARG001 - a part of the key
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old formats concern those who write them
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+        code = _CODE.search(str(error))
+        if code is not None:
             raise CheckpointError(
-                f"{file}: its pickle calls for code ({_global_named(str(error))}) and is refused unread; "
-                "convert it to safetensors on a machine where you trust the file."
+                f"{file}: its pickle calls for code ({code[1]}) and is refused unread; convert it to safetensors on a"
+                " machine where you trust the file."
             ) from error
         raise _unreadable(file, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -79,15 +101,24 @@ def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: 
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    with file.open("rb") as handle:
+        start = handle.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        return CheckpointError(
+            f"{file}: is a Git LFS pointer of {file.stat().st_size} bytes, not weights; run 'git lfs pull' in its"
+            " repository."
+        )
+    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
+        return CheckpointError(
+            f"{file}: an archive of {file.stat().st_size} bytes without its end; the file was cut or is still being"
+            " written: copy it again."
+        )
+    reason = _UNPICKLER_REASON.search(str(error))
+    text = reason[1] if reason else (str(error).strip() or type(error).__name__).splitlines()[0]
     return CheckpointError(
-        f"{file}: not a readable torch file ({first_line[:120]}); copy it again or convert it to safetensors."
+        f"{file}: not a readable torch file ({text[:120]}); expected what torch.save writes: copy it again or convert"
+        " it to safetensors."
     )
-
-
-def _global_named(message: str) -> str:
-    marker = "GLOBAL "
-    return message.split(marker, 1)[1].split(" ", 1)[0] if marker in message else "unnamed"
 
 
 def _state_dict(content: Any, file: Path) -> Mapping[str, Tensor]:
@@ -101,6 +132,6 @@ def _state_dict(content: Any, file: Path) -> Mapping[str, Tensor]:
         if found:
             return found
     raise CheckpointError(
-        f"{file}: holds a {type(content).__name__} without named tensors; expected a state dict as torch.save"
-        " writes it."
+        f"{file}: holds a {type(content).__name__} without named tensors; expected a state dict: save the model's"
+        " state_dict() instead."
     )

@@ -74,7 +74,7 @@ class DenseUpdate:
     Raises
     ------
     ShapeMismatchError
-        If the two do not have the same shape (of the common rows).
+        If the two do not have the same shape (of the common rows), or hold no values.
 
     Examples
     --------
@@ -92,12 +92,17 @@ class DenseUpdate:
         """Check that the two matrices can be subtracted."""
         if len(self.tuned.shape) != 2:
             raise ShapeMismatchError(f"an update is a matrix, but the tuned tensor has shape {list(self.tuned.shape)}.")
-        if self.base is None:
-            return
-        if self.tuned.shape[1:] != self.base.shape[1:] or (self.rows is None and self.tuned.shape != self.base.shape):
+        base = self.tuned if self.base is None else self.base
+        if self.tuned.shape[1:] != base.shape[1:] or (self.rows is None and self.tuned.shape != base.shape):
             raise ShapeMismatchError(
-                f"tuned is {list(self.tuned.shape)} but base is {list(self.base.shape)}; they must be the same module"
+                f"tuned is {list(self.tuned.shape)} but base is {list(base.shape)}; they must be the same module"
                 " of the same model."
+            )
+        common = min(self.tuned.shape[0], base.shape[0])
+        if not 0 < self.stored_shape[0] <= common or self.stored_shape[1] == 0:
+            raise ShapeMismatchError(
+                f"an update of stored shape {list(self.stored_shape)} from matrices with {common} common rows; expected"
+                " at least one row and column, and no more rows than both have."
             )
 
     @property
@@ -133,7 +138,7 @@ class DenseUpdate:
             The range along ``axis`` and the tile.
         """
         for part, tuned, base in self.pairs(axis):
-            tile = tuned.to(device).to(torch.float64)
+            tile = tuned.to(device).to(torch.float64, copy=True)  # a float64 tile in memory is the caller's own
             yield part, (tile if base is None else tile.sub_(base.to(device).to(torch.float64)))
 
     def pairs(self, axis: Literal[0, 1] = 0) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
@@ -259,9 +264,25 @@ class LowRankUpdate:
         return left @ across
 
     def minus(self, other: "LowRankUpdate") -> "LowRankUpdate":
-        """The difference of two factored updates, factored, of rank at most the sum of both."""
+        """The difference of two factored updates, factored, of rank at most the sum of both.
+
+        Equal factors give exactly zero; nearly equal ones cancel to rounding,
+        which the floor of the spectrum accounts for.
+
+        Raises
+        ------
+        ShapeMismatchError
+            If the two do not have the same shape.
+        """
+        if self.shape != other.shape:
+            raise ShapeMismatchError(
+                f"updates of shape {self.shape} and {other.shape} have no difference; they must be of one module."
+            )
         (left, across), (other_left, other_across) = self.factors(), other.factors()
-        return LowRankUpdate(torch.cat([left, -other_left], dim=1), torch.cat([across, other_across]))
+        columns = torch.cat([left, -other_left], dim=1)
+        if torch.equal(left, other_left) and torch.equal(across, other_across):
+            columns = torch.zeros_like(columns)
+        return LowRankUpdate(columns, torch.cat([across, other_across]))
 
 
 Update = DenseUpdate | LowRankUpdate

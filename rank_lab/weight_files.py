@@ -14,6 +14,7 @@ _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def find_weight_files(path: Path) -> WeightFiles:
     if path.is_file():
         if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
             raise CheckpointError(
-                f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth."
+                f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
+                " file, or the folder that holds it."
             )
         adapter = path.name in _ADAPTER_FILES and (path.parent / "adapter_config.json").is_file()
         return WeightFiles((path,), adapter=adapter)
@@ -75,7 +77,8 @@ def find_weight_files(path: Path) -> WeightFiles:
         if found:
             return found
     raise CheckpointError(
-        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter."
+        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
+        " name the folder that holds the weights."
     )
 
 
@@ -89,8 +92,7 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
         return _numbered(shards)
-    loose = sorted(folder.glob(f"*.{suffix}"))
-    loose = [file for file in loose if file.name != "training_args.bin"]
+    loose = sorted(file for file in folder.glob(f"*.{suffix}") if not _TRAINER_STATE.fullmatch(file.name))
     if len(loose) > 1:
         raise CheckpointError(
             f"{folder}: several weight files ({', '.join(file.name for file in loose[:4])}) and no index; name the file"
@@ -102,7 +104,7 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
 def _indexed(index: Path) -> WeightFiles:
     try:
         weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
+    except (RecursionError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{index}: not a shard index ({error}); expected an object with a weight_map: copy it again."
         ) from error
@@ -110,7 +112,8 @@ def _indexed(index: Path) -> WeightFiles:
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
-                f"{index}: names the shard {name!r}, which is not a plain file name of this folder; refused."
+                f"{index}: names the shard {name!r}, which is not a plain file name of this folder; refused: put the"
+                " shards beside the index."
             )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -163,7 +166,7 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
         if file.is_file()
         and file.name not in used
         and file.suffix in {".safetensors", *_TORCH_SUFFIXES}
-        and not re.fullmatch(r"(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*)\.\w+", file.name)
+        and not _TRAINER_STATE.fullmatch(file.name)
     )
     return tuple((name, f"weight file beside the one that was read ({', '.join(sorted(used)[:2])})") for name in rest)
 

@@ -213,3 +213,13 @@ def test_provenance_names_inputs_versions_and_settings(
     assert provenance["base"]["source"] == str(base)
     assert provenance["settings"]["run"] == "mine"
     assert provenance["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_is_named_as_the_user_calls_it(tmp_path: Path, generator: torch.Generator) -> None:
+    state = weights(generator)
+    base = checkpoint(tmp_path / "base", state)
+    folder = checkpoint(tmp_path / "run" / "checkpoint-7", moved(state, generator))
+    assert analyze(tmp_path / "run", base).provenance["settings"]["run"] == "run"
+    assert analyze(folder, base).provenance["settings"]["run"] == "checkpoint-7"
+    assert analyze(folder / "model.safetensors", base).provenance["settings"]["run"] == "model"
+    assert analyze(folder, base, settings=Settings(run="mine")).updates["run"].unique().tolist() == ["mine"]

@@ -34,8 +34,8 @@ HELD_OUT_WINDOWS = 128
 
 STEPS = 200
 SAVE_AT = (10, 30, 100, 200)
-FULL_LR = 5e-4
-LORA_LR = 4e-3
+FULL_LR = 3e-4
+LORA_LR = 2e-3
 LORA_RANK = 8
 LORA_ALPHA = 16
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -80,10 +80,8 @@ def _record(study: Path, runs: list[Adaptation]) -> None:
 
 
 def _learned(runs: list[Adaptation]) -> Table:
-    table = Table(
-        title="loss on held-out text, in nats per token: what was learned, what was forgotten", title_justify="left"
-    )
-    for name in ("run", "step", "code", "prose"):
+    table = Table(title="loss on held-out text, nats per token", title_justify="left")
+    for name in ("run", "step", "code (learned)", "prose (forgotten)"):
         table.add_column(name, justify="left" if name == "run" else "right")
     table.add_row("base", "0", f"{runs[0].before.code:.3f}", f"{runs[0].before.prose:.3f}")
     for run in runs:
