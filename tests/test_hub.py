@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rank_lab.errors import CheckpointError
-from rank_lab.hub import fetch, files_to_fetch, is_hub_id, resolved_revision
+from rank_lab.hub import fetch, is_hub_id, resolved_revision
+from rank_lab.hub_files import files_to_fetch
 from tests.hub_server import Client, HubServer
 
 TOKEN = "hf_" + "a" * 34
@@ -29,9 +30,7 @@ SHARDED = {
     "README.md": b"# model",
     "checkpoint-5/model.safetensors": b"earlier",
 }
-SHARDED_WEIGHTS = sorted(
-    name for name in SHARDED if name.startswith(("config", "model-", "model."))
-)
+SHARDED_WEIGHTS = sorted(name for name in SHARDED if name.startswith(("config", "model-", "model.")))
 
 
 @pytest.fixture
@@ -47,9 +46,7 @@ def client(hub: HubServer, tmp_path: Path) -> Client:
     return Client(home=tmp_path / "home", endpoint=hub.url)
 
 
-def test_sharded_repository_is_downloaded_then_cached_then_offline(
-    hub: HubServer, client: Client
-) -> None:
+def test_sharded_repository_is_downloaded_then_cached_then_offline(hub: HubServer, client: Client) -> None:
     commit = hub.add("org/sharded", SHARDED).refs["main"]
     (first,) = client.calls(("org/sharded", None))
     assert sorted(first["files"]) == SHARDED_WEIGHTS
@@ -100,9 +97,7 @@ def test_failing_hub_is_reported_then_bridged_by_the_cache(hub: HubServer, clien
     assert client.files("org/sharded") == expected
 
 
-def test_incomplete_cache_is_refused_offline_and_completed_online(
-    hub: HubServer, client: Client
-) -> None:
+def test_incomplete_cache_is_refused_offline_and_completed_online(hub: HubServer, client: Client) -> None:
     hub.add("org/sharded", SHARDED)
     (first,) = client.calls(("org/sharded", None))
     (Path(first["folder"]) / "model-00002-of-00002.safetensors").unlink()
