@@ -40,13 +40,15 @@ class Settings:
     run
         Name of the run in the tables; default the name of the folder.
     workers
-        Processes; 0 for as many as cores where that pays.
+        Processes; 0 for as many as cores where that pays. More than one starts
+        fresh Python processes, which a script must allow by its
+        ``if __name__ == "__main__":``.
     lora_alpha
         For LoRA files that do not record it.
     """
 
     run: str = ""
-    workers: int = 0
+    workers: int = 1
     lora_alpha: float | None = None
 
 

@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_INTERRUPTED = 130  # typer leaves with it on Ctrl-C, after which nothing of its own is printed
+
 Study = Annotated[Path, typer.Argument(help="A study (folder of reports) or one report, NAME.rank.")]
 
 
@@ -89,6 +91,7 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", "-f", help="csv, json or parquet; may be repeated; default all.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
     """Write updates, spectra and coverage as CSV, JSON and Parquet.
 
@@ -96,7 +99,7 @@ def export(
     """
     from rank_lab.commands import export_study
 
-    export_study(study, out, formats)
+    export_study(study, out, formats, as_json=as_json)
 
 
 @app.command()
@@ -116,15 +119,19 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: what rank_lab refuses becomes one line and exit code 2."""
+    """Entry point: what rank_lab or the system refuses becomes one line and exit code 2."""
     try:
         app()
-    except RankLabError as error:
-        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
+    except (RankLabError, OSError) as error:
+        sys.stderr.write("error: " + " ".join(_text(error).split()) + "\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; finished updates are kept: run the same command to go on.\n")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:
+            sys.stderr.write("stopped; finished updates are kept: run the same command to go on.\n")
+        raise
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the free disk space."
+    return str(error) or type(error).__name__

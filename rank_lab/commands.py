@@ -71,8 +71,7 @@ def analyze_runs(
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
     """Print every report of a study, worst coverage first."""
-    reports = [RankReport.load(folder) for folder in reports_of(study)]
-    reports.sort(key=lambda report: -int(report.coverage["failed"].sum()))
+    reports = sorted(_reports(study), key=lambda report: -int(report.coverage["failed"].sum()))
     if as_json:
         sys.stdout.write(json.dumps([summary(report) for report in reports], indent=1) + "\n")
         return
@@ -80,14 +79,18 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
         console().print(render(report, modules=modules))
 
 
-def export_study(study: Path, out: Path, formats: Sequence[str] | None) -> None:
+def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
     """Write the tables of a study and name the files."""
     chosen = list(formats or FORMATS)
     unknown = [kind for kind in chosen if kind not in FORMATS]
     if unknown:
         raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(FORMATS)}.")
-    for file in export_reports([RankReport.load(folder) for folder in reports_of(study)], out, formats=chosen):
-        console().print(str(file), highlight=False)
+    files = [str(file) for file in export_reports(_reports(study), out, formats=chosen)]
+    sys.stdout.write((json.dumps(files, indent=1) if as_json else "\n".join(files)) + "\n")
+
+
+def _reports(study: Path) -> list[RankReport]:
+    return [RankReport.load(folder) for folder in reports_of(study)]
 
 
 def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:

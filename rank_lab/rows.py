@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from rank_lab.metrics import evaluate
 from rank_lab.null import factor_null, null_ranks
 from rank_lab.schema import RANKS, UPDATES
 from rank_lab.spec import UpdateSpec
-from rank_lab.spectrum import Spectrum
 
 __all__ = ["coverage_record", "settled", "update_record"]
 
@@ -82,14 +82,14 @@ def _nulls(spec: UpdateSpec) -> Record:
     white = null_ranks(spec.shape)
     nulls: Record = {f"null_{name}": white[name] for name in RANKS}
     if spec.rank_bound < min(spec.shape):
-        samples = [_rank_values(sample) for sample in factor_null(spec.shape, spec.rank_bound)]
-        nulls |= {f"factor_null_{name}": float(np.mean([sample[name] for sample in samples])) for name in RANKS}
+        nulls |= _factor_nulls(spec.shape, spec.rank_bound)
     return nulls
 
 
-def _rank_values(spectrum: Spectrum) -> dict[str, float]:
-    values = evaluate(spectrum)
-    return {name: values[name] for name in RANKS}
+@lru_cache(maxsize=256)
+def _factor_nulls(shape: tuple[int, int], rank: int) -> Record:
+    samples = [evaluate(sample) for sample in factor_null(shape, rank)]
+    return {f"factor_null_{name}": float(np.mean([sample[name] for sample in samples])) for name in RANKS}
 
 
 def settled(row: CoverageRow, measurements: Mapping[str, Measurement], norms: Mapping[str, float]) -> CoverageRow:

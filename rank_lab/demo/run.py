@@ -54,7 +54,8 @@ def run_demo(study: Path, *, steps: int = 200) -> None:
     for name in ("full", "lora"):
         analyze_runs([str(study / name)], str(BASE), study, name="", request=request)
     screen.print(
-        f"\nLook closer:  rank-lab show {study} --modules      Take it along:  rank-lab export {study} -o tables/",
+        "\nOne learning rate and one seed each: this shows the tool, not which method is better.\n"
+        f"Look closer:  rank-lab show {study} --modules      Take it along:  rank-lab export {study} -o tables/",
         highlight=False,
     )
 

@@ -1,0 +1,59 @@
+"""What the README tells a reader to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+from safetensors.torch import save_file
+
+from rank_lab.cli import app
+from rank_lab.schema import UPDATES
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [
+        line.split("#")[0].strip()
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("rank-lab ")
+    ]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line: str) -> None:
+    _, verb, *arguments = shlex.split(line)
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    command.make_context(verb, arguments)  # raises on an unknown option or a missing argument
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {shlex.split(line)[1] for line in commands()} == {"analyze", "show", "export"}
+
+
+def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks("python")
+    for name, value in (("base", 0.0), ("tuned", 1.0)):
+        (tmp_path / name).mkdir()
+        save_file(
+            {"model.layers.0.self_attn.q_proj.weight": torch.full((4, 3), value)}, tmp_path / name / "model.safetensors"
+        )
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), scope)
+    assert len(scope["report"].updates) == 1  # type: ignore[attr-defined]
+
+
+def test_columns_that_it_explains_exist() -> None:
+    table = README.split("## What each number means")[1].split("## How it is computed")[0]
+    names = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
+    assert len(names) >= 12
+    assert names <= set(UPDATES.names)
