@@ -27,7 +27,7 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
 
     It minimises the error of denoising in white noise; it is no test of
     significance, and rounding noise, whose size follows the weights', breaks it.
-    Values within :func:`rank_lab.numerical_rank_tolerance` are never counted, so
+    Values within :func:`rank_lab.quantities.numerical_rank_tolerance` are never counted, so
     that an update of exactly low rank, whose median is zero, has that rank.
 
     Parameters
@@ -38,6 +38,11 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
         Standard deviation of one entry's noise, if known. The median stands for
         it only where the update could have full rank.
 
+    Returns
+    -------
+    int
+        In [0, min(m, n)].
+
     Raises
     ------
     IncompleteSpectrumError
@@ -45,6 +50,10 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
     UnsupportedUpdateError
         For a factored update without ``noise_std``: the median of its few
         values is signal, not noise.
+
+    Notes
+    -----
+    O(q) for q singular values.
 
     References
     ----------
@@ -68,7 +77,7 @@ def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None)
     The largest singular value of an :math:`m \times n` white matrix of standard
     deviation :math:`s` has its square near :math:`s^2 (\sqrt{n - 1} + \sqrt{m})^2` with
     Tracy-Widom fluctuations; values above its 95 % point are counted, but none
-    within :func:`rank_lab.numerical_rank_tolerance`.
+    within :func:`rank_lab.quantities.numerical_rank_tolerance`.
 
     Parameters
     ----------
@@ -78,12 +87,21 @@ def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None)
         Standard deviation of one entry's noise; default from the median value
         (valid only where few values are signal and entries are alike).
 
+    Returns
+    -------
+    int
+        In [0, min(m, n)].
+
     Raises
     ------
     IncompleteSpectrumError
         For a truncated spectrum.
     UnsupportedUpdateError
         For a factored update without ``noise_std``.
+
+    Notes
+    -----
+    O(q) for q singular values.
 
     References
     ----------

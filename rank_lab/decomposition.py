@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rank_lab.errors import NonFiniteError, UnsupportedUpdateError
 from rank_lab.spectrum import METHODS, Method, Spectrum
-from rank_lab.update import DenseUpdate, LowRankUpdate, Update
+from rank_lab.update import DenseUpdate, LowRankUpdate, Update, return_freed_memory
 
 __all__ = ["gram_matrix", "spectrum_of"]
 
@@ -24,7 +24,7 @@ _EPS = float(np.finfo(np.float64).eps)
 # Rounding errors of an eigenvalue add up like a random walk, to about sqrt(q) eps of the largest. Seen in zero
 # eigenvalues, up to 4096: 0.8 of that for random matrices, 5 for constant ones; the margin covers both.
 _GRAM_MARGIN = 9.0
-_BLOCK = 512
+_BLOCK = 256
 _DEFAULT_K = 64
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 4
@@ -141,6 +141,8 @@ def gram_matrix(update: DenseUpdate, *, device: str = "cpu") -> Tensor:
         for start in range(0, size, _BLOCK):
             stop = min(start + _BLOCK, size)
             gram[start:stop, :stop].addmm_(short_first[start:stop], short_first[:stop].T)
+        del tile, short_first  # before the next one is read
+    return_freed_memory()
     return gram
 
 
@@ -154,6 +156,7 @@ def _from_gram(update: DenseUpdate, vectors: int, device: str) -> Spectrum:
     else:
         eigenvalues, leading = torch.linalg.eigvalsh(gram, UPLO="L"), None
     del gram
+    return_freed_memory()
     values = eigenvalues.flip(0).clamp_(min=0.0).sqrt_().cpu().numpy()
     U, Vh = (None, None) if leading is None else _other_side(update, leading)
     floor = float(values[0]) * (_GRAM_MARGIN * len(values) ** 0.5 * _EPS) ** 0.5

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from rank_lab.change import WeightNorms, change_statistics, weight_norms
 from rank_lab.decomposition import spectrum_of
@@ -139,7 +140,7 @@ def _measure(spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]
                     "floor": 0.0,
                 }
         spectrum = spectrum_of(update, method=_method(spec, options), k=options.k, device=options.device)
-    except (RankLabError, OSError) as error:
+    except (RankLabError, OSError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         return {"values": np.zeros(0), "failure": _one_line(error)}
     return {
         **about,
@@ -215,7 +216,7 @@ def _load(cache: Path | None, key: str) -> dict[str, object] | None:
     if cache is None:
         return None
     try:
-        with np.load(cache / f"{key}.npz", allow_pickle=False) as stored:
+        with (cache / f"{key}.npz").open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             return {**json.loads(str(stored["about"])), "values": stored["values"]}
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None  # not there, or damaged by a crash of the machine: it is measured again

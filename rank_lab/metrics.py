@@ -94,7 +94,7 @@ _TABLE = (
     Metric("effective_rank", "erank", r"\exp(-\sum_i p_i \ln p_i),\ p_i = \sigma_i / \sum_j \sigma_j", effective_rank, "complete", _ROY),
     Metric("effective_rank_energy", "erank(σ²)", r"\exp(-\sum_i p_i \ln p_i),\ p_i = \sigma_i^2 / \sum_j \sigma_j^2", effective_rank_energy, "complete", _ROY),
     Metric("participation_ratio", "PR", r"(\sum_i \sigma_i)^2 / \sum_i \sigma_i^2", participation_ratio, "complete"),
-    Metric("participation_ratio_energy", "PR(σ²)", r"(\sum_i \sigma_i^2)^2 / \sum_i \sigma_i^4", participation_ratio_energy, "complete"),
+    Metric("participation_ratio_energy", "PR(σ²)", r"(\sum_i \sigma_i^2)^2 / \sum_i \sigma_i^4", participation_ratio_energy, "complete", "Gao et al. (2017), doi:10.1101/214262"),
     Metric("nuclear_ratio", "(‖·‖*/‖·‖F)²", r"(\lVert \Delta W \rVert_* / \lVert \Delta W \rVert_F)^2", nuclear_ratio, "complete"),
     Metric("intrinsic_dimension", "intdim", r"\lVert \Delta W \rVert_* / \sigma_1", intrinsic_dimension, "complete", "Ipsen & Saibaba (2024), arXiv:2407.21594"),
     Metric("gavish_donoho_rank", "GD", r"\#\{i : \sigma_i > \lambda(\beta) \mu_\beta^{-1/2} \mathrm{median}(\sigma)\}", gavish_donoho_rank, "complete", "Gavish & Donoho (2014), doi:10.1109/TIT.2014.2323359"),

@@ -174,8 +174,14 @@ def _density(beta: float, theta: Array) -> Array:
     return np.asarray(np.where(x > 1e-14, 2.0 * np.sin(theta) ** 2 / (np.pi * safe), 2.0 / np.pi))
 
 
-def _quadrature(beta: float, low: float, high: float) -> tuple[Array, Array]:
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[Array, Array]:
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return np.asarray(nodes), np.asarray(weights)
+
+
+def _quadrature(beta: float, low: float, high: float) -> tuple[Array, Array]:
+    nodes, weights = _nodes()
     theta = low + (high - low) * (nodes + 1.0) / 2.0
     return _eigenvalue(beta, theta), np.asarray(weights * (high - low) / 2.0 * _density(beta, theta))
 

@@ -123,6 +123,10 @@ def numerical_rank(spectrum: Spectrum, *, tolerance: float | None = None) -> int
     IncompleteSpectrumError
         If a truncated spectrum ends above the tolerance.
 
+    Notes
+    -----
+    O(q) for q singular values.
+
     References
     ----------
     .. [1] https://numpy.org/doc/stable/reference/generated/numpy.linalg.matrix_rank.html
@@ -164,6 +168,10 @@ def energy_rank(spectrum: Spectrum, share: float) -> int:
         If a truncated spectrum does not reach the share.
     ValueError
         If the share is not in (0, 1].
+
+    Notes
+    -----
+    O(q) for q singular values.
 
     References
     ----------
@@ -229,6 +237,10 @@ def effective_rank(spectrum: Spectrum) -> float:
     IncompleteSpectrumError
         For a truncated spectrum.
 
+    Notes
+    -----
+    O(q) for q singular values.
+
     References
     ----------
     .. [1] Roy & Vetterli (2007), The effective rank: a measure of effective dimensionality, EUSIPCO
@@ -257,6 +269,10 @@ def effective_rank_energy(spectrum: Spectrum) -> float:
     IncompleteSpectrumError
         For a truncated spectrum.
 
+    Notes
+    -----
+    O(q) for q singular values.
+
     Examples
     --------
     >>> round(effective_rank_energy(Spectrum.from_values([1.0, 1.0], shape=(2, 2))), 12)
@@ -278,6 +294,10 @@ def participation_ratio(spectrum: Spectrum) -> float:
     ------
     IncompleteSpectrumError
         For a truncated spectrum.
+
+    Notes
+    -----
+    O(q) for q singular values.
 
     Examples
     --------
@@ -304,6 +324,14 @@ def participation_ratio_energy(spectrum: Spectrum) -> float:
     IncompleteSpectrumError
         For a truncated spectrum.
 
+    Notes
+    -----
+    O(q) for q singular values.
+
+    References
+    ----------
+    .. [1] Gao et al. (2017), https://doi.org/10.1101/214262
+
     Examples
     --------
     >>> round(participation_ratio_energy(Spectrum.from_values([3.0, 1.0], shape=(2, 2))), 6)
@@ -328,6 +356,10 @@ def nuclear_ratio(spectrum: Spectrum) -> float:
     IncompleteSpectrumError
         For a truncated spectrum.
 
+    Notes
+    -----
+    O(q) for q singular values.
+
     Examples
     --------
     >>> round(nuclear_ratio(Spectrum.from_values([3.0, 1.0], shape=(2, 2))), 12)
@@ -349,6 +381,10 @@ def intrinsic_dimension(spectrum: Spectrum) -> float:
     ------
     IncompleteSpectrumError
         For a truncated spectrum.
+
+    Notes
+    -----
+    O(q) for q singular values.
 
     References
     ----------

@@ -45,7 +45,8 @@ class Spectrum:
     ------
     ShapeMismatchError
         If values are negative, unsorted, not finite or more than ``rank_bound``,
-        or their squares exceed the squared norm, or the norm is not finite.
+        or their norm is not that of the update (more than that, if truncated), or
+        norm or floor is no finite number.
 
     Examples
     --------
@@ -74,18 +75,16 @@ class Spectrum:
             )
         if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
             raise ShapeMismatchError("singular values must be finite, not negative and in descending order.")
-        if not 0.0 <= self.frobenius_norm < math.inf:
-            raise ShapeMismatchError(
-                f"a Frobenius norm of {self.frobenius_norm}; expected a finite number, at least 0."
-            )
+        for name, number in (("Frobenius norm", self.frobenius_norm), ("floor", self.floor)):
+            if not 0.0 <= number < math.inf:
+                raise ShapeMismatchError(f"{name} {number}; expected a finite number that is not negative.")
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
-        # A zero norm leaves no room for any value.
-        held = 1.0 + values.any() if self.zero else float(self.energy_shares.sum())
-        if held > 1.0 + _NORM_TOLERANCE or (self.complete and held < 1.0 - _NORM_TOLERANCE):
+        norm, room = math.hypot(*values), _NORM_TOLERANCE * self.frobenius_norm + self.floor
+        if norm > self.frobenius_norm + room or (self.complete and norm < self.frobenius_norm - room):
             raise ShapeMismatchError(
-                f"the singular values have norm {math.hypot(*values):.9g} but the update has {self.frobenius_norm:.9g};"
-                " one of the two is of another matrix."
+                f"the singular values have norm {norm:.9g} but the update has {self.frobenius_norm:.9g}: one of them is"
+                " of another matrix."
             )
 
     @classmethod

@@ -8,10 +8,12 @@ them back, and then no bound on memory could be stated or tested.
 import hashlib
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ __all__ = ["FLOAT_DTYPES", "StoredTensor"]
 FLOAT_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 """Storage types whose values are weights; anything else is packed or quantised."""
 
-_CHUNK_BYTES = 1 << 24
+_CHUNK = 1 << 20  # elements
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class StoredTensor:
     def read(self) -> Tensor:
         """Read the whole tensor in its stored type."""
         if self.offset is None:
-            return _copied(torch_archive.tensor(self.file, self.name))
+            return _copied(self._mapped())
         buffer = np.empty(self.elements * self.torch_dtype.itemsize, dtype=np.uint8)
         with self.file.open("rb") as handle:
             _fill(handle.fileno(), buffer.data, self.offset, self)
-        return torch.from_numpy(buffer).view(self.torch_dtype).reshape(self.shape)
+        return _shaped(buffer, self.torch_dtype, self.shape)
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         """Read ``tensor[rows, columns]`` of a matrix, touching no other byte.
@@ -84,7 +86,7 @@ class StoredTensor:
             In the stored type, contiguous, shape ``(rows, columns)``.
         """
         if self.offset is None:
-            return _copied(torch_archive.tensor(self.file, self.name)[rows, columns])
+            return _copied(self._mapped()[rows, columns])
         (first, last, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
         item, width = self.torch_dtype.itemsize, self.shape[1]
         height, across = max(last - first, 0), max(right - left, 0)
@@ -98,7 +100,28 @@ class StoredTensor:
                 for row in range(height):
                     start = self.offset + ((first + row) * width + left) * item
                     _fill(descriptor, view[row * across * item : (row + 1) * across * item], start, self)
-        return torch.from_numpy(buffer).view(self.torch_dtype).reshape(height, across)
+        return _shaped(buffer, self.torch_dtype, (height, across))
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Stream a tensor of any number of dimensions in row-major order, as flat pieces of one length.
+
+        Yields
+        ------
+        torch.Tensor
+            In the stored type, contiguous; overwritten by the next piece.
+        """
+        if self.offset is None:
+            flat = self._mapped().detach().reshape(-1)
+            for start in range(0, flat.numel(), _CHUNK):
+                yield flat[start : start + _CHUNK].contiguous()
+            return
+        item = self.torch_dtype.itemsize
+        buffer = np.empty(min(self.elements, _CHUNK) * item, dtype=np.uint8)
+        with self.file.open("rb") as handle:
+            for start in range(0, self.elements, _CHUNK):
+                part = buffer[: min(_CHUNK, self.elements - start) * item]
+                _fill(handle.fileno(), part.data, self.offset + start * item, self)
+                yield torch.from_numpy(part).view(self.torch_dtype)
 
     def digest(self) -> str:
         """Digest of the tensor's bytes; equal content gives equal digests in any file format.
@@ -109,20 +132,13 @@ class StoredTensor:
             128 bits of BLAKE2b, in hexadecimal, over dtype, shape and bytes in row-major order.
         """
         state = hashlib.blake2b(f"{self.dtype}{self.shape}".encode(), digest_size=16)
-        step = _CHUNK_BYTES // self.torch_dtype.itemsize
-        if self.offset is None:
-            flat = torch_archive.tensor(self.file, self.name).detach().reshape(-1)
-            for start in range(0, flat.numel(), step):
-                state.update(flat[start : start + step].contiguous().view(torch.uint8).numpy().data)
-            return state.hexdigest()
-        size = self.elements * self.torch_dtype.itemsize
-        buffer = memoryview(bytearray(min(_CHUNK_BYTES, size)))
-        with self.file.open("rb") as handle:
-            for start in range(0, size, _CHUNK_BYTES):
-                part = buffer[: min(_CHUNK_BYTES, size - start)]
-                _fill(handle.fileno(), part, self.offset + start, self)
-                state.update(part)
+        for chunk in self.chunks():
+            state.update(chunk.view(torch.uint8).numpy().data)
         return state.hexdigest()
+
+    def _mapped(self) -> Tensor:
+        _ = self.torch_dtype  # a type of torch's, so that there are plain values
+        return torch_archive.tensor(self.file, self.name)
 
 
 def torch_dtype(name: str, where: str = "") -> torch.dtype:
@@ -146,6 +162,11 @@ def torch_dtype(name: str, where: str = "") -> torch.dtype:
             f"{where}{name!r}, which torch does not know; re-save the tensors as float32, float16 or bfloat16."
         )
     return dtype
+
+
+def _shaped(buffer: npt.NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    # torch cannot view an empty array as another type
+    return torch.from_numpy(buffer).view(dtype).reshape(shape) if buffer.size else torch.empty(shape, dtype=dtype)
 
 
 def _copied(tensor: Tensor) -> Tensor:

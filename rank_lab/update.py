@@ -1,6 +1,8 @@
 r"""Weight updates as operators: :math:`\Delta W` of shape ``(out, in)``, streamed or factored."""
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,10 +12,34 @@ from torch import Tensor
 
 from rank_lab.errors import ShapeMismatchError
 
-__all__ = ["DenseUpdate", "LowRankUpdate", "Matrix", "MemoryMatrix", "Update"]
+__all__ = ["DenseUpdate", "LowRankUpdate", "Matrix", "MemoryMatrix", "Update", "return_freed_memory", "tile_elements"]
 
-TILE_BYTES = 64 << 20
-"""Size of one float64 tile; a tile holds at least one row or column."""
+TILE_BYTES = 16 << 20
+"""Limit on one float64 tile; a tile holds at least one row or column."""
+
+TILE_LENGTH = 256
+"""Limit on its size in rows or columns of the short side: products run at full speed, a Gram matrix is larger."""
+
+_ROWS_AT_ONCE = 64  # of a tile in a subtraction, which converts one side on its way
+_COLUMN_TILES_PER_READ = 4  # columns lie apart in a file: one system call for each row of a read
+
+# glibc's; other systems have none.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def tile_elements(rows: int, columns: int) -> int:
+    """Elements in a tile of a matrix of that shape."""
+    return min(TILE_LENGTH * min(rows, columns), TILE_BYTES // 8)
+
+
+def return_freed_memory() -> None:
+    """Give what the last tiles took back to the system.
+
+    glibc keeps up to 64 MB that was freed, in pieces that the next matrix does
+    not fit into; it would come on top of every statement about memory.
+    """
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 class Matrix(Protocol):
@@ -137,19 +163,26 @@ class DenseUpdate:
         slice, torch.Tensor
             The range along ``axis`` and the tile.
         """
+        step = self._tile_length(axis)
         for part, tuned, base in self.pairs(axis):
-            tile = tuned.to(device).to(torch.float64, copy=True)  # a float64 tile in memory is the caller's own
-            yield part, (tile if base is None else tile.sub_(base.to(device).to(torch.float64)))
+            for start in range(part.start, part.stop, step):
+                tile = slice(start, min(start + step, part.stop))
+                block = axis, start - part.start, tile.stop - start
+                yield tile, _difference(tuned.narrow(*block), None if base is None else base.narrow(*block), device)
+            del tuned, base  # before the next are read
 
     def pairs(self, axis: Literal[0, 1] = 0) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Stream both matrices in their stored types, tile by tile; see :meth:`tiles`."""
+        """Stream both matrices in their stored types, one or a few tiles at a time; see :meth:`tiles`."""
         rows, columns = self.stored_shape
-        length, other = (rows, columns) if axis == 0 else (columns, rows)
-        step = max(1, min(length, TILE_BYTES // (8 * max(other, 1))))
+        length = (rows, columns)[axis]
+        step = self._tile_length(axis) * (_COLUMN_TILES_PER_READ if axis else 1)
         for start in range(0, length, step):
             part = slice(start, min(start + step, length))
             block = (part, slice(0, columns)) if axis == 0 else (slice(0, rows), part)
             yield part, self.tuned.block(*block), None if self.base is None else self.base.block(*block)
+
+    def _tile_length(self, axis: Literal[0, 1]) -> int:
+        return max(1, tile_elements(*self.stored_shape) // max(self.stored_shape[1 - axis], 1))
 
     def matmul(self, right: Tensor) -> Tensor:
         r""":math:`\Delta W X` in float64, one pass over the files; ``right`` is ``(in, k)``."""
@@ -161,7 +194,7 @@ class DenseUpdate:
 
     def frobenius_norm(self) -> float:
         """Frobenius norm, accumulated in float64 over one pass."""
-        return math.sqrt(sum(float(tile.square().sum()) for _, tile in self.tiles()))
+        return math.sqrt(sum(float(torch.linalg.vector_norm(tile)) ** 2 for _, tile in self.tiles()))
 
     def to_dense(self) -> Tensor:
         """Materialise, ``(out, in)`` in float64."""
@@ -178,6 +211,15 @@ class DenseUpdate:
         for part, tile in self.tiles(device=str(right.device)):
             total += tile.T @ right[part]
         return total
+
+
+def _difference(tuned: Tensor, base: Tensor | None, device: str) -> Tensor:
+    difference = tuned.to(device).to(torch.float64, copy=True)  # a float64 tile in memory is the caller's own
+    if base is not None:
+        others = base.to(device).split(_ROWS_AT_ONCE)
+        for rows, other_rows in zip(difference.split(_ROWS_AT_ONCE), others, strict=True):
+            rows.sub_(other_rows)
+    return difference
 
 
 @dataclass(frozen=True, eq=False)

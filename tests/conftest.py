@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # two threads that share busy cores are many times slower than one
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

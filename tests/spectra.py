@@ -51,7 +51,8 @@ SPECTRA: dict[str, Callable[[int], Array]] = {
 
 def orthonormal(length: int, count: int, generator: torch.Generator) -> Tensor:
     """``count`` random orthonormal columns."""
-    return torch.linalg.qr(torch.randn(length, count, dtype=torch.float64, generator=generator)).Q
+    columns: Tensor = torch.linalg.qr(torch.randn(length, count, dtype=torch.float64, generator=generator)).Q
+    return columns
 
 
 def factors(values: Array, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -76,7 +77,7 @@ def white_noise(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 def singular_values(dense: Tensor) -> Array:
     """By LAPACK's SVD in float64, without rank_lab."""
-    return np.linalg.svd(dense.double().numpy(), compute_uv=False)
+    return np.asarray(torch.linalg.svdvals(dense.double()))
 
 
 def integers(shape: tuple[int, ...], generator: torch.Generator, *, largest: int = 3) -> Tensor:
