@@ -10,6 +10,7 @@ anything. The bound is three Gram matrices of the widest short side plus one til
 import argparse
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,11 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from analyses.machine import ONE_THREAD, about_machine, memory_of, table, write
+from rank_lab.update import TILE_BYTES
 
 __all__ = ["FULL", "QUICK", "Footprint", "Llama", "bound", "footprint", "write_pair"]
 
@@ -68,7 +72,7 @@ class Llama:
     @property
     def bytes(self) -> int:
         """Size of the weights of one side in bfloat16."""
-        return sum(2 * shape[0] * (shape[1] if len(shape) == 2 else 1) for _, shape in self.tensors())
+        return sum(2 * math.prod(shape) for _, shape in self.tensors())
 
     def config(self) -> dict[str, Any]:
         """What ``config.json`` holds."""
@@ -86,7 +90,7 @@ class Llama:
 
 
 FULL = Llama(hidden=2048, intermediate=5504, vocabulary=32000, layers=27)
-QUICK = Llama(hidden=1024, intermediate=2752, vocabulary=8000, layers=3, shard_bytes=40 * _MIB)
+QUICK = Llama(hidden=1280, intermediate=2560, vocabulary=8000, layers=2, shard_bytes=40 * _MIB)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ class Footprint:
     worker_start_up
         Of a worker after its imports; 0 without workers.
     peak
-        Largest sampled anonymous memory of any process that measures, above its start-up.
+        Largest sampled anonymous memory of any process that measures, above its
+        start-up; with one worker that process also writes the report.
     main_peak
         Of the main process, above its start-up.
     resident_peak
@@ -144,29 +149,20 @@ def write_pair(folder: Path, shapes: Llama, *, seed: int = 0) -> tuple[Path, Pat
     tuple of Path
         Base and tuned.
     """
-    import torch
     from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(seed)
-    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-    size = 0
-    for name, shape in shapes.tensors():
-        length = 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
-        if shards[-1] and size + length > shapes.shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append((name, shape))
-        size += length
     sides = folder / "base", folder / "tuned"
-    weight_map = {}
     for side in sides:
         side.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    shards = _shards(shapes)
+    weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         weights = {name: torch.randn(shape, generator=generator) * _STD for name, shape in shard}
         save_file({name: weight.bfloat16() for name, weight in weights.items()}, sides[0] / file)
         for weight in weights.values():
-            weight += torch.randn(weight.shape, generator=generator) * _NOISE
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=_NOISE)
         save_file({name: weight.bfloat16() for name, weight in weights.items()}, sides[1] / file)
         weight_map.update({name: file for name, _ in shard})
     index = {"metadata": {"total_size": shapes.bytes}, "weight_map": weight_map}
@@ -176,10 +172,21 @@ def write_pair(folder: Path, shapes: Llama, *, seed: int = 0) -> tuple[Path, Pat
     return sides
 
 
+def _shards(shapes: Llama) -> list[list[tuple[str, tuple[int, ...]]]]:
+    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+    size = 0
+    for name, shape in shapes.tensors():
+        length = 2 * math.prod(shape)
+        if shards[-1] and size + length > shapes.shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append((name, shape))
+        size += length
+    return shards
+
+
 def bound(hidden: int) -> int:
     """Bytes above start-up that one process may take: three Gram matrices and one tile."""
-    from rank_lab.update import TILE_BYTES
-
     return 3 * 8 * hidden**2 + TILE_BYTES
 
 
@@ -269,8 +276,10 @@ def _run_watched(command: list[str], workers: int, prelude: str) -> None:
     sys.stdin.readline()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts here
     with redirect_stdout(io.StringIO()):
-        cli.app(["analyze", *command], standalone_mode=False)
+        code = cli.app(["analyze", *command], standalone_mode=False)
     peak = memory_of()["peak"]
+    if code:
+        raise SystemExit(f"rank-lab analyze left with code {code}")
     report = RankReport.load(next(Path(command[command.index("-o") + 1]).glob("*.rank")))
     print(json.dumps({"peak": peak, "statuses": report.coverage["status"].value_counts().to_dict()}))
 
@@ -280,3 +289,84 @@ def _resident(_: int) -> int:
     import rank_lab.analysis  # noqa: F401
 
     return memory_of()["anonymous"]
+
+
+def _report(results: dict[str, Any]) -> str:
+    shapes, limit, machine = results["shapes"], results["bound"], results["machine"]
+    headings = (
+        "workers",
+        "peak of a measuring process",
+        "of the bound",
+        "held",
+        "peak of the main process",
+        "its VmHWM",
+        "start-up",
+        "time",
+        "matrices",
+    )
+    rows = [
+        (
+            run["workers"],
+            f"{run['peak'] / 1e6:.0f} MB",
+            f"{run['peak'] / limit:.2f}",
+            "yes" if run["peak"] <= limit else "NO",
+            f"{run['main_peak'] / 1e6:.0f} MB",
+            f"{run['resident_peak'] / 1e6:.0f} MB",
+            f"{run['start_up'] / 1e6:.0f} MB",
+            f"{run['seconds']:.0f} s",
+            run["statuses"].get("analysed", 0),
+        )
+        for run in results["runs"]
+    ]
+    size, times = results["pair_bytes"] / 1e9, results["pair_bytes"] / limit
+    side = shapes["hidden"]
+    return f"""# Memory does not grow with the checkpoint
+
+A base and a tuned checkpoint in sharded bfloat16 safetensors with Llama's shapes (hidden {side},
+intermediate {shapes["intermediate"]}, vocabulary {shapes["vocabulary"]}, {shapes["layers"]} layers): {size:.2f} GB,
+{times:.0f} times the bound. Every tensor is analysed. Bound for each process that measures:
+three {side} x {side} float64 Gram matrices and one tile of at most {TILE_BYTES / 1e6:.1f} MB,
+{limit / 1e6:.0f} MB above start-up.
+
+{table(headings, rows)}
+
+Peaks are anonymous memory (RssAnon) above start-up, which is the process after its imports, sampled
+every {_SAMPLE_SECONDS * 1000:.0f} ms from outside; with one worker the main process measures, and writes the report.
+VmHWM, the kernel's own high-water mark, is above its start-up too; no sample can miss it, but it
+also counts the pages of libraries that are touched for the first time.
+
+{machine["date"]}, {machine["processor"]}, {machine["cores"]} cores; load average
+{machine["load_average"]} at the start, {results["load_average_after"]} at the end.
+{", ".join(f"{name} {number}" for name, number in machine["versions"].items())}.
+"""
+
+
+def main() -> None:
+    """Write a pair, analyse it on one worker and on two, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="0.2 GB in all, in seconds")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for memory.json and memory.md")
+    parser.add_argument("--folder", type=Path, default=None, help="where the checkpoints lie for a while")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="one run for each")
+    options = parser.parse_args()
+    shapes = QUICK if options.quick else FULL
+    results: dict[str, Any] = {
+        "machine": about_machine(["rank-lab", "torch", "numpy", "safetensors"]),
+        "shapes": asdict(shapes),
+        "pair_bytes": 2 * shapes.bytes,
+        "bound": bound(shapes.hidden),
+    }
+    with tempfile.TemporaryDirectory(prefix="rank-lab-memory-", dir=options.folder) as folder:
+        free = shutil.disk_usage(folder).free
+        if free < 2.2 * shapes.bytes:
+            raise SystemExit(f"{folder}: {free / 1e9:.1f} GB free, {2.2 * shapes.bytes / 1e9:.1f} needed; see --folder")
+        base, tuned = write_pair(Path(folder), shapes)
+        results["runs"] = [asdict(footprint(base, tuned, workers=workers)) for workers in options.workers]
+    results["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
+    write(options.out, "memory", results, _report(results))
+    if any(run["peak"] > results["bound"] for run in results["runs"]):
+        raise SystemExit("the bound was broken")
+
+
+if __name__ == "__main__":
+    main()

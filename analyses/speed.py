@@ -1,252 +1,387 @@
-"""How fast and how exact: this tool against other ways to the singular values of an update.
+"""Side by side: the spectrum of an update by this tool and by the usual ways.
 
-``python -m analyses.speed`` takes the same matrices through every method on one thread, in turn
-(A B C A B C ...), so that the drift of a shared machine hits all alike; ratios are formed within a
-repetition. The package weightwatcher takes part where it is installed (it is no dependency: ``pip
-install weightwatcher``), through the routine by which it computes singular values
-(``RMT_Util.svd_vals``, its accurate method).
+``python -m analyses.speed`` times, on the same matrices, on one thread and in turns (A B C, A B
+C, so that the drift of a shared machine hits all alike): this tool, ``torch.linalg.svdvals`` in
+float32 and float64, a thin ``torch.linalg.svd`` in float32, and the PyPI package weightwatcher
+where it is installed. Peak memory is measured in a process of its own for each. This tool gets the
+two weights and subtracts; all others get the difference ready made.
 """
 
 import argparse
+import gc
+import importlib.util
+import io
+import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from analyses.machine import about_machine, memory_of, restart_on_one_thread, table, write
+from rank_lab.decomposition import spectrum_of
+from rank_lab.stored_tensor import StoredTensor
+from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix
+
+__all__ = ["METHODS", "Pair", "Values", "method"]
+
+Values: TypeAlias = npt.NDArray[np.float64]
+Method: TypeAlias = Callable[[], Values]
+
+METHODS = {
+    "rank_lab": "rank_lab spectrum_of (float64 Gram)",
+    "svdvals32": "torch.linalg.svdvals, float32",
+    "svdvals64": "torch.linalg.svdvals, float64",
+    "svd32": "torch.linalg.svd, thin, float32",
+    "weightwatcher": "weightwatcher get_ESD, float64",
+}
+TARGETS = {"svdvals32": 2.2, "svdvals64": 3.5}
+MAX_ERROR, LOW_RANK_TARGET = 1e-8, 1000.0
 
 _RESULTS = Path(__file__).parent / "results"
-_SQUARE, _WIDE = (2048, 2048), (2048, 5504)
-_SHAPES = {
-    "default": [_SQUARE] * 4 + [_WIDE] * 3,
-    "quick": [(256, 256), (256, 600)],
-    # One layer of a 7B Llama, as often as there are layers.
-    "7b": [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)],
-}
-_OURS = "rank_lab"
-_TARGETS = {"svdvals float32": 2.2, "svdvals float64": 3.5}
-_LARGEST_ERROR = 1e-8
-_LOW_RANK_TARGET = 1000.0
-
-Array = Any
+_CPU = ((2048, 2048),) * 4 + ((2048, 5504),) * 3
+_CUDA = ((4096, 4096),) * 4 + ((4096, 11008),) * 3
+_QUICK = ((192, 192), (128, 320))
+_LOW_RANK = 16
 
 
 @dataclass(frozen=True)
-class Case:
-    """One update: both stored matrices, and their difference in the two precisions."""
+class Pair:
+    """Base and tuned weight of one matrix, in float32."""
 
-    tuned: Any
-    base: Any
-    single: Any
-    double: Any
+    base: Tensor
+    tuned: Tensor
 
+    @classmethod
+    def random(cls, shape: tuple[int, int], generator: torch.Generator) -> "Pair":
+        """Draw a weight and a change of 64 directions that fall off as 1/k, in noise of full rank."""
+        rows, columns = shape
+        base = torch.randn(rows, columns, generator=generator) * 0.02
+        count = min(64, *shape)
+        left = torch.randn(rows, count, generator=generator) / torch.arange(1, count + 1)
+        change = left @ torch.randn(count, columns, generator=generator)
+        return cls(base, base + 1e-4 * (change + torch.randn(rows, columns, generator=generator)))
 
-def make_case(shape: tuple[int, int], seed: int, device: str) -> Case:
-    """A change with a decaying spectrum and a floor of noise, on weights of standard deviation 0.02."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    base = 0.02 * torch.randn(shape, generator=generator)
-    rank = min(64, *shape)
-    decay = torch.arange(1, rank + 1) ** -0.7
-    low = (torch.randn(shape[0], rank, generator=generator) * decay) @ torch.randn(rank, shape[1], generator=generator)
-    tuned = base + 1e-4 * low + 1e-4 * torch.randn(shape, generator=generator)
-    base, tuned = base.to(device), tuned.to(device)
-    return Case(tuned, base, tuned - base, tuned.double() - base.double())
+    def difference(self) -> Tensor:
+        """The change in float64, exact."""
+        return self.tuned.double() - self.base.double()
 
 
-def methods(device: str) -> dict[str, Callable[[Case], Array]]:
-    """Name to function from a case to its singular values; weightwatcher if it is there."""
-    import torch
+def method(name: str, pair: Pair, device: str) -> Method:
+    """Prepare a method for one matrix.
 
-    from rank_lab import DenseUpdate, MemoryMatrix, spectrum_of
+    Parameters
+    ----------
+    name
+        A key of ``METHODS``.
+    pair
+        What is compared, in the processor's memory.
+    device
+        Where to compute; moving there and back counts as work.
 
-    def ours(case: Case) -> Array:
-        return spectrum_of(DenseUpdate(MemoryMatrix(case.tuned), MemoryMatrix(case.base)), device=device).values
-
-    found: dict[str, Callable[[Case], Array]] = {
-        _OURS: ours,
-        "svdvals float32": lambda case: torch.linalg.svdvals(case.single).cpu().numpy(),
-        "svdvals float64": lambda case: torch.linalg.svdvals(case.double).cpu().numpy(),
-        "thin svd float32": lambda case: torch.linalg.svd(case.single, full_matrices=False).S.cpu().numpy(),
-    }
-    if device == "cpu" and (weightwatcher := _weightwatcher()) is not None:
-        found["weightwatcher"] = weightwatcher
-    return found
-
-
-def _weightwatcher() -> Callable[[Case], Array] | None:
-    try:
-        from weightwatcher import RMT_Util
-    except ImportError:
-        return None
-    return lambda case: RMT_Util.svd_vals(case.single.numpy(), method="accurate")
+    Returns
+    -------
+    callable
+        Gives all singular values, descending.
+    """
+    if name == "rank_lab":
+        return _ours(DenseUpdate(MemoryMatrix(pair.tuned), MemoryMatrix(pair.base)), device)
+    return _others(name, pair.difference() if name == "svdvals64" else pair.difference().float(), device)
 
 
-def compare(shapes: list[tuple[int, int]], repetitions: int, device: str) -> dict[str, Any]:
-    """Time every method on every matrix, in turn, and measure its error against float64 LAPACK."""
-    import numpy as np
-    import torch
-
-    chosen = methods(device)
-    seconds: dict[str, list[float]] = {name: [0.0] * repetitions for name in chosen}
-    errors = dict.fromkeys(chosen, 0.0)
-    for number, shape in enumerate(shapes):
-        case = make_case(shape, number, device)
-        for repetition in range(repetitions):
-            values = {}
-            for name, function in chosen.items():
-                if device != "cpu":
-                    torch.cuda.synchronize()
-                begun = time.perf_counter()
-                values[name] = np.asarray(function(case), dtype=np.float64)
-                seconds[name][repetition] += time.perf_counter() - begun
-            exact = np.sort(values["svdvals float64"])[::-1]
-            for name, found in values.items():
-                error = np.abs(np.sort(found)[::-1] - exact).max() / exact[0]
-                errors[name] = max(errors[name], float(error))
-        print(f"  {number + 1} of {len(shapes)}: {shape[0]} x {shape[1]}", file=sys.stderr)
-    ratios = {
-        name: [other / own for other, own in zip(times, seconds[_OURS], strict=True)] for name, times in seconds.items()
-    }
-    return {
-        name: {
-            "seconds_median": statistics.median(times), "seconds_min": min(times),
-            "ratio_median": statistics.median(ratios[name]), "ratios": ratios[name], "error": errors[name],
-        }
-        for name, times in seconds.items()
-    }  # fmt: skip
+def _ours(update: DenseUpdate | LowRankUpdate, device: str) -> Method:
+    return lambda: np.asarray(spectrum_of(update, device=device).values)
 
 
-def low_rank(size: int, device: str) -> dict[str, float]:
-    """Seconds for the spectrum of a rank-16 update from its factors, and by way of the dense product."""
-    import numpy as np
-    import torch
-
-    from rank_lab import LowRankUpdate, spectrum_of
-
-    generator = torch.Generator().manual_seed(0)
-    B, A = torch.randn(size, 16, generator=generator).to(device), torch.randn(16, size, generator=generator).to(device)
-    update = LowRankUpdate(B, A, scaling=2.0)
-    times = []
-    for _ in range(7):
-        begun = time.perf_counter()
-        values = spectrum_of(update, device=device).values
-        times.append(time.perf_counter() - begun)
-    begun = time.perf_counter()
-    dense = torch.linalg.svdvals(2.0 * (B.double() @ A.double())).cpu().numpy()
-    densified = time.perf_counter() - begun
-    own = statistics.median(times)
-    error = float(np.abs(dense[:16] - values).max() / dense[0])
-    return {"size": size, "seconds": own, "seconds_dense": densified, "ratio": densified / own, "error": error}
+def _others(name: str, difference: Tensor, device: str) -> Method:
+    if name == "weightwatcher":
+        return lambda: _weightwatcher(difference)
+    if name == "svd32":
+        return lambda: torch.linalg.svd(difference.to(device), full_matrices=False).S.double().cpu().numpy()
+    return lambda: torch.linalg.svdvals(difference.to(device)).double().cpu().numpy()
 
 
-def peak_memory(shape: tuple[int, int], names: list[str]) -> dict[str, int]:
-    """Peak resident memory of each method on one matrix, above the process that holds the matrix, in bytes."""
-    found = {}
+def _weightwatcher(difference: Tensor) -> Values:
+    """Singular values from the eigenvalues that ``get_ESD`` gives of a module holding just this matrix."""
+    import weightwatcher  # type: ignore[import-not-found, unused-ignore]
+
+    out_features, in_features = difference.shape
+    module = torch.nn.Linear(in_features, out_features, bias=False, device="meta")
+    module.weight = torch.nn.Parameter(difference, requires_grad=False)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        watcher = weightwatcher.WeightWatcher()
+        layer = int(watcher.describe(model=module)["layer_id"].iloc[0])
+        energies = watcher.get_ESD(model=module, layer=layer)
+    return np.sqrt(np.sort(np.asarray(energies, dtype=np.float64))[::-1])
+
+
+def available() -> list[str]:
+    """Methods that can run here."""
+    return [name for name in METHODS if name != "weightwatcher" or importlib.util.find_spec(name) is not None]
+
+
+def time_in_turns(pairs: Sequence[Pair], device: str, repetitions: int) -> dict[str, Any]:
+    """Time every method on every matrix, one after the other, again and again.
+
+    Parameters
+    ----------
+    pairs
+        The matrices.
+    device
+        Where to compute.
+    repetitions
+        Of the whole round.
+
+    Returns
+    -------
+    dict
+        ``seconds[method][repetition][matrix]`` and ``error[method]``, the largest
+        difference to float64 LAPACK relative to the largest value.
+    """
+    names = available()
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in range(repetitions)] for name in names}
+    errors = dict.fromkeys(names, 0.0)
     for name in names:
-        program = f"from analyses.speed import _print_peak; _print_peak({name!r}, {shape!r})"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        found[name] = int(done.stdout.split()[-1])
-    return found
+        method(name, Pair.random((64, 96), torch.Generator().manual_seed(1)), device)()
+    for repetition in range(repetitions):
+        for pair in pairs:
+            values = {}
+            for name in names:
+                run = method(name, pair, device)
+                gc.collect()
+                start = time.perf_counter()
+                values[name] = run()
+                seconds[name][repetition].append(time.perf_counter() - start)
+            exact = values["svdvals64"]
+            for name, found in values.items():
+                errors[name] = max(errors[name], float(np.abs(found - exact).max() / exact[0]))
+        print(f"round {repetition + 1} of {repetitions} done", file=sys.stderr, flush=True)
+    return {"seconds": seconds, "error": errors}
 
 
-def _print_peak(name: str, shape: tuple[int, int]) -> None:
-    function = methods("cpu")[name]
-    function(make_case((64, 64), 0, "cpu"))  # loads what is loaded on first use
-    case = make_case(shape, 0, "cpu")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts here
-    before = memory_of()["resident"]
-    function(case)
-    print(memory_of()["peak"] - before)
-
-
-def report(results: dict[str, Any]) -> str:
-    """The tables that are printed and kept."""
-    rows = [
-        (
-            name,
-            f"{entry['seconds_median']:.2f}",
-            f"{entry['seconds_min']:.2f}",
-            f"{entry['ratio_median']:.2f}",
-            f"{results['memory'][name] / 2**20:.0f}" if name in results["memory"] else "-",
-            f"{entry['error']:.1e}",
-        )
-        for name, entry in results["dense"].items()
-    ]
-    low, machine, inputs = results["low_rank"], results["machine"], [tuple(shape) for shape in results["shapes"]]
-    shapes = ", ".join(f"{inputs.count(shape)} of {shape[0]} x {shape[1]}" for shape in dict.fromkeys(inputs))
-    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
-    rows_of, columns_of = results["memory_shape"]
-    lines = ["# Singular values of an update: time, memory, error", ""]
-    lines.append(
-        f"{shapes}; {results['repetitions']} repetitions in turn; one thread; device {results['device_name']}; "
-        f"{machine['processor']}, {machine['cores']} cores, load average {machine['load_average']}; {machine['date']}; "
-        f"{versions}.\n"
-    )
-    lines += [
-        table(["method", "seconds, median", "least", "times rank_lab's", "peak MiB", "largest error / σ₁"], rows),
-        "",
-    ]
-    if "weightwatcher" not in results["dense"]:
-        lines += ["weightwatcher is not installed here and was not run: `pip install weightwatcher`.\n"]
-    lines.append(
-        "Seconds are for all matrices together, values only; the ratio is the median of those within a repetition. "
-        "Memory is the peak above the process that holds the inputs, for one matrix of "
-        f"{rows_of} x {columns_of}. Errors are against float64 `torch.linalg.svdvals`.\n"
-    )
-    lines.append(
-        f"A rank-16 update of {low['size']} x {low['size']}: {low['seconds'] * 1e3:.2f} ms from its factors, "
-        f"{low['seconds_dense']:.1f} s by way of the dense product and float64 `svdvals`: {low['ratio']:.0f} times; "
-        f"error {low['error']:.1e} of σ₁.\n"
-    )
-    return "\n".join(lines + [f"- {text}: {'met' if met else 'NOT met'}" for text, met in results["targets"].items()])
-
-
-def targets(results: dict[str, Any]) -> dict[str, bool]:
-    """What was asked of the speed, and whether this run shows it."""
-    dense = results["dense"]
-    found = {
-        f"at least {least} times faster than {name}": dense[name]["ratio_median"] >= least
-        for name, least in _TARGETS.items()
+def time_low_rank(side: int, rank: int, device: str) -> dict[str, Any]:
+    """Time the factors of an update against the dense product and its float64 values."""
+    generator = torch.Generator().manual_seed(2)
+    B, A = torch.randn(side, rank, generator=generator), torch.randn(rank, side, generator=generator)
+    ours = _ours(LowRankUpdate(B, A, scaling=2.0), device)
+    ours()
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        values = ours()
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    product = B.to(device).double() @ A.to(device).double() * 2.0
+    dense = torch.linalg.svdvals(product).cpu().numpy()
+    densified = time.perf_counter() - start
+    return {
+        "side": side,
+        "rank": rank,
+        "seconds": times,
+        "densified_seconds": densified,
+        "ratio": densified / statistics.median(times),
+        "error": float(np.abs(values - dense[:rank]).max() / dense[0]),
     }
-    found[f"error at most {_LARGEST_ERROR:g} of the largest value"] = dense[_OURS]["error"] <= _LARGEST_ERROR
-    found[f"low rank at least {_LOW_RANK_TARGET:.0f} times faster than densifying"] = (
-        results["low_rank"]["ratio"] >= _LOW_RANK_TARGET
-    )
+
+
+def peak_memory(pair: Pair, device: str) -> dict[str, dict[str, int]]:
+    """Peak memory of each method in a process of its own, in bytes above that process after its imports.
+
+    Parameters
+    ----------
+    pair
+        Lies in files, from which this tool reads both weights in tiles, and the
+        others the difference.
+    device
+        Where to compute; its own memory is counted apart.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, values in (("base", pair.base), ("tuned", pair.tuned), ("difference", pair.difference().float())):
+            values.numpy().tofile(Path(folder) / name)
+        return {name: _peak_apart(name, Path(folder), tuple(pair.base.shape), device) for name in available()}
+
+
+def _peak_apart(name: str, folder: Path, shape: tuple[int, ...], device: str) -> dict[str, int]:
+    program = f"from analyses.speed import _print_peak\n_print_peak({name!r}, {str(folder)!r}, {shape!r}, {device!r})"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {name} failed: {done.stderr[-2000:]}")
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _print_peak(name: str, folder: str, shape: tuple[int, int], device: str) -> None:
+    method(name, Pair.random((64, 96), torch.Generator().manual_seed(1)), device)()  # loads what is loaded lazily
+    gc.collect()
+    before = memory_of().get("resident", 0)
+    if before:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts here
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    _from_files(name, Path(folder), shape, device)()
+    peak = {"host": memory_of()["peak"] - before} if before else {}
+    if device != "cpu":
+        peak["device"] = torch.cuda.max_memory_allocated()
+    print(json.dumps(peak))
+
+
+def _from_files(name: str, folder: Path, shape: tuple[int, int], device: str) -> Method:
+    if name == "rank_lab":
+        tuned, base = (StoredTensor(side, shape, "float32", folder / side, 0) for side in ("tuned", "base"))
+        return _ours(DenseUpdate(tuned, base), device)
+    difference = torch.from_numpy(np.fromfile(folder / "difference", dtype=np.float32)).reshape(shape)
+    return _others(name, difference.double() if name == "svdvals64" else difference, device)
+
+
+def summarise(results: dict[str, Any]) -> None:
+    """Add totals, ratios and verdicts to the raw figures."""
+    ours = np.asarray(results["seconds"]["rank_lab"])
+    results["summary"] = {}
+    for name, raw in results["seconds"].items():
+        seconds = np.asarray(raw)
+        totals, pairs = seconds.sum(axis=1), seconds / ours
+        results["summary"][name] = {
+            "total_median": float(np.median(totals)),
+            "total_min": float(totals.min()),
+            "ratio_of_totals": float(np.median(totals / ours.sum(axis=1))),
+            "ratio_pair_by_pair": float(np.median(pairs)),
+            "ratio_by_matrix": [float(value) for value in np.median(pairs, axis=0)],
+            "error": results["error"][name],
+        }
+    checks = [
+        (f"{goal} x faster than {METHODS[name]}", results["summary"][name]["ratio_of_totals"], goal)
+        for name, goal in TARGETS.items()
+    ]
+    checks.append((f"low rank {LOW_RANK_TARGET:.0f} x faster", results["low_rank"]["ratio"], LOW_RANK_TARGET))
+    verdicts = [{"target": text, "found": found, "met": found >= goal} for text, found, goal in checks]
+    error = max(results["error"]["rank_lab"], results["low_rank"]["error"])
+    verdicts.append({"target": f"error at most {MAX_ERROR:g} sigma_1", "found": error, "met": error <= MAX_ERROR})
+    results["targets"] = verdicts
+
+
+def _report(results: dict[str, Any]) -> str:
+    summary, peaks = results["summary"], results["peak_memory"]
+    rows = []
+    for name, text in METHODS.items():
+        if name not in summary:
+            rows.append((f"{text}: not installed", *("-",) * 6))
+            continue
+        found = summary[name]
+        by_matrix = sorted(found["ratio_by_matrix"])
+        rows.append(
+            (
+                text,
+                f"{found['total_median']:.2f} s",
+                f"{found['total_min']:.2f} s",
+                f"{found['ratio_of_totals']:.2f}",
+                f"{found['ratio_pair_by_pair']:.2f} ({by_matrix[0]:.2f} to {by_matrix[-1]:.2f})",
+                ", ".join(f"{bytes_ / 1e6:.0f} MB {where}" for where, bytes_ in peaks[name].items()) or "-",
+                "reference" if name == "svdvals64" else f"{found['error']:.1e}",
+            )
+        )
+    headings = (
+        "method",
+        "all matrices, median",
+        "least",
+        "times ours, by totals",
+        "matrix by matrix, median (range)",
+        "peak memory",
+        "error / sigma_1",
+    )
+    low = results["low_rank"]
+    factored = (
+        f"Rank {low['rank']} on {low['side']} x {low['side']}: from the factors "
+        f"{statistics.median(low['seconds']) * 1e3:.2f} ms, densified in float64 {low['densified_seconds']:.2f} s, "
+        f"{low['ratio']:.0f} times as long; difference {low['error']:.1e} of sigma_1."
+    )
+    verdicts = [
+        (check["target"], f"{check['found']:.3g}", _verdict(check, quick=results["quick"]))
+        for check in results["targets"]
+    ]
+    return "\n\n".join(
+        (
+            "# Spectra side by side",
+            _conditions(results),
+            table(headings, rows),
+            factored,
+            table(("target", "found", "verdict"), verdicts),
+        )
+    )
+
+
+def _verdict(check: dict[str, Any], *, quick: bool) -> str:
+    return "not judged (--quick)" if quick else "met" if check["met"] else "NOT MET"
+
+
+def _conditions(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    shapes = ", ".join(f"{count} of {shape}" for shape, count in results["matrices"].items())
+    missing = (
+        "\n\nweightwatcher is no dependency of this project; to have its row, `pip install weightwatcher` into a"
+        " scratch environment that also sees this project, and run there."
+    )
+    return (
+        f"Matrices: {shapes}; float32 weights, the change has 64 directions that fall off as 1/k in noise of full"
+        f" rank. {results['repetitions']} rounds, methods in turns on each matrix, one thread, device"
+        f" {results['device']}. This tool gets base and tuned and subtracts; the others get the difference ready made."
+        " weightwatcher: `get_ESD` on a `torch.nn.Linear` that holds the matrix, its spectrum without its power-law"
+        " fits. Peak memory: a process for each, above its start-up (VmHWM), on the largest matrix, read from files;"
+        f" all values are compared with float64 svdvals.\n\n{machine['date']}, {machine['processor']},"
+        f" {machine['cores']} cores{results['accelerator']}; load average {machine['load_average']} at the start,"
+        f" {results['load_average_after']} at the end. Python {machine['python']}, "
+        + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        + "."
+        + ("" if "weightwatcher" in results["summary"] else missing)
+    )
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small matrices, seconds: does it run?")
+    parser.add_argument("--large", action="store_true", help="one 4096 x 4096 matrix more")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with the shapes of a layer of a 7B model")
+    parser.add_argument("--repetitions", type=int, default=2, help="rounds over all matrices and methods")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for speed.json and speed.md")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Run, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small matrices, seconds: shows that it runs")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the shapes of a 7B model")
-    parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=_RESULTS)
-    options = parser.parse_args()
+    """Time, measure memory, write the figures."""
     restart_on_one_thread("analyses.speed")
-    import torch
-
+    options = _parsed()
     torch.set_num_threads(1)
-    cuda = options.device.startswith("cuda")
-    shapes = _SHAPES["quick" if options.quick else "7b" if cuda else "default"]
+    shapes: Sequence[tuple[int, int]] = _QUICK if options.quick else _CUDA if options.device != "cpu" else _CPU
+    shapes = [*shapes, (4096, 4096)] if options.large else shapes
+    accelerator = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
+    generator = torch.Generator().manual_seed(0)
+    pairs = [Pair.random(shape, generator) for shape in shapes]
+    texts = [f"{rows} x {columns}" for rows, columns in shapes]
     results: dict[str, Any] = {
-        "machine": about_machine(["torch", "numpy", "scipy", "weightwatcher"]),
-        "device_name": torch.cuda.get_device_name() if cuda else "cpu",
-        "shapes": [list(shape) for shape in shapes],
+        "machine": about_machine(["rank-lab", "torch", "numpy", "scipy", "weightwatcher"]),
+        "accelerator": accelerator,
+        "device": options.device,
+        "quick": options.quick,
         "repetitions": options.repetitions,
+        "matrices": {text: texts.count(text) for text in texts},
+        **time_in_turns(pairs, options.device, options.repetitions),
+        "low_rank": time_low_rank(256 if options.quick else 4096, _LOW_RANK, options.device),
+        "peak_memory": peak_memory(max(pairs, key=lambda pair: pair.base.numel()), options.device),
     }
-    results["dense"] = compare(shapes, options.repetitions, options.device)
-    results["memory_shape"] = list(shapes[-1])
-    results["memory"] = {} if cuda else peak_memory(shapes[-1], list(results["dense"]))
-    results["low_rank"] = low_rank(512 if options.quick else 4096, options.device)
-    results["targets"] = targets(results)
-    write(options.out, "speed-cuda" if cuda else "speed", results, report(results))
+    results["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
+    summarise(results)
+    write(options.out, "speed" if options.device == "cpu" else "speed-cuda", results, _report(results))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
@@ -101,14 +101,25 @@ class AdapterRecipe:
     pruned: Mapping[str, int] = field(default_factory=dict)
     stored: Mapping[str, int] = field(default_factory=dict)
 
-    def rank(self, module: str) -> int:
-        """Rank that the config gives a module, by PEFT's rule for patterns."""
-        if module in self.stored:
-            return self.stored[module]
-        return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.r)
+    def ranks(self, module: str) -> tuple[int, ...]:
+        """Ranks that the config may have given a module at training; the first is what PEFT gives it on loading.
 
-    def scaling(self, module: str) -> float:
+        PEFT lets the first pattern that matches decide, and sorts them when it
+        saves: of several that match, any may have been the first at training.
+        """
+        if module in self.stored:
+            return (self.stored[module],)
+        return tuple(self.rank_pattern[key] for key in _matching(self.rank_pattern, module)) or (self.r,)
+
+    def scaling(self, module: str, rank: int | None = None) -> float:
         r"""The factor of the module's update: :math:`\alpha/r` and its kin, rsLoRA's and AdaLoRA's.
+
+        Parameters
+        ----------
+        module
+            Path in the model.
+        rank
+            That of the stored factors, if nothing can have been cut out of them.
 
         Examples
         --------
@@ -118,10 +129,25 @@ class AdapterRecipe:
         2.0
         """
         if self.method == "adalora":
-            return (self.alpha if self.alpha > 0 else float(self.r)) / (self.r + _ADALORA_EPS)
-        alpha = self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
-        rank = self.rank(module)
+            # PEFT takes the rank for an alpha that is not positive: the kept rank once a module was pruned.
+            alpha = self.alpha if self.alpha > 0 else self.pruned.get(module, self.r)
+            return alpha / (self.r + _ADALORA_EPS)
+        alpha = next(iter(self._alphas(module)))
+        rank = self.ranks(module)[0] if rank is None else rank
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    def doubt(self, module: str) -> str:
+        """What the config leaves open about a module's scaling; empty if nothing."""
+        alphas = self._alphas(module)
+        if len(set(alphas)) < 2:
+            return ""
+        return (
+            f"alpha_pattern gives {', '.join(f'{alpha:g}' for alpha in alphas)}: PEFT sorts patterns when it saves, so"
+            " that training may have used another than the first, which PEFT loads and which is used here"
+        )
+
+    def _alphas(self, module: str) -> tuple[float, ...]:
+        return tuple(self.alpha_pattern[key] for key in _matching(self.alpha_pattern, module)) or (self.alpha,)
 
 
 def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
@@ -216,11 +242,11 @@ def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
-    """The first pattern that PEFT would apply: a regular expression for the end of the path."""
-    return next((key for key in patterns if _anchored(key).match(module)), module)
+def _matching(patterns: Mapping[str, object], module: str) -> list[str]:
+    """Those patterns that PEFT would apply, in order: regular expressions for the end of the path."""
+    return [key for key in patterns if _anchored(key).match(module)]
 
 
-@lru_cache(maxsize=None)  # re's own cache of 512 thrashes on a pattern per module of a large model
+@cache  # re's own cache of 512 thrashes on a pattern per module of a large model
 def _anchored(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(.*\.)?({pattern})$")

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rank_lab.analysis import Settings
 from rank_lab.analysis import analyze as analyze_run
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.errors import RankLabError
+from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.export import FORMATS, export_reports
 from rank_lab.measurement import MeasurementOptions
-from rank_lab.report import RankReport, reports_of
+from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.spectrum import METHODS
 from rank_lab.terminal import render, summary
 
@@ -118,18 +118,19 @@ def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOpt
 
 
 def _refuse_unchanged(source: str, base: str | None, report: RankReport) -> None:
-    compared = report.coverage[report.coverage["side"] == "both"]
-    if base is not None and len(compared) and (compared["status"] == "identical").all():
+    unchanged = len(report.updates) and (report.updates["identical_fraction"] == 1.0).all()
+    if base is not None and unchanged and not report.coverage["status"].isin(["vector", "new"]).any():
         raise RankLabError(
-            f"{source}: all {len(compared)} tensors are identical to those of {base}; "
+            f"{source}: all {len(report.updates)} matrices are identical to those of {base}; "
             "is --base the tuned model itself, or was nothing trained?"
         )
 
 
 def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
-    if not (folder / "report.json").is_file():
-        return
-    there = RankReport.load(folder).provenance["tuned"][0]["source"]
+    try:
+        there = read_provenance(folder)["tuned"][0]["source"]
+    except (SchemaError, KeyError, IndexError, TypeError):
+        return  # none there, or a damaged one, which this makes again
     now = report.provenance["tuned"][0]["source"]
     if Path(there).name != Path(now).name or (
         Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)

@@ -86,6 +86,8 @@ class Plan:
 
 
 # Integer tensors that models store and never train: positions, masks, counters.
+# Of the types, no quantised format packs weights into 64-bit integers or booleans.
+_BUFFER_DTYPES = frozenset({"int64", "bool"})
 _BUFFER = re.compile(
     r"(.+\.)?(position_ids|token_type_ids|relative_position_index|num_batches_tracked|(attn|attention)\.bias)"
 )
@@ -102,29 +104,13 @@ def not_compared(row: CoverageRow, *tensors: StoredTensor) -> CoverageRow | None
         Those that would be read.
     """
     for tensor in tensors:
-        if tensor.dtype not in FLOAT_DTYPES and _BUFFER.fullmatch(tensor.name):
+        buffer = tensor.dtype in _BUFFER_DTYPES or _BUFFER.fullmatch(tensor.name) is not None
+        if tensor.dtype not in FLOAT_DTYPES and buffer:
             return row.but("skipped", f"a buffer of {tensor.dtype}: positions, masks or counters, not trained")
         reason = unreadable(tensor)
         if reason:
             return row.but("skipped", reason, failed=True)
     return None
-
-
-def bookkeeping(tensor: StoredTensor) -> str:
-    """Why this tensor is no weight at all but a count, an index or a mask; empty if it may be one.
-
-    Models keep such beside their weights (``position_ids``, ``num_batches_tracked``,
-    GPT-2's causal masks); no quantised format packs weights into these types.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> bookkeeping(StoredTensor("embeddings.position_ids", (1, 512), "int64", Path("x")))
-    'stored as int64: a count, an index or a mask, not a weight'
-    """
-    if tensor.dtype in {"int64", "bool"} or (tensor.dtype == "uint8" and tensor.name.endswith(".attn.bias")):
-        return f"stored as {tensor.dtype}: a count, an index or a mask, not a weight"
-    return ""
 
 
 def unreadable(tensor: StoredTensor) -> str:

@@ -23,16 +23,16 @@ _BY_LEAF: tuple[tuple[str, str], ...] = (
     (r"(k_proj|key(_proj|_layer)?|k_lin|wk|k|to_k|linear_k)", "k"),
     (r"(v_proj|value(_proj|_layer)?|v_lin|wv|v|to_v|linear_v)", "v"),
     (r"(o|o_proj|out_lin|to_out|wo_attn|linear_out)", "o"),
-    (r"(gate_up_proj|gate_and_up_proj|w13)", "gate_up"),
+    (r"(gate_up_proj|gate_and_up_proj|w13|Wi)", "gate_up"),
     (r"(gate_proj|w1|wi_0|gate_linear|linear_gate)", "gate"),
-    (r"(up_proj|w3|wi_1|wi|fc1|fc_in|c_fc|dense_h_to_4h|lin1|linear1|intermediate|ffn_1|w_in)", "up"),
-    (r"(down_proj|w2|fc2|fc_out|dense_4h_to_h|lin2|linear2|ffn_2|w_out)", "down"),
-    (r"(embed_tokens|wte|wpe|word_embeddings|position_embeddings|token_type_embeddings|embed_positions|tok_embeddings|shared|embeddings?|relative_attention_bias|embed_in)", "embed"),
-    (r"(lm_head|embed_out|score|classifier|qa_outputs|decoder|predictions|output_projection)", "head"),
+    (r"(up_proj|w3|wi_1|wi|fc1|fc_in|c_fc|dense_h_to_4h|lin1|linear1|intermediate|ffn_1|ffn|w_in)", "up"),
+    (r"(down_proj|w2|fc2|fc_out|dense_4h_to_h|lin2|linear2|ffn_2|ffn_output|w_out)", "down"),
+    (r"(embed_tokens|wte|wpe|word_embeddings|position_embeddings|token_type_embeddings|embed_positions|tok_embeddings|token_embedding|position_embedding|shared|embeddings?|relative_attention_bias|embed_in)", "embed"),
+    (r"((generator_)?lm_head|vocab_projector|embed_out|score|classifier|qa_outputs|decoder|predictions|output_projection)", "head"),
     (r"(router|gate|shared_expert_gate)", "router"),
     (r"(conv\d*d?|patch_embedding|patch_embeddings|conv_proj)", "conv"),
 )  # fmt: skip
-_AMBIGUOUS = re.compile(r"(dense|c_proj|wo|out_proj|proj|output|linear|fc)")
+_AMBIGUOUS = re.compile(r"(dense|c_proj|[wW]o|out_proj|proj|output|linear|fc)")
 _ATTENTION = re.compile(
     r"(self_?|cross_?|encoder_?)?(attn|attention|att|mha|SelfAttention|EncDecAttention)", re.IGNORECASE
 )
@@ -136,10 +136,12 @@ def identify(module: str) -> Identity:
 def _kind(parts: list[str], *, inside_layer: bool) -> str:
     if not inside_layer and _HEADS & set(parts):
         return "head"
-    leaf = parts[-1]
+    leaf = parts[-1] if parts else ""  # a bare nn.Sequential has numbers only
     for pattern, kind in _BY_LEAF:
         if re.fullmatch(pattern, leaf):
-            return "other" if leaf == "gate" and _inside_attention(parts) else kind
+            # A gate inside attention routes nothing, an in_proj outside of it (Mamba's) makes no queries.
+            fits = leaf not in {"gate", "in_proj"} or (leaf == "in_proj") == _inside_attention(parts)
+            return kind if fits else "other"
     if _AMBIGUOUS.fullmatch(leaf):
         return _by_ancestor(parts)
     return "other"

@@ -6,13 +6,13 @@ row with a reason.
 """
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan, VectorChange, not_compared, unreadable
+from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
-from rank_lab.factor_pairing import is_factored, plan_factors
+from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
-from rank_lab.names import Identity, identify, natural_order
+from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
-from rank_lab.spec import UpdateSpec, since
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, since
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["plan_step", "plan_updates"]
@@ -62,6 +62,7 @@ def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alph
         )
     if tuned.adapter_config is not None or is_factored(tuned):
         return plan_factors(tuned, base, lora_alpha=lora_alpha)
+    refuse_other_adapters(tuned)
     if base is None:
         raise PairingError(
             f"{tuned.source}: a full checkpoint shows no update by itself; give what it was tuned from as --base."
@@ -80,12 +81,19 @@ def plan_step(now: Plan, before: Plan | None) -> tuple[UpdateSpec, ...]:
     Raises
     ------
     PairingError
-        If the modules of the two differ in kind or shape.
+        If the modules of the two differ in name, kind or shape.
     """
     if before is None:
         return now.specs
     earlier = {spec.module: spec for spec in before.specs}
-    return tuple(since(spec, earlier.get(spec.module)) for spec in now.specs)
+    for spec in now.specs:
+        if spec.module not in earlier:
+            tensor = spec.sources[0][1]
+            raise PairingError(
+                f"{tensor.file}: {tensor.name!r} could not be compared in the checkpoint before, so that its change"
+                " since then is not known; a trajectory must be of one training run: analyse the checkpoints apart."
+            )
+    return tuple(since(spec, earlier[spec.module]) for spec in now.specs)
 
 
 def _same_files(tuned: Checkpoint, base: Checkpoint) -> bool:
@@ -96,23 +104,18 @@ def _same_files(tuned: Checkpoint, base: Checkpoint) -> bool:
 
 def _plan_dense(tuned: Checkpoint, base: Checkpoint) -> Plan:
     tuned_tensors, base_tensors = _keyed(tuned, base)
+    _refuse_other_layers(tuned_tensors, base_tensors, tuned, base)
     _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
     specs: list[UpdateSpec] = []
     vectors: list[VectorChange] = []
     rows: list[CoverageRow] = []
+    tied = _tied(tuned_tensors, base_tensors, tuned, base)
     for key, tensor in tuned_tensors.items():
         partner = base_tensors.get(key)
-        if tensor.name in tuned.tied:
-            rows.append(
-                CoverageRow(
-                    tensor.name,
-                    "tuned",
-                    "skipped",
-                    f"tied to {tuned.tied[tensor.name]}, counted there",
-                    tuned=tensor,
-                    base=partner,
-                )
-            )
+        if key in tied:
+            side: Side = "tuned" if partner is None else "both"
+            reason = f"tied to {tuned.tied[tensor.name]}, counted there"
+            rows.append(CoverageRow(tensor.name, side, "skipped", reason, tuned=tensor, base=partner))
         elif partner is None:
             rows.append(_only_tuned(key, tensor, tuned_tensors, base_tensors, base, specs))
         else:
@@ -126,33 +129,55 @@ def _plan_dense(tuned: Checkpoint, base: Checkpoint) -> Plan:
     return Plan(tuple(sorted(specs, key=lambda spec: natural_order(spec.module))), tuple(rows), "full", tuple(vectors))
 
 
+def _tied(
+    tuned: dict[str, StoredTensor], base: dict[str, StoredTensor], tuned_source: Checkpoint, base_source: Checkpoint
+) -> set[str]:
+    """Keys whose tensor shares its storage with another key's, on both sides as far as both have it."""
+    keys = {tensor.name: key for key, tensor in tuned.items()}
+    found = set()
+    for name, first in tuned_source.tied.items():
+        partner, partner_of_first = base.get(keys[name]), base.get(keys[first])
+        storages = {base_source.tied.get(t.name, t.name) for t in (partner, partner_of_first) if t is not None}
+        if partner is None or (partner_of_first is not None and len(storages) == 1):
+            found.add(keys[name])
+    return found
+
+
 def _keyed(tuned: Checkpoint, base: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
     tuned_names, base_names = canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source)
     tuned_keys, base_keys = aligned(list(tuned_names), list(base_names))
     return ({tuned_keys[n]: t for n, t in tuned_names.items()}, {base_keys[n]: t for n, t in base_names.items()})
 
 
+def _refuse_other_layers(
+    tuned: dict[str, StoredTensor], base: dict[str, StoredTensor], tuned_source: Checkpoint, base_source: Checkpoint
+) -> None:
+    tuned_layers, base_layers = layer_counts(list(tuned)), layer_counts(list(base))
+    for stack in sorted(tuned_layers.keys() & base_layers.keys()):
+        only_tuned = sorted(tuned_layers[stack] - base_layers[stack])
+        only_base = sorted(base_layers[stack] - tuned_layers[stack])
+        if only_tuned or only_base:
+            raise PairingError(
+                f"{tuned_source.source} has {len(tuned_layers[stack])} layers in {stack!r}, {base_source.source} has"
+                f" {len(base_layers[stack])} (only the first has {only_tuned[:4]}, only the second {only_base[:4]}):"
+                " layers or experts were inserted or removed, and pairing by number would compare different ones."
+                " Give the base that has the same."
+            )
+
+
 def _refuse_other_key_space(
     tuned: dict[str, StoredTensor], base: dict[str, StoredTensor], tuned_source: Checkpoint, base_source: Checkpoint
 ) -> None:
-    readable = {
-        side: [n for n, t in found.items() if not unreadable(t)] for side, found in (("tuned", tuned), ("base", base))
-    }
-    tuned_layers, base_layers = layer_counts(readable["tuned"]), layer_counts(readable["base"])
-    for stack in sorted(tuned_layers.keys() & base_layers.keys()):
-        if tuned_layers[stack] != base_layers[stack]:
-            raise PairingError(
-                f"{tuned_source.source} has {len(tuned_layers[stack])} layers in {stack!r}, {base_source.source} has"
-                f" {len(base_layers[stack])}: layers were inserted or removed, and pairing by number would compare"
-                " different layers. Give the base that has the same layers."
-            )
-    only_tuned = [n for n in readable["tuned"] if n not in base and _layer_matrix(n, tuned[n])]
-    only_base = [n for n in readable["base"] if n not in tuned and _layer_matrix(n, base[n])]
+    only_tuned = [t for n, t in tuned.items() if n not in base and _layer_matrix(n, t)]
+    only_base = [t for n, t in base.items() if n not in tuned and _layer_matrix(n, t)]
+    packed = next((t for t in only_tuned + only_base if unreadable(t)), None)
+    if only_tuned and only_base and packed is not None:
+        raise PairingError(f"{packed.file}: tensor {packed.name!r} is {unreadable(packed)}.")
     if only_tuned and only_base:
+        near = nearest_pairs([t.name for t in only_tuned], [t.name for t in only_base])
         raise PairingError(
             f"{len(only_tuned)} layer matrices of {tuned_source.source} and {len(only_base)} of {base_source.source}"
-            f" have no partner by name; nearest: {nearest_pairs(only_tuned, only_base)}. Save both with the same"
-            " version of the same library."
+            f" have no partner by name; nearest: {near}. Save both with the same version of the same library."
         )
 
 
@@ -173,66 +198,25 @@ def _both(
     if aside is not None:
         return aside
     module = key.removesuffix(".weight")
-    identity = identify(module)
-    rows = _common_rows(tensor, partner, identity)
-    if tensor.shape != partner.shape and rows is None:
-        return row.but(
-            "skipped",
-            f"shape {list(tensor.shape)} against {list(partner.shape)} in the base: not the same module",
-            failed=True,
-        )
-    if len(tensor.shape) != 2 or _is_vector(key):
+    if tensor.shape != partner.shape and common_rows(tensor, partner, module) is None:
+        shapes = f"shape {list(tensor.shape)} against {list(partner.shape)} in the base"
+        if len(tensor.shape) == len(partner.shape) == 1 and has_vocabulary(key.removesuffix(".bias")):
+            return row.but("skipped", f"{shapes}: one value per token of a resized vocabulary")
+        return row.but("skipped", f"{shapes}: not the same module", failed=True)
+    if len(tensor.shape) < 2 or _is_vector(key):
         vectors.append(VectorChange(tensor.name, tensor, partner))
-        return row.but(
-            "vector", "" if len(tensor.shape) < 2 or _is_vector(key) else f"{len(tensor.shape)} dimensions: norm only"
-        )
+        return row.but("vector", "")
+    if len(tensor.shape) > 2:
+        vectors.append(VectorChange(tensor.name, tensor, partner))
+        return row.but("vector", f"{len(tensor.shape)} dimensions: norm only")
     transposed, note = stored_transposed(key, sources)
-    specs.append(_dense_spec(module, identity, (tensor, partner), transposed, rows, note))
-    return CoverageRow(tensor.name, "both", "analysed", _resized(tensor, partner, rows), module, tensor, partner)
+    spec = dense_spec(module, tensor, partner, transposed=transposed, note=note)
+    specs.append(spec)
+    return CoverageRow(tensor.name, "both", "analysed", spec.note if spec.rows else "", module, tensor, partner)
 
 
 def _is_vector(key: str) -> bool:
     return key.endswith((".bias", "_bias")) and not key.endswith("relative_attention_bias")
-
-
-def _common_rows(tensor: StoredTensor, partner: StoredTensor, identity: Identity) -> int | None:
-    if identity.kind not in {"embed", "head"} or len(tensor.shape) != 2 or len(partner.shape) != 2:
-        return None
-    if tensor.shape == partner.shape or tensor.shape[1] != partner.shape[1]:
-        return None
-    return min(tensor.shape[0], partner.shape[0])
-
-
-def _resized(tensor: StoredTensor, partner: StoredTensor, rows: int | None) -> str:
-    if rows is None:
-        return ""
-    side, count = ("tuned", tensor.shape[0] - rows) if tensor.shape[0] > rows else ("base", partner.shape[0] - rows)
-    return f"vocabulary resized: {rows} common rows compared, {count} rows only in the {side} checkpoint"
-
-
-def _dense_spec(
-    module: str,
-    identity: Identity,
-    pair: tuple[StoredTensor, StoredTensor],
-    transposed: bool,
-    rows: int | None,
-    note: str,
-) -> UpdateSpec:
-    tensor, partner = pair
-    stored = (tensor.shape[0] if rows is None else rows, tensor.shape[1])
-    notes = [text for text in (note, _resized(tensor, partner, rows)) if text]
-    return UpdateSpec(
-        module=module,
-        identity=identity,
-        update_kind="dense",
-        shape=(stored[1], stored[0]) if transposed else stored,
-        rank_bound=min(stored),
-        sources=(("tuned", tensor), ("base", partner)),
-        transposed=transposed,
-        rows=rows,
-        weight=partner,
-        note="; ".join(notes),
-    )
 
 
 def _only_tuned(
@@ -247,20 +231,21 @@ def _only_tuned(
     aside = not_compared(row, tensor)
     if aside is not None:
         return aside
-    identity = identify(key.removesuffix(".weight"))
-    if identity.kind != "head" or base.config.get("tie_word_embeddings") is not True:
+    module = key.removesuffix(".weight")
+    if identify(module).kind != "head" or base.config.get("tie_word_embeddings") is not True:
         return row
-    embeddings = [
-        k
-        for k in base_tensors
-        if identify(k.removesuffix(".weight")).kind == "embed" and base_tensors[k].shape == tensor.shape and k in tuned
-    ]
+    embeddings = [k for k, t in base_tensors.items() if _may_be_tied(t, tuned.get(k), tensor, k)]
     if len(embeddings) != 1:
         return row
-    module = key.removesuffix(".weight")
-    note = f"the base ties this head to {embeddings[0]}; compared with that"
-    specs.append(_dense_spec(module, identity, (tensor, base_tensors[embeddings[0]]), False, None, note))
+    note = f"{BASE_IS_TIED} to {embeddings[0]}, compared with that"
+    specs.append(dense_spec(module, tensor, base_tensors[embeddings[0]], note=note))
     return CoverageRow(tensor.name, "tuned", "analysed", note, module, tensor)
+
+
+def _may_be_tied(base: StoredTensor, tuned: StoredTensor | None, head: StoredTensor, key: str) -> bool:
+    if tuned is None or unreadable(base) or identify(key.removesuffix(".weight")).kind != "embed":
+        return False
+    return tuned.shape == head.shape and base.shape[1:] == head.shape[1:] and len(head.shape) == 2
 
 
 def _only_base(tensor: StoredTensor, base: Checkpoint) -> CoverageRow:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rank_lab.errors import SchemaError
 from rank_lab.schema import COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
 
-__all__ = ["RankReport", "reports_of"]
+__all__ = ["RankReport", "read_provenance", "reports_of"]
 
 _ROW_GROUP = 200  # one spectrum is then read without its neighbours
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
@@ -153,6 +153,17 @@ def reports_of(study: Path | str) -> list[Path]:
         what = "is no folder" if not path.is_dir() else "holds no report (NAME.rank)"
         raise SchemaError(f"{path}: {what}; make one with 'rank-lab analyze TUNED --base BASE -o {path}'.")
     return found
+
+
+def read_provenance(folder: Path | str) -> dict[str, Any]:
+    """Provenance of a stored report, without its tables.
+
+    Raises
+    ------
+    SchemaError
+        If the folder has no head of a report.
+    """
+    return dict(_head(Path(folder))["provenance"])
 
 
 def _tables() -> dict[str, pa.Schema]:

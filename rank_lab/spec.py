@@ -24,7 +24,9 @@ UpdateKind = Literal["dense", "lora", "adalora", "sora"]
 BASE_IS_TIED = "the base ties this head"
 """Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
 
-_VOCABULARY_HEADS = frozenset({"lm_head", "embed_out", "decoder", "predictions", "output_projection"})
+_VOCABULARY_HEADS = frozenset(
+    {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
+)
 
 
 @dataclass(frozen=True)

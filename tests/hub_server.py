@@ -99,9 +99,7 @@ class HubServer:
         """The address that large files are redirected to."""
         return f"http://localhost:{self._cdn.server_port}"
 
-    def add(
-        self, name: str, files: Files, *, gated: bool = False, private: bool = False
-    ) -> Repository:
+    def add(self, name: str, files: Files, *, gated: bool = False, private: bool = False) -> Repository:
         """Add a repository with one commit on ``main``."""
         repository = Repository(name, gated=gated, private=private)
         repository.commit(files)
@@ -257,9 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
         self._json({"error": [message, *more]}, status=status, headers=headers)
 
-    def _json(
-        self, data: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def _json(self, data: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         kind = {"Content-Type": "application/json; charset=utf-8"}
         self._send(status, json.dumps(data).encode(), {**kind, **(headers or {})})
 
