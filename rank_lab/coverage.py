@@ -60,7 +60,6 @@ class VectorChange:
     tensor: str
     tuned: StoredTensor
     base: StoredTensor | None
-    scaling: float = 1.0
 
 
 @dataclass(frozen=True)

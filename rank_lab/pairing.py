@@ -63,6 +63,8 @@ def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alph
     if tuned.adapter_config is not None or is_factored(tuned):
         return plan_factors(tuned, base, lora_alpha=lora_alpha)
     refuse_other_adapters(tuned)
+    if lora_alpha is not None:
+        raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")
     if base is None:
         raise PairingError(
             f"{tuned.source}: a full checkpoint shows no update by itself; give what it was tuned from as --base."

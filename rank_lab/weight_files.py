@@ -121,6 +121,12 @@ def _indexed(index: Path) -> WeightFiles:
             f"{index.parent}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:3])}), which"
             f" {index.name} lists; download them."
         )
+    single = index.parent / index.name.removesuffix(".index.json")
+    if single.is_file() and single.name not in names:
+        raise CheckpointError(
+            f"{single}: lies beside {index.name}, which does not list it: two saves are mixed;"
+            " remove the older one's files."
+        )
     shape = _SHARD.fullmatch(names[0]) if names else None
     surplus = [
         file.name

@@ -189,6 +189,7 @@ def test_patterns_resolve_as_in_peft() -> None:
         "a._x",
         "a.v",
         "ov",
+        "vx",
         "a.",
     ]
     for module in modules:

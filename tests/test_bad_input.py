@@ -279,7 +279,7 @@ def test_models_that_do_not_belong_together_are_refused(
 def test_a_copy_of_the_tuned_model_as_base_is_told(tmp_path: Path, base: Path, container: Container) -> None:
     copy = save(tmp_path / "copy", load_file(base / "model.safetensors"), container=container, shards=2)
     line = refused(tmp_path, copy, "--base", base)
-    assert f"{copy}: all 13 tensors are identical to those of {base}; is --base the tuned model itself" in line
+    assert f"{copy}: all 10 matrices are identical to those of {base}; is --base the tuned model itself" in line
 
 
 def test_options_that_make_no_sense_are_refused(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rank_lab import Checkpoint
 from rank_lab.errors import CheckpointError
@@ -123,3 +124,10 @@ def test_an_index_without_a_map_is_refused(tmp_path: Path, weight_map: object) -
     index(tmp_path, weight_map)
     with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: not a shard index"):
         find_weight_files(tmp_path)
+
+
+def test_a_single_file_beside_an_index_is_two_saves(tmp_path: Path, generator: torch.Generator) -> None:
+    folder = save(tmp_path / "mixed", {"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, shards=2)
+    save_file({"a": torch.zeros(2, 2)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: lies beside .*: two saves are mixed"):
+        Checkpoint.open(folder)
