@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,12 +269,11 @@ def _run_watched(command: list[str], workers: int, prelude: str) -> None:
     import pyarrow.parquet  # noqa: F401
     from torch import linalg  # noqa: F401
 
-    from rank_lab import cli, commands, engine  # noqa: F401
+    from rank_lab import cli, commands  # noqa: F401
     from rank_lab.report import RankReport
 
     exec(prelude)
-    worker_start_up = max(engine.run(_resident, range(workers), workers=workers)) if workers > 1 else 0
-    print(worker_start_up, flush=True)
+    print(_worker_start_up() if workers > 1 else 0, flush=True)
     sys.stdin.readline()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts here
     with redirect_stdout(io.StringIO()):
@@ -284,8 +285,13 @@ def _run_watched(command: list[str], workers: int, prelude: str) -> None:
     print(json.dumps({"peak": peak, "statuses": report.coverage["status"].value_counts().to_dict()}))
 
 
-def _resident(_: int) -> int:
-    """Anonymous memory of a worker that has imported what it needs."""
+def _worker_start_up() -> int:
+    """Anonymous memory of a worker, started as the engine starts them, that has imported what it needs."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_after_imports).result()
+
+
+def _after_imports() -> int:
     import rank_lab.analysis  # noqa: F401
 
     return memory_of()["anonymous"]
@@ -347,9 +353,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="0.2 GB in all, in seconds")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for memory.json and memory.md")
     parser.add_argument("--folder", type=Path, default=None, help="where the checkpoints lie for a while")
+    parser.add_argument("--layers", type=int, default=None, help=f"default {FULL.layers}")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="one run for each")
     options = parser.parse_args()
     shapes = QUICK if options.quick else FULL
+    shapes = replace(shapes, layers=options.layers or shapes.layers)
     results: dict[str, Any] = {
         "machine": about_machine(["rank-lab", "torch", "numpy", "safetensors"]),
         "shapes": asdict(shapes),

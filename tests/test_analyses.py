@@ -1,0 +1,82 @@
+"""The scripts that measure time and memory run and write what they found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analyses import machine, rivals
+
+ROOT = Path(__file__).parents[1]
+
+
+def results_of(module: str, *arguments: str, out: Path) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"analyses.{module}", "--quick", "--out", str(out), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written = (out / f"{module}.md").read_text(encoding="utf-8")
+    assert written in done.stdout
+    return json.loads((out / f"{module}.json").read_text(encoding="utf-8")), written
+
+
+def test_speed_times_every_method_on_the_same_matrices(tmp_path: Path) -> None:
+    results, text = results_of("speed", out=tmp_path / "made")
+    expected = set(rivals.available())
+    assert set(results["seconds"]) == set(results["summary"]) == expected
+    assert all(len(rounds) == results["repetitions"] for rounds in results["seconds"].values())
+    assert {len(times) for rounds in results["seconds"].values() for times in rounds} == {2}
+    assert results["summary"]["rank_lab"]["ratio_of_totals"] == 1.0
+    assert results["error"]["rank_lab"] < 1e-12
+    assert results["error"]["svdvals64"] == 0.0
+    assert 1e-9 < results["error"]["svdvals32"] < 1e-5
+    assert set(results["peak_memory"]) == expected - set(rivals.TALL)
+    assert results["machine"]["versions"]["torch"] == torch.__version__
+    assert len(results["targets"]) == 4
+    assert text.count("not judged (--quick)") == 4
+    assert ("not installed" in text) == ("weightwatcher" not in expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of another process is read from /proc")
+def test_memory_says_what_was_measured_and_against_which_bound(tmp_path: Path) -> None:
+    results, text = results_of("memory", "--workers", "1", "--folder", str(tmp_path), out=tmp_path)
+    (run,) = results["runs"]
+    assert 0 < run["peak"] <= results["bound"] < results["pair_bytes"] / 3
+    assert f"{run['peak'] / 1e6:.0f} MB" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"memory.json", "memory.md"}, "the checkpoints were left there"
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (70, 40), (50, 50)], ids=str)
+@pytest.mark.parametrize("name", rivals.available())
+def test_every_method_gives_the_same_values(name: str, shape: tuple[int, int], generator: torch.Generator) -> None:
+    pair = rivals.Pair.random(shape, generator)
+    exact = torch.linalg.svdvals(pair.difference()).numpy()
+    found = rivals.method(name, pair, "cpu")()
+    assert found.shape == exact.shape
+    assert abs(found - exact).max() < 1e-5 * exact[0]
+
+
+def test_tables_are_markdown() -> None:
+    assert machine.table(("a", "b"), [("x", 1)]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_memory_of_a_process_that_is_gone_is_empty() -> None:
+    assert machine.memory_of(2**30) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_memory_of_this_process_grows_with_what_it_holds() -> None:
+    before = machine.memory_of(os.getpid())
+    held = torch.ones(1 << 23)
+    after = machine.memory_of()
+    assert after["anonymous"] - before["anonymous"] > 0.9 * held.nbytes
+    assert after["peak"] >= after["resident"] > after["anonymous"]
