@@ -118,7 +118,7 @@ def test_a_changed_input_is_never_served_from_the_cache(tmp_path: Path, generato
 
 
 def test_a_killed_run_goes_on_and_gives_the_identical_report(tmp_path: Path, generator: torch.Generator) -> None:
-    state = weights(generator, layers=12, shape=(600, 700))
+    state = weights(generator, layers=40, shape=(600, 700))
     base, tuned = checkpoint(tmp_path / "base", state), checkpoint(tmp_path / "tuned", moved(state, generator))
     study = tmp_path / "study"
     command = [

@@ -227,7 +227,7 @@ def test_a_damaged_report_is_made_again(study: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_stopped_says_how_to_go_on(tmp_path: Path, generator: torch.Generator) -> None:
-    state = {f"model.layers.{i}.self_attn.q_proj.weight": torch.randn(600, 700, generator=generator) for i in range(12)}
+    state = {f"model.layers.{i}.self_attn.q_proj.weight": torch.randn(600, 700, generator=generator) for i in range(60)}
     tuned, base = save(tmp_path / "tuned", moved(state, generator)), save(tmp_path / "base", state)
     command = [sys.executable, "-m", "rank_lab", "analyze", str(tuned), "--base", str(base)]
     command += ["-o", str(tmp_path / "study"), "--workers", "1"]
