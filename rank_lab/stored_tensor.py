@@ -9,8 +9,9 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from rank_lab import torch_archive
-from rank_lab.errors import CheckpointError
+from rank_lab.errors import CheckpointError, ShapeMismatchError
 
-__all__ = ["FLOAT_DTYPES", "StoredTensor"]
+__all__ = ["FLOAT_DTYPES", "Selection", "StoredTensor"]
 
 FLOAT_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 """Storage types whose values are weights; anything else is packed or quantised."""
@@ -29,8 +30,41 @@ _CHUNK = 1 << 20  # elements
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Every ``period`` rows or columns, those from ``start`` on, ``length`` of them: one part of a fused weight.
+
+    Parameters
+    ----------
+    axis
+        0 for rows, 1 for columns, as stored.
+    period
+        Of the pattern; the whole length for a part that is one range.
+    start, length
+        Of the part in each period.
+    whole
+        Length of that axis in the file.
+    """
+
+    axis: Literal[0, 1]
+    period: int
+    start: int
+    length: int
+    whole: int
+
+    def runs(self, part: slice) -> Iterator[slice]:
+        """Ranges in the file that a range of the selected rows or columns stands for."""
+        first, last, _ = part.indices(self.whole // self.period * self.length)
+        while first < last:
+            turn, within = divmod(first, self.length)
+            count = min(self.length - within, last - first)
+            begin = turn * self.period + self.start + within
+            yield slice(begin, begin + count)
+            first += count
+
+
+@dataclass(frozen=True)
 class StoredTensor:
-    """Header entry of one tensor; small, hashable and picklable.
+    """Header entry of one tensor, or of a part of it; small, hashable and picklable.
 
     Parameters
     ----------
@@ -45,6 +79,10 @@ class StoredTensor:
     offset
         Byte offset of its first element in a safetensors file; None for a
         tensor of a torch archive, which torch itself locates.
+    start
+        First element of a part of a tensor of a torch archive; see :meth:`view`.
+    selection
+        Rows or columns of a fused weight; see :meth:`select`.
     """
 
     name: str
@@ -52,6 +90,8 @@ class StoredTensor:
     dtype: str
     file: Path
     offset: int | None = None
+    start: int = 0
+    selection: Selection | None = None
 
     @property
     def elements(self) -> int:
@@ -63,8 +103,81 @@ class StoredTensor:
         """The stored type as torch's object."""
         return torch_dtype(self.dtype, f"{self.file}: tensor {self.name!r} has type ")
 
+    def view(self, shape: tuple[int, ...], *, start: int = 0) -> "StoredTensor":
+        """The elements from ``start`` on, in row-major order, as a tensor of that shape.
+
+        A convolution as a matrix, one expert of a stack, the first rows of a fused weight.
+
+        Parameters
+        ----------
+        shape
+            Of the view.
+        start
+            First element.
+
+        Raises
+        ------
+        ShapeMismatchError
+            If the tensor does not hold so many elements from there on, or is a selection.
+
+        Examples
+        --------
+        >>> stack = StoredTensor("experts.w1", (4, 3, 2), "float32", Path("x"), 100)
+        >>> expert = stack.view((3, 2), start=6)
+        >>> expert.shape, expert.offset
+        ((3, 2), 124)
+        """
+        if self.selection is not None or start < 0 or start + math.prod(shape) > self.elements:
+            raise ShapeMismatchError(
+                f"{self.file}: tensor {self.name!r} of shape {list(self.shape)} has no {list(shape)} from element"
+                f" {start} on; expected a part of what is stored."
+            )
+        if self.offset is None:
+            return replace(self, shape=shape, start=self.start + start)
+        return replace(self, shape=shape, offset=self.offset + start * self.torch_dtype.itemsize)
+
+    def select(self, axis: Literal[0, 1], *, period: int, start: int, length: int) -> "StoredTensor":
+        """Rows or columns of a matrix that come again with a period: one of the weights in a fused one.
+
+        Parameters
+        ----------
+        axis
+            0 for rows, 1 for columns, as stored.
+        period, start, length
+            Of each ``period`` the ``length`` from ``start`` on.
+
+        Raises
+        ------
+        ShapeMismatchError
+            If the pattern does not fit the matrix.
+
+        Examples
+        --------
+        >>> fused = StoredTensor("qkv", (12, 5), "float32", Path("x"), 0)
+        >>> fused.select(0, period=6, start=2, length=2).shape
+        (4, 5)
+        """
+        fits = len(self.shape) == 2 and self.selection is None and period > 0 and self.shape[axis] % period == 0
+        if not fits or start < 0 or length < 1 or start + length > period:
+            raise ShapeMismatchError(
+                f"{self.file}: tensor {self.name!r} of shape {list(self.shape)} has no {length} of every {period} from"
+                f" {start} on along axis {axis}; expected a matrix whose side is a multiple of the period."
+            )
+        chosen = self.shape[axis] // period * length
+        shape = (chosen, self.shape[1]) if axis == 0 else (self.shape[0], chosen)
+        return replace(self, shape=shape, selection=Selection(axis, period, start, length, self.shape[axis]))
+
+    def _unselected(self) -> "StoredTensor":
+        chosen = self.selection
+        if chosen is None:
+            return self
+        shape = (chosen.whole, self.shape[1]) if chosen.axis == 0 else (self.shape[0], chosen.whole)
+        return replace(self, shape=shape, selection=None)
+
     def read(self) -> Tensor:
         """Read the whole tensor in its stored type."""
+        if self.selection is not None:
+            return self.block(slice(None), slice(None))
         if self.offset is None:
             return _copied(self._mapped())
         buffer = np.empty(self.elements * self.torch_dtype.itemsize, dtype=np.uint8)
@@ -85,6 +198,8 @@ class StoredTensor:
         torch.Tensor
             In the stored type, contiguous, shape ``(rows, columns)``.
         """
+        if self.selection is not None:
+            return self._selected_block(self.selection, rows, columns)
         if self.offset is None:
             return _copied(self._mapped()[rows, columns])
         (first, last, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
@@ -102,6 +217,12 @@ class StoredTensor:
                     _fill(descriptor, view[row * across * item : (row + 1) * across * item], start, self)
         return _shaped(buffer, self.torch_dtype, (height, across))
 
+    def _selected_block(self, chosen: Selection, rows: slice, columns: slice) -> Tensor:
+        whole = self._unselected()
+        runs = list(chosen.runs(rows if chosen.axis == 0 else columns)) or [slice(0, 0)]
+        parts = [whole.block(run, columns) if chosen.axis == 0 else whole.block(rows, run) for run in runs]
+        return torch.cat(parts, dim=chosen.axis)
+
     def chunks(self) -> Iterator[Tensor]:
         """Stream a tensor of any number of dimensions in row-major order, as flat pieces of one length.
 
@@ -110,6 +231,11 @@ class StoredTensor:
         torch.Tensor
             In the stored type, contiguous; overwritten by the next piece.
         """
+        if self.selection is not None:
+            step = max(1, _CHUNK // max(self.shape[1], 1))
+            for start in range(0, self.shape[0], step):
+                yield self.block(slice(start, start + step), slice(None)).reshape(-1)
+            return
         if self.offset is None:
             flat = self._mapped().detach().reshape(-1)
             for start in range(0, flat.numel(), _CHUNK):
@@ -138,7 +264,10 @@ class StoredTensor:
 
     def _mapped(self) -> Tensor:
         _ = self.torch_dtype  # a type of torch's, so that there are plain values
-        return torch_archive.tensor(self.file, self.name)
+        whole = torch_archive.tensor(self.file, self.name)
+        if tuple(whole.shape) == self.shape and not self.start:
+            return whole
+        return whole.reshape(-1)[self.start : self.start + self.elements].reshape(self.shape)
 
 
 def torch_dtype(name: str, where: str = "") -> torch.dtype:
