@@ -94,7 +94,7 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
     sides = _Side(update.tuned.torch_dtype), _Side((update.base or update.tuned).torch_dtype)
     identical = total = 0
     energy = 0.0
-    for _, tuned, base in update.pairs():
+    for _, tuned, base in update.pieces():
         total += tuned.numel()
         sides[0].add(tuned, base)
         if base is not None:
