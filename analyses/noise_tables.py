@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from analyses.machine import about_machine, table, write
-from analyses.planted import Planted, planted
+from analyses.planted import Planted, Recipe
 from rank_lab.change import change_statistics
 from rank_lab.decomposition import spectrum_of
 from rank_lab.denoised import Estimate
@@ -31,6 +31,8 @@ _RESULTS = Path(__file__).parent / "results"
 _SIZES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 _SHAPES = ((256, 256), (192, 384), (384, 192), (256, 640))
 _MOST_FALSE_ALARMS = 0.05
+_COVERAGE_NOTE = """Random size (4e-5 to 1e-3), rank 2 to 16, spread, shape, grid on or off, rows alike or not. An
+interval of an integer holds more than its nominal share; stable and effective rank have one off the grid only."""
 
 
 def sizes(side: int, generator: torch.Generator) -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def sizes(side: int, generator: torch.Generator) -> list[dict[str, Any]]:
     for unequal in (False, True):
         for kind in ("low", "iid"):
             for size in _SIZES:
-                case = planted(generator, shape=(side, side), size=size, kind=kind, unequal=unequal)  # type: ignore[arg-type]
+                case = Recipe(shape=(side, side), size=size, kind=kind, unequal=unequal).planted(generator)  # type: ignore[arg-type]
                 rows.append({"kind": kind, "unequal": unequal, "size": size} | _measured(case))
     return rows
 
@@ -108,15 +110,14 @@ def coverage(count: int, generator: torch.Generator, rng: np.random.Generator) -
     """
     held: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for number in range(count):
-        case = planted(
-            generator,
+        case = Recipe(
             shape=_SHAPES[number % len(_SHAPES)],
             size=float(10 ** rng.uniform(-4.4, -3.0)),
             rank=int(rng.integers(2, 17)),
             on_grid=bool(rng.integers(2)),
             unequal=bool(rng.integers(2)),
             weakest=float(rng.uniform(0.15, 1.0)),
-        )
+        ).planted(generator)
         found = noise_of(case.update, spectrum_of(case.update), change_statistics(case.update))
         into = held[found.regime]
         into["cases"].append(True)
@@ -156,12 +157,12 @@ def alarms(count: int, generator: torch.Generator) -> dict[str, float]:
     for number in range(count):
         shape, unequal = _SHAPES[number % len(_SHAPES)], bool(number // 2 % 2)
         # All but nothing was learned, so that the files are no exact re-cast and the test decides.
-        case = planted(generator, shape=shape, size=1e-9, kind="iid", on_grid=False, unequal=unequal)
+        case = Recipe(shape=shape, size=1e-9, kind="iid", on_grid=False, unequal=unequal).planted(generator)
         statistics = replace(change_statistics(case.update), recast="")
         test = noise_of(case.update, spectrum_of(case.update), statistics)
         found["T1, rounding alone"].append(test.above_rounding.value > 0)
         for size, on_grid in ((1e-4, False), (3e-5, True)):
-            case = planted(generator, shape=shape, size=size, kind="iid", on_grid=on_grid, unequal=unequal)
+            case = Recipe(shape=shape, size=size, kind="iid", on_grid=on_grid, unequal=unequal).planted(generator)
             test = noise_of(case.update, spectrum_of(case.update), change_statistics(case.update), mode="full")
             place = "on" if on_grid else "off"
             found[f"T2, i.i.d. update of {size:g} {place} the grid"].append(test.above_iid.value > 0)
@@ -240,9 +241,11 @@ def _report(results: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             "# Rounding: planted ranks, raw and told",
-            f"Weights of 0.02 in bfloat16, {results['side']} x {results['side']}; base and tuned lie on that grid, the"
-            " update is added in float64 and rounded. `size` is its root mean square. T1: above rounding; T2: above"
-            " independent entries of its own size; in brackets the 95 % interval. Refused: regime unresolved.",
+            (
+                f"Weights of 0.02 in bfloat16, {results['side']} x {results['side']}; base and tuned lie on that grid, the"
+                " update is added in float64 and rounded. `size` is its root mean square. T1: above rounding; T2: above"
+                " independent entries of its own size; in brackets the 95 % interval. Refused: regime unresolved."
+            ),
             "## Rows alike",
             _size_table(equal),
             "## Rows of very unequal scale (log-normal, sigma 1)",
@@ -250,8 +253,7 @@ def _report(results: dict[str, Any]) -> str:
             "## Re-cast files: nothing was learned",
             table(("cast", "identical", "k90 raw", "T1", "T1, cast not recognised"), casts),
             f"## Coverage of the 95 % intervals, {results['cases']} planted cases",
-            "Random size (4e-5 to 1e-3), rank 2 to 16, spread, shape, grid on or off, rows alike or not. An interval of"
-            " an integer holds more than its nominal share; stable and effective rank have one only off the grid.",
+            _COVERAGE_NOTE,
             table(("regime", "cases", *names), covered),
             "## False alarms",
             table(("null", "found something", f"at most {_MOST_FALSE_ALARMS:.0%}"), false),

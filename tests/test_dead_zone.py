@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analyses.planted import planted
+from analyses.planted import Recipe
 from rank_lab.dead_zone import spacing_classes, swallowed_energy
 from rank_lab.grid import spacing
 
@@ -11,7 +11,7 @@ from rank_lab.grid import spacing
 @pytest.mark.parametrize("size", [1e-3, 1e-4, 3e-5, 1.5e-5])
 @pytest.mark.parametrize("kind", ["low", "iid"])
 def test_energy_and_attenuation_are_found(size: float, kind: str, generator: torch.Generator) -> None:
-    case = planted(generator, shape=(400, 400), size=size, kind=kind)  # type: ignore[arg-type]
+    case = Recipe(shape=(400, 400), size=size, kind=kind).planted(generator)  # type: ignore[arg-type]
     found = swallowed_energy(spacing_classes(case.update.pieces(), torch.bfloat16))
     stored, true = case.update.to_dense(), case.true
     assert found.energy == pytest.approx(float(true.square().sum()), rel=0.1)
@@ -21,7 +21,7 @@ def test_energy_and_attenuation_are_found(size: float, kind: str, generator: tor
 
 
 def test_classes_add_up(generator: torch.Generator) -> None:
-    case = planted(generator, shape=(120, 70))
+    case = Recipe(shape=(120, 70)).planted(generator)
     found = spacing_classes(case.update.pieces(), torch.bfloat16)
     stored = case.update.to_dense()
     assert sum(part.entries for part in found) == stored.numel()

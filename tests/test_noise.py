@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.planted import Planted, planted
+from analyses.planted import Planted, Recipe
 from rank_lab.change import change_statistics
 from rank_lab.decomposition import spectrum_of
 from rank_lab.noise import Noise, NoiseMode, noise_from, noise_of, regime_of
@@ -30,7 +30,7 @@ def holds(found: Noise, name: str, true: float) -> bool:
 def test_a_planted_rank_is_found_where_it_can_be(
     size: float, on_grid: bool, unequal: bool, generator: torch.Generator
 ) -> None:
-    case = planted(generator, shape=(384, 384), size=size, on_grid=on_grid, unequal=unequal)
+    case = Recipe(shape=(384, 384), size=size, on_grid=on_grid, unequal=unequal).planted(generator)
     found = noise(case.update)
     assert found.regime in {"resolved", "partial"}
     assert found.above_rounding.value == 16
@@ -44,14 +44,14 @@ def test_a_planted_rank_is_found_where_it_can_be(
 
 @pytest.mark.parametrize("size", [1e-5, 3e-6])
 def test_and_refused_where_it_cannot(size: float, generator: torch.Generator) -> None:
-    found = noise(planted(generator, shape=(384, 384), size=size).update)
+    found = noise(Recipe(shape=(384, 384), size=size).planted(generator).update)
     assert found.regime == "unresolved"
     assert found.ranks == {}
     assert found.energy_fraction == 1.0
 
 
 def test_structure_below_rounding_shows_against_noise_of_its_own_size(generator: torch.Generator) -> None:
-    found = noise(planted(generator, shape=(512, 512), size=1e-5).update)
+    found = noise(Recipe(shape=(512, 512), size=1e-5).planted(generator).update)
     assert found.above_rounding.value == 0
     assert found.above_iid.value >= 13
 
@@ -59,13 +59,13 @@ def test_structure_below_rounding_shows_against_noise_of_its_own_size(generator:
 @pytest.mark.parametrize("size", [1e-3, 1e-4, 3e-5])
 @pytest.mark.parametrize("on_grid", [False, True], ids=["off grid", "on grid"])
 def test_an_unstructured_update_is_no_structure(size: float, on_grid: bool, generator: torch.Generator) -> None:
-    case = planted(generator, shape=(300, 400), size=size, kind="iid", on_grid=on_grid)
+    case = Recipe(shape=(300, 400), size=size, kind="iid", on_grid=on_grid).planted(generator)
     assert noise(case.update).above_iid.value == 0
 
 
 @pytest.mark.parametrize("kind", ["iid", "power"])
 def test_many_directions_are_denoised_together(kind: str, generator: torch.Generator) -> None:
-    case = planted(generator, shape=(384, 384), size=1e-4, kind=kind, on_grid=False)  # type: ignore[arg-type]
+    case = Recipe(shape=(384, 384), size=1e-4, kind=kind, on_grid=False).planted(generator)  # type: ignore[arg-type]
     found = noise(case.update)
     true = case.energy_rank(0.9)
     assert found.ranks["energy_rank_90"].value == pytest.approx(true, rel=0.12)
@@ -120,17 +120,17 @@ def test_a_small_update_of_a_coarse_base_is_none(generator: torch.Generator) -> 
 
 
 def test_float32_is_resolved_and_not_tested_unless_it_looks_merged(generator: torch.Generator) -> None:
-    spread = planted(generator, kind="power", size=1e-3, grid=torch.float32, on_grid=False)
+    spread = Recipe(kind="power", size=1e-3, grid=torch.float32, on_grid=False).planted(generator)
     found = noise(spread.update, "rounding")
     assert found.regime == "resolved"
     assert math.isnan(found.above_rounding.value), "not looked at"
-    merged = planted(generator, kind="low", rank=8, size=1e-3, grid=torch.float32, on_grid=False)
+    merged = Recipe(kind="low", rank=8, size=1e-3, grid=torch.float32, on_grid=False).planted(generator)
     found = noise(merged.update, "rounding")
     assert (found.regime, found.above_rounding.value, found.diffuse) == ("resolved", 8, False)
 
 
 def test_the_mode_says_what_is_looked_at(generator: torch.Generator) -> None:
-    case = planted(generator, size=1e-4)
+    case = Recipe(size=1e-4).planted(generator)
     off, rounding, full = (noise(case.update, mode) for mode in ("off", "rounding", "full"))  # type: ignore[arg-type]
     assert math.isnan(off.above_rounding.value)
     assert off.ranks == {}
@@ -157,7 +157,7 @@ def test_regimes_are_ordered() -> None:
 
 
 def test_orientation_changes_nothing(generator: torch.Generator) -> None:
-    case = planted(generator, shape=(200, 333), size=2e-4, unequal=True)
+    case = Recipe(shape=(200, 333), size=2e-4, unequal=True).planted(generator)
     tuned, base = (side.block(slice(None), slice(None)) for side in (case.update.tuned, case.update.base))  # type: ignore[union-attr]
     turned = DenseUpdate(MemoryMatrix(tuned.T.contiguous()), MemoryMatrix(base.T.contiguous()), transposed=True)
     here, there = noise(case.update), noise(turned)
@@ -166,7 +166,7 @@ def test_orientation_changes_nothing(generator: torch.Generator) -> None:
 
 
 def test_it_is_read_back_as_it_was(generator: torch.Generator) -> None:
-    found = noise(planted(generator).update)
+    found = noise(Recipe().planted(generator).update)
     assert noise_from(dataclasses.asdict(found)) == found
 
 
@@ -184,15 +184,14 @@ def test_intervals_hold_what_is_true(generator: torch.Generator) -> None:
     """The 200 cases, their false alarms and all regimes: ``python -m analyses.noise_tables``."""
     rng = np.random.default_rng(3)
     cases = [
-        planted(
-            generator,
+        Recipe(
             shape=((128, 128), (96, 200), (200, 96))[i % 3],
             size=float(10 ** rng.uniform(-4.3, -3)),
             rank=int(rng.integers(2, 9)),
             on_grid=bool(rng.integers(2)),
             unequal=bool(rng.integers(2)),
             weakest=float(rng.uniform(0.2, 1.0)),
-        )
+        ).planted(generator)
         for i in range(60)
     ]
     assert coverage(cases, 0.9, "energy_rank_90") >= 0.88
