@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rank_lab.archive_check import check_archive
 from rank_lab.errors import CheckpointError
 
 __all__ = ["aliases", "storage_type", "tensor", "tensors"]
@@ -84,9 +85,12 @@ def aliases(file: Path) -> dict[str, str]:
 @lru_cache(maxsize=4)
 def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: ARG001 - a part of the key
     try:
+        check_archive(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats concern those who write them
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         code = _CODE.search(str(error))
         if code is not None:

@@ -1,16 +1,25 @@
 """Which files of a folder hold its weights; pure look-up, nothing is opened but indexes."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rank_lab.errors import CheckpointError
+from rank_lab.plain_file import json_object, size_of
+from rank_lab.plain_text import plain
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+_UNREAD = {
+    ".gguf": "GGUF, which llama.cpp runs and which is mostly quantised, is not read; give the safetensors it was made of",
+    ".ggml": "GGML, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
+    ".h5": "TensorFlow's weights are not read; load them with transformers (from_tf=True) and save_pretrained them",
+    ".msgpack": "Flax's weights are not read; load them with transformers (from_flax=True) and save_pretrained them",
+    ".onnx": "ONNX graphs are not read; give the safetensors or torch file that it was exported from",
+    ".npz": "NumPy archives are not read; save the arrays by their names with safetensors.numpy.save_file",
+}
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -57,7 +66,10 @@ def find_weight_files(path: Path) -> WeightFiles:
         If there are no weights, a shard is missing or surplus, or several
         files could be meant.
     """
-    if path.is_file():
+    if not path.is_dir():
+        size_of(path)  # refuses what is no regular file
+        if path.suffix in _UNREAD:
+            raise CheckpointError(f"{path}: {_UNREAD[path.suffix]}.")
         if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
             raise CheckpointError(
                 f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
@@ -76,6 +88,9 @@ def find_weight_files(path: Path) -> WeightFiles:
         found = _model_files(path, suffix)
         if found:
             return found
+    unread = next((file for file in sorted(path.iterdir()) if file.suffix in _UNREAD), None)
+    if unread is not None:
+        raise CheckpointError(f"{unread}: {_UNREAD[unread.suffix]}.")
     raise CheckpointError(
         f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
         " name the folder that holds the weights."
@@ -102,13 +117,13 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
 
 
 def _indexed(index: Path) -> WeightFiles:
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (RecursionError, KeyError, TypeError, ValueError) as error:
+    weight_map = (json_object(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(
-            f"{index}: not a shard index ({error}); expected an object with a weight_map: copy it again."
-        ) from error
-    names = sorted({str(name) for name in weight_map.values()})
+            f"{index}: not a shard index; expected an object whose weight_map gives a file name for each tensor: copy"
+            " it again."
+        )
+    names = sorted(set(weight_map.values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
@@ -174,7 +189,8 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
         and file.suffix in {".safetensors", *_TORCH_SUFFIXES}
         and not _TRAINER_STATE.fullmatch(file.name)
     )
-    return tuple((name, f"weight file beside the one that was read ({', '.join(sorted(used)[:2])})") for name in rest)
+    beside = plain(", ".join(sorted(used)[:2]))
+    return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest)
 
 
 def _what_is_there(folder: Path) -> str:
