@@ -23,6 +23,7 @@ MAX_JSON_BYTES = 32_000_000
 
 # Each costs Python up to 150 bytes and a microsecond: under 200 MB and about a second in all.
 _MAX_MARKS = 1_200_000
+_MAX_DEPTH = 50  # what is written out again recurses
 
 
 def size_of(file: Path) -> int:
@@ -53,7 +54,7 @@ def parse_json(raw: bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is not UTF-8, not JSON, too large, or an object has a key twice.
+        If it is not UTF-8, not JSON, too large, too deep, or an object has a key twice.
 
     Examples
     --------
@@ -67,9 +68,11 @@ def parse_json(raw: bytes) -> Any:
     if len(raw) > MAX_JSON_BYTES or marks > _MAX_MARKS:
         raise ValueError(f"{len(raw)} bytes with about {marks} values, more than any model needs")
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    _refuse_deep(content)
+    return content
 
 
 def json_object(file: Path) -> dict[str, Any] | None:
@@ -100,6 +103,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice!r} is there twice")
     return found
+
+
+def _refuse_deep(content: Any) -> None:
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(_MAX_DEPTH):
+        children = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for item in children for child in item if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
 
 
 def _start(file: Path) -> bytes:

@@ -1,11 +1,15 @@
 """Text from files that nobody vouches for, made safe to print: no control characters, no endless lines."""
 
-__all__ = ["MAX_NAME", "is_plain", "plain"]
+import re
+
+__all__ = ["MAX_NAME", "holds_controls", "is_plain", "plain"]
 
 MAX_NAME = 512
 """Characters of the longest tensor name that is taken for one; the longest of public models have under 200."""
 
 _MAX_LINE = 1500
+# What a terminal obeys or shows in another order than it is written in.
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 def is_plain(name: str) -> bool:
@@ -17,6 +21,17 @@ def is_plain(name: str) -> bool:
     (True, False, False)
     """
     return len(name) <= MAX_NAME and name.isprintable()
+
+
+def holds_controls(text: str) -> bool:
+    r"""Whether printing this would do more than show it.
+
+    Examples
+    --------
+    >>> holds_controls("caf\xe9 \u4e2d"), holds_controls("a\x1b[2J")
+    (False, True)
+    """
+    return _CONTROLS.search(text) is not None
 
 
 def plain(text: str, *, limit: int = _MAX_LINE) -> str:

@@ -13,10 +13,10 @@ __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _UNREAD = {
-    ".gguf": "GGUF, which llama.cpp runs and which is mostly quantised, is not read; give the safetensors it was made of",
+    ".gguf": "GGUF, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
     ".ggml": "GGML, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
-    ".h5": "TensorFlow's weights are not read; load them with transformers (from_tf=True) and save_pretrained them",
-    ".msgpack": "Flax's weights are not read; load them with transformers (from_flax=True) and save_pretrained them",
+    ".h5": "TensorFlow's weights are not read; load them with transformers 4 (from_tf=True) and save them again",
+    ".msgpack": "Flax's weights are not read; load them with transformers 4 (from_flax=True) and save them again",
     ".onnx": "ONNX graphs are not read; give the safetensors or torch file that it was exported from",
     ".npz": "NumPy archives are not read; save the arrays by their names with safetensors.numpy.save_file",
 }
@@ -75,11 +75,11 @@ def find_weight_files(path: Path) -> WeightFiles:
                 f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
                 " file, or the folder that holds it."
             )
-        adapter = path.name in _ADAPTER_FILES and (path.parent / "adapter_config.json").is_file()
+        adapter = path.name in _ADAPTER_FILES and _is_there(path.parent / "adapter_config.json")
         return WeightFiles((path,), adapter=adapter)
-    if (path / "adapter_config.json").is_file():
+    if _is_there(path / "adapter_config.json"):
         for name in _ADAPTER_FILES:
-            if (path / name).is_file():
+            if _is_there(path / name):
                 return WeightFiles((path / name,), adapter=True, set_aside=_others(path, {name}))
         raise CheckpointError(
             f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
@@ -100,9 +100,9 @@ def find_weight_files(path: Path) -> WeightFiles:
 def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     single = folder / _MODEL_FILES[0 if suffix == "safetensors" else 1]
     index = folder / f"{single.name}.index.json"
-    if index.is_file():
+    if _is_there(index):
         return _indexed(index)
-    if single.is_file():
+    if _is_there(single):
         return WeightFiles((single,), set_aside=_others(folder, {single.name}))
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
@@ -137,7 +137,7 @@ def _indexed(index: Path) -> WeightFiles:
             f" {index.name} lists; download them."
         )
     single = index.parent / index.name.removesuffix(".index.json")
-    if single.is_file() and single.name not in names:
+    if _is_there(single) and single.name not in names:
         raise CheckpointError(
             f"{single}: lies beside {index.name}, which does not list it: two saves are mixed;"
             " remove the older one's files."
@@ -193,6 +193,11 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
     return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest)
 
 
+def _is_there(file: Path) -> bool:
+    """Whether anything has that name, be it a broken link or a pipe, which reading then refuses by name."""
+    return file.exists() or file.is_symlink()
+
+
 def _what_is_there(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir())
-    return f"no weights among {len(names)} entries ({', '.join(names[:4])})" if names else "the folder is empty"
+    return f"no weights among {len(names)} entries ({plain(', '.join(names[:4]))})" if names else "the folder is empty"
