@@ -103,8 +103,7 @@ def _check_legacy(handle: BinaryIO, file: Path, size: int) -> None:
         storages[key] = max(claimed, storages.get(key, 0))
 
     reader = PickleReader(handle.read(MAX_PICKLE_BYTES), file, size, note)
-    for _ in range(3):  # magic number, protocol and system, before the state dict
+    for _ in range(5):  # magic number, protocol, system, state dict, and the keys of the storages behind them
         reader.follow()
-    reader.follow()
     if sum(storages.values()) > size:
         raise claim(file, f"its storages claim {sum(storages.values())} bytes, the file holds {size}")

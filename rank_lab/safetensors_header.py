@@ -109,7 +109,7 @@ def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
         code, shape, begin, end = None, (), -1, -1
-    if not isinstance(code, str) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+    if not _is_code(code) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise CheckpointError(
             f"{file}: the header entry of tensor {name!r} lacks a proper dtype, shape or data_offsets; the file is"
             " damaged: copy it again."
@@ -121,6 +121,11 @@ def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
             " file is damaged: copy it again."
         )
     return StoredTensor(name=name, shape=shape, dtype=dtype, file=file, offset=data_start + begin)
+
+
+def _is_code(code: object) -> bool:
+    """Whether it may be a type: one that is not known is listed and not read."""
+    return isinstance(code, str) and (code in _DTYPES or (code.isidentifier() and code.isascii() and len(code) <= 32))
 
 
 def _check_extent(entries: dict[str, Any], file: Path, data_start: int, size: int) -> None:
