@@ -10,7 +10,7 @@ from rank_lab.pickle_check import MAX_PICKLE_BYTES, PickleReader, StorageCheck, 
 from rank_lab.plain_file import size_of
 from rank_lab.plain_text import plain
 
-__all__ = ["check_archive"]
+__all__ = ["check_archive", "is_zip"]
 
 _MAX_LIST_BYTES = 8_000_000  # some 80 000 entries as torch writes them
 
@@ -37,11 +37,19 @@ def check_archive(file: Path) -> None:
     if not size:
         raise EOFError
     with file.open("rb") as handle:
-        if handle.read(4) == b"PK\3\4" and zipfile.is_zipfile(handle):
+        if handle.read(4) == b"PK\3\4" and is_zip(file):
             _check_zip(handle, file, size)
         else:
             handle.seek(0)
             _check_legacy(handle, file, size)
+
+
+def is_zip(file: Path) -> bool:
+    """Whether the file has the end of a zip archive, at which torch looks too."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # an end that contradicts itself
+        return False
 
 
 def _check_zip(handle: BinaryIO, file: Path, size: int) -> None:

@@ -48,8 +48,16 @@ def size_of(file: Path) -> int:
     return status.st_size
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, *, constants: bool = True) -> Any:
     """JSON text of bounded cost, whose objects name each key once.
+
+    Parameters
+    ----------
+    raw
+        The text, in UTF-8.
+    constants
+        Whether ``NaN`` and ``Infinity`` may stand for numbers, which Python
+        writes and JSON does not know.
 
     Raises
     ------
@@ -68,7 +76,9 @@ def parse_json(raw: bytes) -> Any:
     if len(raw) > MAX_JSON_BYTES or marks > _MAX_MARKS:
         raise ValueError(f"{len(raw)} bytes with about {marks} values, more than any model needs")
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        content = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=None if constants else _refuse
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     _refuse_deep(content)
@@ -103,6 +113,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice!r} is there twice")
     return found
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _refuse_deep(content: Any) -> None:

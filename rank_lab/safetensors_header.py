@@ -83,14 +83,18 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         raw = handle.read(length)
     entries = _parse(raw, file)
     metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise CheckpointError(
+            f"{file}: its header's __metadata__ is no object of texts; the file is damaged: copy it again."
+        )
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in entries.items()}
     _check_extent(entries, file, 8 + length, size)
-    return tensors, metadata if isinstance(metadata, dict) else {}
+    return tensors, metadata
 
 
 def _parse(raw: bytes, file: Path) -> dict[str, Any]:
     try:
-        entries = parse_json(raw)
+        entries = parse_json(raw, constants=False)
     except ValueError as error:  # not UTF-8, not JSON, a tensor twice, a number of thousands of digits
         raise CheckpointError(
             f"{file}: its header cannot be parsed as JSON ({error}); copy the file again, or save a model of more than"

@@ -7,7 +7,6 @@ and plain containers; nothing here ever relaxes that.
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rank_lab.archive_check import check_archive
+from rank_lab.archive_check import check_archive, is_zip
 from rank_lab.errors import CheckpointError
 
 __all__ = ["aliases", "storage_type", "tensor", "tensors"]
@@ -88,7 +87,7 @@ def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: 
         check_archive(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats concern those who write them
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -112,7 +111,7 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
             f"{file}: is a Git LFS pointer of {file.stat().st_size} bytes, not weights; run 'git lfs pull' in its"
             " repository."
         )
-    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
+    if start.startswith(b"PK") and not is_zip(file):
         return CheckpointError(
             f"{file}: an archive of {file.stat().st_size} bytes without its end; the file was cut or is still being"
             " written: copy it again."
