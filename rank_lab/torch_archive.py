@@ -111,6 +111,11 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
             f"{file}: is a Git LFS pointer of {file.stat().st_size} bytes, not weights; run 'git lfs pull' in its"
             " repository."
         )
+    other = "GGUF" if start[:4] == b"GGUF" else "safetensors" if start[8:9] == b"{" else ""
+    if other:
+        return CheckpointError(
+            f"{file}: is a {other} file by its first bytes, not torch's; give it the ending .{other.lower()}."
+        )
     if start.startswith(b"PK") and not is_zip(file):
         return CheckpointError(
             f"{file}: an archive of {file.stat().st_size} bytes without its end; the file was cut or is still being"
