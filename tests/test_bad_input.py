@@ -83,7 +83,10 @@ DAMAGED = {
     "negative offset": (raw_safetensors({"w": entry(-16, 0)}, bytes(16)), "lacks a proper"),
     "negative shape": (raw_safetensors({"w": entry(0, 16, shape=(-2, -2))}, bytes(16)), "lacks a proper"),
     "broken shape": (raw_safetensors({"w": entry(0, 16, shape=(2.5, 2))}, bytes(16)), "lacks a proper"),
-    "infinite shape": (raw_safetensors({"w": entry(0, 16, shape=(float("inf"),))}, bytes(16)), "Infinity is no number of JSON"),
+    "infinite shape": (
+        raw_safetensors({"w": entry(0, 16, shape=(float("inf"),))}, bytes(16)),
+        "Infinity is no number of JSON",
+    ),
     "shape of words": (raw_safetensors({"w": entry(0, 16, shape=("2", "2"))}, bytes(16)), "lacks a proper"),
     "range too short": (raw_safetensors({"w": entry(0, 12)}, bytes(12)), "cannot lie in bytes 0 to 12"),
     "range reversed": (raw_safetensors({"w": entry(16, 0)}, bytes(16)), "cannot lie in bytes 16 to 0"),
