@@ -51,9 +51,9 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 
     Notes
     -----
-    The library's reader takes three things that this one refuses: a tensor that
-    is there twice (it keeps the last), headers of up to 100 MB, and offsets of
-    a sub-byte type, which torch cannot hold, are only checked for their order.
+    The library's reader takes two things that this one refuses: a tensor that
+    is there twice, of which it keeps the last, and headers of 25 to 100 MB. The
+    other way round, a type that is unknown here is listed and refused on reading.
     """
     size = size_of(file)
     if not size:
