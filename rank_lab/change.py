@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rank_lab.decomposition import spectrum_of
+from rank_lab.decomposition import convergence, spectrum_of
 from rank_lab.errors import NonFiniteError
 from rank_lab.grid import GRIDS, grid_name, lies_on, rounding_variance
 from rank_lab.stored_tensor import StoredTensor
@@ -205,7 +205,8 @@ def weight_norms(weight: Matrix) -> WeightNorms:
     frobenius = math.sqrt(sum(float(torch.linalg.vector_norm(tile, dtype=torch.float64)) ** 2 for tile in tiles))
     if not math.isfinite(frobenius):
         raise NonFiniteError("the weight holds NaN or infinite values (in float32); its norms mean nothing.")
-    spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
+    with convergence(weight.shape):
+        spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
     del tiles
     return_freed_memory()
     return WeightNorms(frobenius, spectral)

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from rank_lab.errors import RankLabError
+from rank_lab.plain_text import plain
 
 __all__ = ["app", "main"]
 
@@ -128,7 +129,7 @@ def main() -> None:
     try:
         app()
     except (RankLabError, OSError) as error:
-        sys.stderr.write("error: " + " ".join(_text(error).split()) + "\n")
+        sys.stderr.write(f"error: {plain(' '.join(_text(error).split()))}\n")
         raise SystemExit(2) from None
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
