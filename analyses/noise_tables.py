@@ -242,7 +242,7 @@ def _report(results: dict[str, Any]) -> str:
         (
             "# Rounding: planted ranks, raw and told",
             (
-                f"Weights of 0.02 in bfloat16, {results['side']} x {results['side']}; base and tuned lie on that grid, the"
+                f"Weights of 0.02 in bfloat16, {results['side']} square; base and tuned lie on that grid, the"
                 " update is added in float64 and rounded. `size` is its root mean square. T1: above rounding; T2: above"
                 " independent entries of its own size; in brackets the 95 % interval. Refused: regime unresolved."
             ),
