@@ -147,7 +147,13 @@ def common_rows(tuned: StoredTensor, base: StoredTensor, module: str) -> int | N
 
 
 def dense_spec(
-    module: str, tuned: StoredTensor, base: StoredTensor, *, transposed: bool = False, note: str = ""
+    module: str,
+    tuned: StoredTensor,
+    base: StoredTensor,
+    *,
+    transposed: bool = False,
+    note: str = "",
+    identity: Identity | None = None,
 ) -> UpdateSpec:
     """The difference of two stored matrices, of their common rows if a vocabulary was resized.
 
@@ -161,6 +167,8 @@ def dense_spec(
         Whether the files store ``(in, out)``.
     note
         What else a reader must know.
+    identity
+        Where the path does not tell it; default what the path tells.
     """
     rows = common_rows(tuned, base, module)
     stored = (tuned.shape[0] if rows is None else rows, tuned.shape[1])
@@ -170,7 +178,7 @@ def dense_spec(
         note = f"{note}; {resized}" if note else resized
     return UpdateSpec(
         module=module,
-        identity=identify(module),
+        identity=identify(module) if identity is None else identity,
         update_kind="dense",
         shape=(stored[1], stored[0]) if transposed else stored,
         rank_bound=min(stored),

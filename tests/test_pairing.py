@@ -272,7 +272,7 @@ def assert_shares_sum_to_one(report: RankReport) -> None:
 
 def test_vectors_have_a_norm_and_a_share(tmp_path: Path, generator: torch.Generator) -> None:
     state = llama(generator) | {
-        "conv.weight": torch.zeros(2, 3, 4),
+        "bilinear.weight": torch.zeros(2, 3, 4),
         "h.experts_bias": torch.zeros(2, 8),
         "scale": torch.tensor(1.0),
         "untouched.bias": torch.ones(5),
@@ -281,11 +281,11 @@ def test_vectors_have_a_norm_and_a_share(tmp_path: Path, generator: torch.Genera
     report = analyze(save(tmp_path / "tuned", tuned), save(tmp_path / "base", state))
     planned(tmp_path / "tuned", tmp_path / "base")
     coverage = report.coverage.set_index("tensor")
-    for name in ("model.norm.weight", "conv.weight", "h.experts_bias", "scale"):
+    for name in ("model.norm.weight", "bilinear.weight", "h.experts_bias", "scale"):
         norm = float(torch.linalg.vector_norm(tuned[name].double() - state[name].double()))
         assert coverage.loc[name, "status"] == "vector"
         assert coverage.loc[name, "frobenius_norm"] == pytest.approx(norm, rel=1e-12)
-    assert coverage.loc["conv.weight", "reason"] == "3 dimensions: norm only"
+    assert coverage.loc["bilinear.weight", "reason"] == "3 dimensions: norm only"
     assert coverage.loc["untouched.bias", "status"] == "identical"
     assert_shares_sum_to_one(report)
 
