@@ -11,6 +11,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
+from rank_lab.fused_pairing import pair_fused
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
 from rank_lab.names import identify, natural_order
@@ -117,11 +118,14 @@ def _same_files(tuned: Checkpoint, base: Checkpoint) -> bool:
 def _plan_dense(tuned: Checkpoint, base: Checkpoint, *, split_fused: bool) -> Plan:
     tuned_tensors, base_tensors = _keyed(tuned, base)
     _refuse_other_layers(tuned_tensors, base_tensors, tuned, base)
-    _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
-    specs: list[UpdateSpec] = []
-    vectors: list[VectorChange] = []
-    rows: list[CoverageRow] = []
     tied = _tied(tuned_tensors, base_tensors, tuned, base)
+    fused = pair_fused(tuned_tensors, base_tensors, (tuned, base))
+    tuned_tensors = {key: tensor for key, tensor in tuned_tensors.items() if key not in fused.tuned_keys}
+    base_tensors = {key: tensor for key, tensor in base_tensors.items() if key not in fused.base_keys}
+    _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
+    specs: list[UpdateSpec] = list(fused.specs)
+    vectors: list[VectorChange] = []
+    rows: list[CoverageRow] = list(fused.rows)
     for key, tensor in tuned_tensors.items():
         partner = base_tensors.get(key)
         if key in tied:
