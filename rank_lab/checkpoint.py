@@ -43,6 +43,8 @@ class Checkpoint:
         Optimizer step of a trainer's checkpoint, or None if it does not say.
     revision
         Commit of a hub repository, or None.
+    metadata
+        Free text entries of the safetensors headers.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class Checkpoint:
     set_aside: tuple[tuple[str, str], ...] = ()
     step: int | None = None
     revision: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: str | Path, *, revision: str | None = None) -> "Checkpoint":
@@ -86,7 +89,7 @@ class Checkpoint:
         folder = local_folder(source, revision=revision)
         files = find_weight_files(folder)
         home = folder if folder.is_dir() else folder.parent
-        tensors, tied, unlisted = _index(files)
+        tensors, tied, unlisted, metadata = _index(files)
         if not tensors:
             raise CheckpointError(
                 f"{folder}: holds no tensor; was it saved before any weight was gathered? Save it again."
@@ -101,6 +104,7 @@ class Checkpoint:
             set_aside=files.set_aside + unlisted,
             step=_step(home),
             revision=hub.resolved_revision(home),
+            metadata=metadata,
         )
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -146,13 +150,20 @@ def _path(source: str | Path) -> Path:
         raise CheckpointError(f"{source}: no such user's home; check the path.") from error
 
 
-def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...]]:
+_Index = tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...], dict[str, str]]
+
+
+def _index(files: WeightFiles) -> _Index:
+    metadata: dict[str, str] = {}
     tensors: dict[str, StoredTensor] = {}
     tied: dict[str, str] = {}
     unlisted: list[tuple[str, str]] = []
     for file in files.files:
-        found = read_header(file)[0] if file.suffix == ".safetensors" else _archive_entries(file)
-        if file.suffix != ".safetensors":
+        if file.suffix == ".safetensors":
+            found, about = read_header(file)
+            metadata |= about
+        else:
+            found = _archive_entries(file)
             tied |= torch_archive.aliases(file)
         for name, entry in found.items():
             if files.weight_map is not None and files.weight_map.get(name) != file.name:
@@ -170,7 +181,7 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
                 f"{files.files[0].parent / file_name}: lacks tensor {name!r}, which the shard index places there; copy"
                 " the shard again."
             )
-    return tensors, tied, tuple(unlisted)
+    return tensors, tied, tuple(unlisted), metadata
 
 
 def _archive_entries(file: Path) -> dict[str, StoredTensor]:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
-from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
+from rank_lab.factor_pairing import is_factored, plan_factors
+from rank_lab.foreign_adapters import plan_foreign
+from rank_lab.foreign_names import foreign_format, saved_in_full
 from rank_lab.fused_pairing import pair_fused
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
@@ -29,12 +31,14 @@ def plan_updates(
     Parameters
     ----------
     tuned
-        Full checkpoint, PEFT adapter or loralib file.
+        Full checkpoint, adapter (PEFT's, kohya's and LyCORIS', diffusers',
+        MLX's, torchtune's) or loralib file.
     base
         What it was tuned from; adapters need none, but then norms relative to
         the weights are missing.
     lora_alpha
-        Numerator of LoRA's scaling for files that do not record it (loralib).
+        Numerator of LoRA's scaling for files that do not record it (loralib,
+        torchtune).
     split_fused
         Take fused weights of full checkpoints (q, k and v; gate and up) apart,
         where :mod:`rank_lab.fused_weights` knows how; by default they stay one
@@ -63,17 +67,20 @@ def plan_updates(
     >>> plan.specs[0].module, plan.specs[0].shape
     ('h.0.q_proj', (4, 3))
     """
-    if base is not None and (base.adapter_config is not None or is_factored(base)):
+    if base is not None and (base.adapter_config is not None or is_factored(base) or foreign_format(base)):
         raise PairingError(f"{base.source}: the base is an adapter; give the full model that it was trained on.")
     if base is not None and _same_files(tuned, base):
         raise PairingError(
             f"{base.source}: base and tuned are the same files; give the model as it was before fine-tuning as --base."
         )
-    if tuned.adapter_config is not None or is_factored(tuned):
-        if split_fused:
-            raise PairingError(f"{tuned.source}: an adapter's updates are not taken apart; leave out --split-fused.")
+    kind = foreign_format(tuned)
+    adapter = kind is not None or is_factored(tuned) or (tuned.adapter_config is not None and not saved_in_full(tuned))
+    if adapter and split_fused:
+        raise PairingError(f"{tuned.source}: an adapter's updates are not taken apart; leave out --split-fused.")
+    if kind is not None:
+        return plan_foreign(tuned, base, kind, lora_alpha=lora_alpha)
+    if adapter:
         return plan_factors(tuned, base, lora_alpha=lora_alpha)
-    refuse_other_adapters(tuned)
     if lora_alpha is not None:
         raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")
     if base is None:

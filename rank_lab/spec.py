@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rank_lab.errors import PairingError
+from rank_lab.factor_products import product_factors
 from rank_lab.names import Identity, identify
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update
@@ -19,7 +20,7 @@ __all__ = [
     "since",
 ]
 
-UpdateKind = Literal["dense", "lora", "adalora", "sora"]
+UpdateKind = Literal["dense", "lora", "adalora", "sora", "loha", "lokr"]
 
 BASE_IS_TIED = "the base ties this head"
 """Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
@@ -46,7 +47,8 @@ class UpdateSpec:
     rank_bound
         The largest rank that shape and factors allow.
     sources
-        Role to tensor: ``tuned`` and ``base``, or ``B``, ``A`` and ``gate``.
+        Role to tensor: ``tuned`` and ``base``, or ``B``, ``A`` and ``gate``, or
+        those of :func:`rank_lab.factor_products.product_factors`.
     scaling
         Factor of a factored update, resolved once from the config.
     transposed
@@ -221,6 +223,8 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
 
 
 def _factored(spec: UpdateSpec) -> LowRankUpdate:
+    if spec.update_kind in {"loha", "lokr"} or spec.source("mid") is not None:
+        return LowRankUpdate(*product_factors({role: part.read() for role, part in spec.sources}), spec.scaling)
     B, A, gate = spec.required("B").read(), spec.required("A").read(), spec.source("gate")
     if spec.transposed:
         B, A = A.T, B.T

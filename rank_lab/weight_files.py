@@ -12,7 +12,12 @@ __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_FILES = (
+    "adapter_model.safetensors",  # PEFT's
+    "adapter_model.bin",
+    "adapter_model.pt",  # torchtune's
+    "adapters.safetensors",  # MLX's
+)
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 _TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
 

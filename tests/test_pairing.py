@@ -9,7 +9,7 @@ import torch
 
 from rank_lab import Checkpoint, RankReport, analyze, plan_updates, read_update
 from rank_lab.coverage import Plan
-from rank_lab.errors import PairingError, UnsupportedUpdateError
+from rank_lab.errors import PairingError
 from tests.checkpoints import (
     CONTAINERS,
     Container,
@@ -331,20 +331,6 @@ def test_a_bare_stack_of_numbered_layers_is_paired(tmp_path: Path, generator: to
         ("2", 2, "other"),
         ("10", 10, "other"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "owner"),
-    [
-        ("lora_unet_down_blocks_0.lora_down.weight", "kohya's"),
-        ("unet.mid_block.to_q.lora.up.weight", "diffusers'"),
-        ("model.layers.0.self_attn.q_proj.lora_a", "MLX's"),
-        ("lora_te_text_model_encoder.hada_w1_a", "LyCORIS'"),
-    ],
-)
-def test_other_adapter_formats_are_refused_by_name(tmp_path: Path, name: str, owner: str) -> None:
-    with pytest.raises(UnsupportedUpdateError, match=f"is of {owner} adapter format, which is not read yet; convert"):
-        planned(save(tmp_path / "adapter", {name: torch.ones(2, 2)}), None)
 
 
 def test_an_adapter_accounts_for_every_tensor_of_both_sides(tmp_path: Path, generator: torch.Generator) -> None:
