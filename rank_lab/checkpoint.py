@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rank_lab import hub, torch_archive
+from rank_lab import distributed_archive, hub, torch_archive
 from rank_lab.errors import CheckpointError
 from rank_lab.safetensors_header import read_header
 from rank_lab.stored_tensor import StoredTensor
@@ -75,8 +75,8 @@ class Checkpoint:
         Parameters
         ----------
         source
-            A safetensors or torch file, a folder with weights or an adapter,
-            or a hub id (``org/name``, ``org/name@revision``).
+            A safetensors or torch file, a folder with weights or an adapter, a
+            distributed checkpoint's folder, or a hub id (``org/name``, ``org/name@revision``).
         revision
             Branch, tag or commit of a hub repository.
 
@@ -162,6 +162,9 @@ def _index(files: WeightFiles) -> _Index:
         if file.suffix == ".safetensors":
             found, about = read_header(file)
             metadata |= about
+        elif file.name == distributed_archive.METADATA_FILE:
+            found = _distributed_entries(file)
+            unlisted += distributed_archive.other_state(file)
         else:
             found = _archive_entries(file)
             tied |= torch_archive.aliases(file)
@@ -188,6 +191,13 @@ def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     return {
         name: StoredTensor(name=name, shape=tuple(value.shape), dtype=torch_archive.storage_type(value), file=file)
         for name, value in torch_archive.tensors(file).items()
+    }
+
+
+def _distributed_entries(file: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(name=name, shape=entry.shape, dtype=entry.dtype, file=file)
+        for name, entry in distributed_archive.entries(file).items()
     }
 
 

@@ -16,7 +16,7 @@ from rank_lab.errors import UnsupportedUpdateError
 from rank_lab.names import strip_wrappers
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["ForeignGroup", "Format", "foreign_format", "grouped", "saved_in_full"]
+__all__ = ["ForeignGroup", "Format", "foreign_format", "grouped", "refuse_merged_factors", "saved_in_full"]
 
 Format = Literal["kohya", "diffusers", "mlx", "torchtune"]
 
@@ -83,6 +83,29 @@ def foreign_format(checkpoint: Checkpoint) -> Format | None:
     stem = checkpoint.tensors[factors[0]].file.stem
     own = stem == "pytorch_lora_weights" or METADATA in checkpoint.metadata
     return "diffusers" if own or all(_DIFFUSION_MODEL.fullmatch(name) for name in factors) else None
+
+
+def refuse_merged_factors(checkpoint: Checkpoint) -> None:
+    """Refuse the factors of several weights side by side: loralib's MergedLinear, LitGPT's ``qkv``.
+
+    Which rows of ``lora_B`` belong to which part of the weight only the script
+    that trained them says.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        If ``lora_A`` has a multiple of the rank of ``lora_B``.
+    """
+    for name, A in checkpoint.tensors.items():
+        B = checkpoint.tensors.get(name.replace("lora_A", "lora_B"))
+        if "lora_A" not in name or B is None or len(A.shape) != 2 or len(B.shape) != 2 or not B.shape[1]:
+            continue
+        if A.shape[0] > B.shape[1] and A.shape[0] % B.shape[1] == 0:
+            raise UnsupportedUpdateError(
+                f"{A.file}: {name!r} is {list(A.shape)} and its lora_B {list(B.shape)}: factors of"
+                f" {A.shape[0] // B.shape[1]} weights side by side in a fused one (loralib's MergedLinear, LitGPT's"
+                " qkv); which is where, the file does not say. Merge the adapter and compare with --base."
+            )
 
 
 def saved_in_full(checkpoint: Checkpoint) -> bool:

@@ -12,7 +12,7 @@ from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compare
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors
 from rank_lab.foreign_adapters import plan_foreign
-from rank_lab.foreign_names import foreign_format, saved_in_full
+from rank_lab.foreign_names import foreign_format, refuse_merged_factors, saved_in_full
 from rank_lab.fused_pairing import pair_fused
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
@@ -80,6 +80,8 @@ def plan_updates(
     if kind is not None:
         return plan_foreign(tuned, base, kind, lora_alpha=lora_alpha)
     if adapter:
+        if tuned.adapter_config is None:
+            refuse_merged_factors(tuned)
         return plan_factors(tuned, base, lora_alpha=lora_alpha)
     if lora_alpha is not None:
         raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rank_lab.distributed_archive import METADATA_FILE
 from rank_lab.errors import CheckpointError
+from rank_lab.weight_containers import distributed_folder, refuse_other_containers
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
@@ -19,7 +21,9 @@ _ADAPTER_FILES = (
     "adapters.safetensors",  # MLX's
 )
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
+_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|recipe_state)[\w.-]*")
+_LOOSE_SUFFIXES = _TORCH_SUFFIXES - {".bin"}
+_LITGPT_LORA = ".pth.lora"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def find_weight_files(path: Path) -> WeightFiles:
 
     Order of preference: an adapter (``adapter_config.json``), a shard index,
     ``model.safetensors``, a complete set of numbered shards, the torch
-    equivalents, the only weight file there is.
+    equivalents, a distributed checkpoint, the only weight file there is.
 
     Parameters
     ----------
@@ -62,8 +66,13 @@ def find_weight_files(path: Path) -> WeightFiles:
         If there are no weights, a shard is missing or surplus, or several
         files could be meant.
     """
+    refuse_other_containers(path)
     if path.is_file():
-        if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
+        if (
+            path.suffix != ".safetensors"
+            and path.suffix not in _TORCH_SUFFIXES
+            and not path.name.endswith(_LITGPT_LORA)
+        ):
             raise CheckpointError(
                 f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
                 " file, or the folder that holds it."
@@ -81,9 +90,15 @@ def find_weight_files(path: Path) -> WeightFiles:
         found = _model_files(path, suffix)
         if found:
             return found
+    distributed = distributed_folder(path)
+    if distributed is not None:
+        return WeightFiles((distributed / METADATA_FILE,))
+    loose = _only(path, [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix in _LOOSE_SUFFIXES])
+    if loose:
+        return loose
     raise CheckpointError(
-        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
-        " name the folder that holds the weights."
+        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, .distcp files or"
+        " an adapter: name the folder that holds the weights."
     )
 
 
@@ -97,7 +112,11 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
         return _numbered(shards)
-    loose = sorted(file for file in folder.glob(f"*.{suffix}") if not _TRAINER_STATE.fullmatch(file.name))
+    return _only(folder, sorted(folder.glob(f"*.{suffix}")))
+
+
+def _only(folder: Path, files: list[Path]) -> WeightFiles | None:
+    loose = [file for file in files if not _TRAINER_STATE.fullmatch(file.name)]
     if len(loose) > 1:
         raise CheckpointError(
             f"{folder}: several weight files ({', '.join(file.name for file in loose[:4])}) and no index; name the file"
