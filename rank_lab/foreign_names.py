@@ -35,7 +35,7 @@ _ROLES = {
     "down.weight": "A", "up.weight": "B", "lora_A.weight": "A", "lora_B.weight": "B", "lora_B.bias": "bias",
     "lora_a": "A", "lora_b": "B", "lora_a.weight": "A", "lora_b.weight": "B",
 }  # fmt: skip
-_KOHYA = re.compile(rf".+\.(lora_(down|up|mid)\.weight|{_LYCORIS})")
+_KOHYA = re.compile(r".+\.(lora_(down|up|mid)\.weight|hada_(w[12]_[ab]|t[12])|lokr_(w[12]|w[12]_[ab]|t[12]))")
 _DIFFUSERS = re.compile(r".+(\.lora\.|_lora\.|\.lora_linear_layer\.)(down|up)\.weight")
 _FACTOR = re.compile(r".+\.lora_[AB]\.weight")
 _DIFFUSION_MODEL = re.compile(
@@ -70,7 +70,8 @@ def foreign_format(checkpoint: Checkpoint) -> Format | None:
     """
     names = list(checkpoint.tensors)
     peft = "peft_type" in (checkpoint.adapter_config or {})  # whose LoHa and LoKr are named as LyCORIS'
-    if not peft and any(_KOHYA.fullmatch(name) for name in names):
+    differences = all(_PATTERNS["kohya"].fullmatch(name) for name in names)  # "diff" alone may be any model's
+    if not peft and (differences or any(_KOHYA.fullmatch(name) for name in names)):
         return "kohya"
     if not peft and any(_DIFFUSERS.fullmatch(name) for name in names):
         return "diffusers"

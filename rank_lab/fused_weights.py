@@ -178,6 +178,11 @@ def _flag(config: Config, name: str) -> bool:
     return value
 
 
+# Models of text and images whose image part has a fused "qkv".
+_VISION = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe",
+)  # fmt: skip
+
 _TABLE: dict[tuple[str, str], Callable[[str, int, Config], Parts]] = {
     ("gpt2", "c_attn"): _gpt2,
     ("imagegpt", "c_attn"): _gpt2,
@@ -198,6 +203,8 @@ _TABLE: dict[tuple[str, str], Callable[[str, int, Config], Parts]] = {
     ("phi3", "gate_up_proj"): _halves,
     ("glm", "gate_up_proj"): _halves,
     ("glm4", "gate_up_proj"): _halves,
+    ("glm4v", "gate_up_proj"): _halves,
+    **{(model_type, "qkv"): _thirds for model_type in _VISION},
 }
 
 _LEAVES = frozenset(leaf for _, leaf in _TABLE) | {"in_proj_weight"}

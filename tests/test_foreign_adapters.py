@@ -153,6 +153,13 @@ def test_a_full_difference_is_the_update_itself(tmp_path: Path, draw: Any) -> No
     assert coverage.loc[f"{UNET}.diff", "frobenius_norm"] == pytest.approx(float(difference.norm()), rel=1e-12)
 
 
+def test_a_model_with_a_weight_called_diff_is_no_adapter(tmp_path: Path, draw: Any) -> None:
+    state = {"h.0.q_proj.weight": draw(4, 4), "h.0.attn.diff": draw(4, 4)}
+    base = save(tmp_path / "base", state)
+    plan = planned(save(tmp_path / "tuned", moved(state, torch.Generator().manual_seed(1))), base)
+    assert plan.method == "full"
+
+
 def unet(draw: Any) -> Tensors:
     return {
         "conv_in.weight": draw(6, 4, 3, 3),

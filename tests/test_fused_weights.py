@@ -179,12 +179,37 @@ def test_torch_s_own_attention_is_taken_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    "model_type",
+    ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe"],
+)
+def test_the_image_parts_of_models_of_text_and_images(model_type: str) -> None:
+    config = transformers.AutoConfig.for_model(model_type)
+    home = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    owner = next(c for n, c in vars(home).items() if n.endswith("VisionAttention") and c.__module__ == home.__name__)
+    attention, found = owner(config.vision_config), []
+    outputs = attention.qkv.out_features
+    numbers = torch.arange(outputs, dtype=torch.float32)[None]
+    hook = attention.qkv.register_forward_hook(lambda *_: numbers)
+    turn = torch.ones(1, outputs // 3 // attention.num_heads), torch.zeros(1, outputs // 3 // attention.num_heads)
+    with by_interface(attention, found):
+        attention(torch.ones(1, outputs // 3), cu_seqlens=torch.tensor([0, 1]), position_embeddings=turn)
+    hook.remove()
+    parts, _ = fused_parts("visual.blocks.0.attn.qkv", outputs, config.to_dict())
+    assert {part.name: rows(part, outputs) for part in parts} == found[0]
+
+
+@pytest.mark.parametrize(
     ("model_type", "fused", "out"),
     [("phi3", "gate_up_proj", "down_proj"), ("glm", "gate_up_proj", "down_proj"), ("glm4", "gate_up_proj", "down_proj"),
-     ("modernbert", "Wi", "Wo")],
+     ("glm4v", "gate_up_proj", "down_proj"), ("modernbert", "Wi", "Wo")],
 )  # fmt: skip
 def test_gate_and_up_are_those_of_the_forward_pass(model_type: str, fused: str, out: str) -> None:
-    model, config = tiny(model_type, SMALL | PAD | {"num_key_value_heads": 4, "head_dim": 8})
+    if model_type == "glm4v":
+        text = transformers.AutoConfig.for_model("glm4v_text", **SMALL, num_key_value_heads=4, pad_token_id=0)
+        home = importlib.import_module("transformers.models.glm4v.modeling_glm4v")
+        model, config = torch.nn.ModuleDict({"mlp": home.Glm4vTextMLP(text)}), {"model_type": model_type}
+    else:
+        model, config = tiny(model_type, SMALL | PAD | {"num_key_value_heads": 4, "head_dim": 8})
     name, mlp = next((n, m) for n, m in model.named_modules() if hasattr(m, fused))
     given = torch.randn(5, 32)
     weight = getattr(mlp, fused).weight
