@@ -5,7 +5,19 @@ Read off the modelling files of transformers 5.23: the classes behind
 ``input_linear`` and ``output_linear``.
 """
 
-__all__ = ["HUB_TRANSPOSES", "LINEAR_STACKS", "STACKS_IN_OUT", "STACKS_OUT_IN", "expert_module", "is_expert_stack"]
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "HUB_TRANSPOSES",
+    "LINEAR_STACKS",
+    "STACKS_IN_OUT",
+    "STACKS_OUT_IN",
+    "expert_module",
+    "flat_stack",
+    "is_expert_stack",
+]
 
 STACKS_IN_OUT = frozenset(
     {"gpt_oss", "openai_privacy_filter", "llama4", "llama4_text", "aria", "aria_text"}
@@ -37,6 +49,7 @@ HUB_TRANSPOSES = frozenset({"qwen3_vl_moe", "qwen3_vl_moe_text"})
 LINEAR_STACKS = frozenset({"input_linear", "output_linear"})
 """Leaves that are stacks of ``(out, in)`` wherever they have three dimensions, without "expert" in their path."""
 
+_FLAT = re.compile(r".+\.experts\.mlp\.(?P<leaf>w1|v1|w2)")
 _LINEAR_PARENTS = frozenset({"block_sparse_moe", "moe", "experts", "mlp"})
 
 
@@ -51,6 +64,30 @@ def is_expert_stack(key: str, shape: tuple[int, ...]) -> bool:
     (False, False)
     """
     return len(shape) == 3 and not key.endswith("bias") and _stacked_at(key.removesuffix(".weight")) is not None
+
+
+def flat_stack(key: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[int, bool]:
+    """Experts in a matrix that has them one below the other, as DBRX stores them, and whether each is ``(in, out)``.
+
+    Returns
+    -------
+    experts, transposed
+        1 expert if this is no such matrix or the config does not say how many there are.
+
+    Examples
+    --------
+    >>> config = {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 4}}
+    >>> flat_stack("transformer.blocks.0.ffn.experts.mlp.w2", (24, 8), config)
+    (4, True)
+    """
+    leaf = _FLAT.fullmatch(key.removesuffix(".weight"))
+    if leaf is None or len(shape) != 2 or config is None or config.get("model_type") != "dbrx":
+        return 1, False
+    inner = config.get("ffn_config")
+    count = inner.get("moe_num_experts") if isinstance(inner, dict) else None
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1 or shape[0] % count:
+        return 1, False
+    return count, leaf["leaf"] == "w2"
 
 
 def expert_module(module: str, expert: int) -> str:

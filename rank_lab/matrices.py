@@ -1,11 +1,11 @@
 """The matrices that two tensors of one name hold: one, or one per expert, or the weights of a fused one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.expert_stacks import expert_module, is_expert_stack
+from rank_lab.expert_stacks import expert_module, flat_stack, is_expert_stack
 from rank_lab.fused_weights import fused_parts, is_fused
 from rank_lab.names import Identity, identify
 from rank_lab.orientation import stacked_transposed, stored_transposed
@@ -51,11 +51,12 @@ def matrix_specs(
     )
 
 
-def stored_as(key: str, shape: tuple[int, ...], count: int) -> str:
+def stored_as(specs: tuple[UpdateSpec, ...]) -> str:
     """What a coverage row says of a tensor that holds more than one matrix; empty for a single one."""
-    if count == 1:
+    if len(specs) == 1:
         return ""
-    return f"{shape[0]} experts: {count} matrices" if is_expert_stack(key, shape) else f"fused: {count} matrices"
+    experts = {spec.identity.expert for spec in specs}
+    return f"{len(experts)} experts: {len(specs)} matrices" if len(experts) > 1 else f"fused: {len(specs)} matrices"
 
 
 def is_convolution(key: str, shape: tuple[int, ...]) -> bool:
@@ -78,6 +79,9 @@ def is_convolution(key: str, shape: tuple[int, ...]) -> bool:
 
 def _pieces(key: str, tuned: StoredTensor, base: StoredTensor, sources: tuple[Checkpoint, ...]) -> list[_Piece]:
     module = key.removesuffix(".weight")
+    count, turned = flat_stack(key, tuned.shape, _config(sources))
+    if count > 1 and tuned.shape == base.shape:
+        return list(_numbered(module, (tuned, base), count, turned))
     if len(tuned.shape) == 2:
         transposed, note = stored_transposed(key, sources)
         return [_Piece(module, identify(module), tuned, base, transposed, note)]
@@ -94,18 +98,29 @@ def _pieces(key: str, tuned: StoredTensor, base: StoredTensor, sources: tuple[Ch
 def _experts(key: str, tuned: StoredTensor, base: StoredTensor, sources: tuple[Checkpoint, ...]) -> Iterator[_Piece]:
     count, rows, columns = tuned.shape
     transposed, note = stacked_transposed(key, (rows, columns), sources)
+    yield from _numbered(key.removesuffix(".weight"), (tuned, base), count, transposed, note)
+
+
+def _numbered(
+    module: str, pair: tuple[StoredTensor, StoredTensor], count: int, transposed: bool, note: str = ""
+) -> Iterator[_Piece]:
+    size = pair[0].elements // count
+    shape = (size // pair[0].shape[-1], pair[0].shape[-1])
     for expert in range(count):
-        module = expert_module(key.removesuffix(".weight"), expert)
-        sides = [tensor.view((rows, columns), start=expert * rows * columns) for tensor in (tuned, base)]
-        yield _Piece(module, replace(identify(module), expert=expert), sides[0], sides[1], transposed, note)
+        name = expert_module(module, expert)
+        tuned, base = (tensor.view(shape, start=expert * size) for tensor in pair)
+        yield _Piece(name, replace(identify(name), expert=expert), tuned, base, transposed, note)
+
+
+def _config(sources: tuple[Checkpoint, ...]) -> Mapping[str, Any] | None:
+    return next((source.config for source in sources if source.model_type is not None), None)
 
 
 def _taken_apart(piece: _Piece, sources: tuple[Checkpoint, ...]) -> list[_Piece]:
     if piece.identity.kind not in _FUSED_KINDS and not is_fused(piece.module):
         return [piece]
     axis: Literal[0, 1] = 1 if piece.transposed else 0
-    config = next((source.config for source in sources if source.model_type is not None), None)
-    parts, reason = fused_parts(piece.module, piece.tuned.shape[axis], config)
+    parts, reason = fused_parts(piece.module, piece.tuned.shape[axis], _config(sources))
     if parts and piece.note:
         parts, reason = (), "kept fused: the orientation is not known"
     if not parts:

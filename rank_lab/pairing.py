@@ -236,7 +236,7 @@ def _both(
         vectors.append(VectorChange(tensor.name, tensor, partner))
         return row.but("vector", "" if vector else f"{len(tensor.shape)} dimensions: norm only")
     specs += found
-    reason = found[0].note if found[0].rows else stored_as(key, tensor.shape, len(found))
+    reason = found[0].note if found[0].rows else stored_as(found)
     parts = tuple(spec.module for spec in found) if len(found) > 1 or found[0].module != module else ()
     return replace(row, reason=reason, module=module, parts=parts)
 

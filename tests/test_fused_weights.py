@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers", reason="the table is held aga
 from torch.overrides import TorchFunctionMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rank_lab.expert_stacks import HUB_TRANSPOSES, STACKS_IN_OUT, STACKS_OUT_IN
+from rank_lab.expert_stacks import HUB_TRANSPOSES, STACKS_IN_OUT, STACKS_OUT_IN, flat_stack
 from rank_lab.fused_weights import fused_parts
 
 Seen = dict[str, list[int]]
@@ -264,3 +264,20 @@ def test_jetmoe_stacks_lie_as_the_table_says() -> None:
     experts.weight.data.normal_()
     expected = torch.cat([given[:1] @ experts.weight[0].T, given[1:] @ experts.weight[1].T])
     torch.testing.assert_close(experts(given, [1, 3]), expected)
+
+
+def test_dbrx_experts_lie_one_below_the_other() -> None:
+    settings = next(settings for kind, settings, *_ in CASES if kind == "dbrx")
+    model, config = tiny("dbrx", settings)
+    name, experts = next((n, m) for n, m in model.named_modules() if n.endswith("ffn.experts"))
+    given, weights = torch.randn(3, 32), dict(experts.mlp.named_parameters())
+    one = torch.ones(3, 1)
+    for expert in range(2):
+        sides = {}
+        for leaf, weight in weights.items():
+            count, transposed = flat_stack(f"{name}.mlp.{leaf}", tuple(weight.shape), config)
+            part = weight.view(count, -1, weight.shape[1])[expert]
+            sides[leaf] = part.T if transposed else part
+        middle = experts.mlp.activation_fn(given @ sides["w1"].T) * (given @ sides["v1"].T)
+        chosen = experts(given, torch.full((3, 1), expert), one)
+        torch.testing.assert_close(chosen.reshape(3, 32), middle @ sides["w2"].T)

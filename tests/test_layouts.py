@@ -90,6 +90,24 @@ def test_an_unknown_orientation_of_a_stack_is_noted(
     )
 
 
+def test_experts_one_below_the_other_are_matrices_of_their_own(tmp_path: Path, generator: torch.Generator) -> None:
+    start = "transformer.blocks.0.ffn.experts"
+    state = {f"{start}.mlp.{leaf}": torch.randn(12, 8, generator=generator) for leaf in ("w1", "v1", "w2")}
+    tuned = moved(state, generator)
+    config = {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 3, "ffn_hidden_size": 4}}
+    base = save(tmp_path / "base", state, config=config)
+    plan = planned(save(tmp_path / "tuned", tuned), base)
+    found = changes(plan)
+    for leaf in ("w1", "v1", "w2"):
+        whole = tuned[f"{start}.mlp.{leaf}"].double() - state[f"{start}.mlp.{leaf}"].double()
+        for expert, change in enumerate(whole.view(3, 4, 8)):
+            assert found[f"{start}.{expert}.mlp.{leaf}"].equal(change.T if leaf == "w2" else change)
+    assert {spec.identity.expert for spec in plan.specs} == {0, 1, 2}
+    assert {row.reason for row in plan.coverage} == {"3 experts: 3 matrices"}
+    (base / "config.json").unlink()
+    assert len(planned(tmp_path / "tuned", base).specs) == 3
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_model_type_of_both_orientations_goes_by_its_config(
     tmp_path: Path, generator: torch.Generator, transposed: bool
