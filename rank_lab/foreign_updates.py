@@ -6,8 +6,8 @@ PEFT's config:
 * kohya's sd-scripts, ``merge_lora.py``: ``up @ down * alpha / rank``, alpha the
   rank where it is missing; convolutions likewise, ``up`` of size 1.
 * LyCORIS, ``locon.py``, ``loha.py``, ``lokr.py`` (their forward pass): alpha / rank;
-  LoKr of two whole halves has scale 1 whatever alpha says. ``diff`` is the
-  difference itself.
+  LoKr of two whole halves has scale 1 whatever alpha says (its training with
+  rs_lora had not, which a file cannot tell). ``diff`` is the difference itself.
 * diffusers, ``peft_utils.get_peft_kwargs``: the config in the header's
   ``lora_adapter_metadata``, else alpha / rank of the stored alphas, else 1.
 * mlx-lm, ``LoRALinear.fuse``: ``scale * (lora_a @ lora_b).T``, ``scale`` from
@@ -118,7 +118,10 @@ def kronecker_spec(group: ForeignGroup) -> UpdateSpec:
     if factored:
         scaling, note = _by_alpha(group, factored[0], "")
     elif "alpha" in group.parts:
-        note = "both halves of the Kronecker product are whole: LyCORIS scales it by 1 whatever alpha says"
+        note = (
+            "both halves of the Kronecker product are whole: scaled by 1 whatever alpha says, as LyCORIS and others load"
+            " it; where it was trained with rs_lora it was scaled by the root of a rank that is not stored"
+        )
     if len(set(factored)) > 1:
         raise _unfit(group, "the same rank in both halves")
     shape = (first[0] * second[0], first[1] * second[1])

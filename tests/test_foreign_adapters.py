@@ -140,6 +140,7 @@ def test_lokr_is_a_kronecker_product(tmp_path: Path, draw: Any, form: str) -> No
     torch.testing.assert_close(changes(plan)[UNET], expected, rtol=1e-10, atol=1e-12)
     assert plan.specs[0].shape == tuple(expected.shape)
     assert torch.linalg.matrix_rank(expected) == plan.specs[0].rank_bound
+    assert ("trained with rs_lora" in plan.specs[0].note) == (form in {"whole", "convolution"})
 
 
 def test_a_full_difference_is_the_update_itself(tmp_path: Path, draw: Any) -> None:
