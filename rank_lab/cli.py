@@ -41,7 +41,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def analyze(
     tuned: Annotated[
         list[str],
-        typer.Argument(help="Full checkpoint, adapter, loralib file, hub id, or a trainer's folder of checkpoint-*."),
+        typer.Argument(
+            help="Full checkpoint, adapter of any known format, hub id, or a trainer's folder of checkpoint-*."
+        ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
     base: Annotated[str | None, typer.Option(help="What it was tuned from; adapters need none.")] = None,
@@ -51,7 +53,7 @@ def analyze(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
     lora_alpha: Annotated[
-        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
+        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib, torchtune).")
     ] = None,
     split_fused: Annotated[
         bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")

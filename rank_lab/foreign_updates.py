@@ -119,8 +119,8 @@ def kronecker_spec(group: ForeignGroup) -> UpdateSpec:
         scaling, note = _by_alpha(group, factored[0], "")
     elif "alpha" in group.parts:
         note = (
-            "both halves of the Kronecker product are whole: scaled by 1 whatever alpha says, as LyCORIS and others load"
-            " it; where it was trained with rs_lora it was scaled by the root of a rank that is not stored"
+            "both halves of the Kronecker product are whole: scaled by 1 whatever alpha says, as LyCORIS loads it;"
+            " where it was trained with rs_lora it was scaled by the root of a rank that is not stored"
         )
     if len(set(factored)) > 1:
         raise _unfit(group, "the same rank in both halves")
