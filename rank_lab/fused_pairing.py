@@ -1,10 +1,10 @@
 """Fused weights of one file against the separate ones of another, where a table says how they belong together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Side, not_compared
+from rank_lab.coverage import CoverageRow, Side, VectorChange, not_compared
 from rank_lab.fused_weights import FusedPart, fused_parts, is_fused
 from rank_lab.names import identify
 from rank_lab.orientation import stored_transposed
@@ -22,6 +22,7 @@ class FusedPairing:
 
     specs: tuple[UpdateSpec, ...] = ()
     rows: tuple[CoverageRow, ...] = ()
+    vectors: tuple[VectorChange, ...] = ()
     tuned_keys: frozenset[str] = frozenset()
     base_keys: frozenset[str] = frozenset()
 
@@ -31,6 +32,7 @@ def pair_fused(tuned: Keyed, base: Keyed, sources: tuple[Checkpoint, Checkpoint]
 
     A separate weight is the part of its kind beside the fused one, if there is
     exactly one of that kind and its shape is the part's. All parts must be there.
+    Their biases are compared likewise.
 
     Parameters
     ----------
@@ -46,6 +48,7 @@ def pair_fused(tuned: Keyed, base: Keyed, sources: tuple[Checkpoint, Checkpoint]
     return FusedPairing(
         tuple(spec for pairing in found for spec in pairing.specs),
         tuple(row for pairing in found for row in pairing.rows),
+        tuple(vector for pairing in found for vector in pairing.vectors),
         frozenset().union(*(pairing.tuned_keys for pairing in found)),
         frozenset().union(*(pairing.base_keys for pairing in found)),
     )
@@ -68,6 +71,7 @@ def _of_side(
         row = CoverageRow(tensor.name, fused_side, "analysed")
         if partners and not_compared(row, tensor, *partners.values()) is None:
             found.append(_pairing(row, key, tensor, parts, partners))
+            found += _biases(row, module, parts, list(partners), fused, lonely)
     return found
 
 
@@ -111,5 +115,38 @@ def _pairing(
         parts=tuple(spec.module for spec in specs),
     )
     rows.insert(0, replace(whole, tuned=tensor) if fused_is_tuned else replace(whole, base=tensor))
-    keys = frozenset({key}), frozenset(partners)
-    return FusedPairing(tuple(specs), tuple(rows), *(keys if fused_is_tuned else keys[::-1]))
+    return _settled(fused_is_tuned, key, partners, FusedPairing(tuple(specs), tuple(rows)))
+
+
+def _biases(
+    row: CoverageRow, module: str, parts: tuple[FusedPart, ...], keys: list[str], fused: Keyed, split: Keyed
+) -> list[FusedPairing]:
+    """The bias of a fused weight against those of the separate ones; nothing unless all are there and fit."""
+    key, names = f"{module}.bias", [f"{name.removesuffix('.weight')}.bias" for name in keys]
+    whole = fused.get(key)
+    if whole is None or len(whole.shape) != 1 or key in split or any(name not in split for name in names):
+        return []
+    column = whole.view((whole.shape[0], 1))
+    selected = [column.select(0, period=part.period, start=part.start, length=part.length) for part in parts]
+    alone = [split[name] for name in names]
+    fits = all(t.shape == (part.shape[0],) for t, part in zip(alone, selected, strict=True))
+    if not fits or not_compared(row, whole, *alone) is not None:
+        return []
+    fused_is_tuned = row.side == "tuned"
+    other: Side = "base" if fused_is_tuned else "tuned"
+    vectors, rows = [], []
+    for tensor, part in zip(alone, selected, strict=True):
+        single = tensor.view((tensor.shape[0], 1))
+        vectors.append(VectorChange(tensor.name, *((part, single) if fused_is_tuned else (single, part))))
+        found = CoverageRow(tensor.name, other, "vector", "compared with its part of a fused bias")
+        rows.append(replace(found, base=tensor) if fused_is_tuned else replace(found, tuned=tensor))
+    reason = "fused here, counted with the separate ones of the other side"
+    own = CoverageRow(whole.name, row.side, "skipped", reason)
+    rows.insert(0, replace(own, tuned=whole) if fused_is_tuned else replace(own, base=whole))
+    return [_settled(fused_is_tuned, key, names, FusedPairing((), tuple(rows), tuple(vectors)))]
+
+
+def _settled(fused_is_tuned: bool, key: str, others: Iterable[str], pairing: FusedPairing) -> FusedPairing:
+    own, separate = frozenset({key}), frozenset(others)
+    tuned, base = (own, separate) if fused_is_tuned else (separate, own)
+    return replace(pairing, tuned_keys=tuned, base_keys=base)

@@ -133,7 +133,7 @@ def _plan_dense(tuned: Checkpoint, base: Checkpoint, *, split_fused: bool) -> Pl
     base_tensors = {key: tensor for key, tensor in base_tensors.items() if key not in fused.base_keys}
     _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
     specs: list[UpdateSpec] = list(fused.specs)
-    vectors: list[VectorChange] = []
+    vectors: list[VectorChange] = list(fused.vectors)
     rows: list[CoverageRow] = list(fused.rows)
     for key, tensor in tuned_tensors.items():
         partner = base_tensors.get(key)

@@ -131,6 +131,16 @@ def test_a_damaged_distributed_checkpoint_is_one_line(tmp_path: Path, generator:
     assert expected in done.err
 
 
+def test_a_run_of_distributed_checkpoints_is_a_trajectory(tmp_path: Path, generator: torch.Generator) -> None:
+    state = llama(generator)
+    for step in (5, 10):
+        distributed(tmp_path / f"run/checkpoint-{step}/pytorch_model_fsdp_0", {"model": moved(state, generator)})
+    report = analyze(tmp_path / "run", save(tmp_path / "base", state))
+    assert sorted(report.updates["step"].unique()) == [5, 10]
+    assert set(report.updates["delta"]) == {"cumulative", "step"}
+    assert report.updates["frobenius_norm"].gt(0).all()
+
+
 def test_two_distributed_models_are_not_chosen_from(tmp_path: Path) -> None:
     for number in (0, 1):
         distributed(tmp_path / f"pytorch_model_fsdp_{number}", {"model": {"w": torch.ones(2, 2)}})

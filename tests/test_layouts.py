@@ -280,6 +280,34 @@ def test_a_fused_file_meets_a_split_one(tmp_path: Path, generator: torch.Generat
     assert not coverage["failed"].any()
 
 
+@pytest.mark.parametrize("fused_side", ["tuned", "base"])
+def test_the_biases_of_fused_and_split_weights_meet(
+    tmp_path: Path, generator: torch.Generator, fused_side: str
+) -> None:
+    # GPT-NeoX: of each head first the query, then the key, then the value
+    weight, bias = torch.randn(24, 8, generator=generator), torch.randn(24, generator=generator)
+    start = "gpt_neox.layers.0.attention"
+    fused = {f"{start}.query_key_value.weight": weight, f"{start}.query_key_value.bias": bias}
+    split: Tensors = {}
+    for at, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        split[f"{start}.{name}.weight"] = weight.view(2, 3, 4, 8)[:, at].reshape(8, 8)
+        split[f"{start}.{name}.bias"] = bias.view(2, 3, 4)[:, at].reshape(8)
+    other = moved(split, generator)
+    config = {"model_type": "gpt_neox", "num_attention_heads": 2}
+    folders = (save(tmp_path / "fused", fused, config=config), save(tmp_path / "split", other))
+    sides = folders if fused_side == "tuned" else folders[::-1]
+    for module, change in changes(planned(*sides)).items():
+        expected = other[f"{module}.weight"].double() - split[f"{module}.weight"].double()
+        assert change.equal(-expected if fused_side == "tuned" else expected)
+    coverage = analyze(*sides).coverage.set_index("tensor")
+    for name in ("q_proj", "k_proj", "v_proj"):
+        change = other[f"{start}.{name}.bias"].double() - split[f"{start}.{name}.bias"].double()
+        row = coverage.loc[f"{start}.{name}.bias"]
+        assert (row["status"], row["frobenius_norm"]) == ("vector", pytest.approx(float(change.norm()), rel=1e-12))
+    assert coverage.loc[f"{start}.query_key_value.bias", "status"] == "skipped"
+    assert not coverage["failed"].any()
+
+
 def test_a_fused_file_of_no_known_arrangement_is_refused(tmp_path: Path, generator: torch.Generator) -> None:
     fused, split, config = phi3(generator)
     base = save(tmp_path / "base", split, config=config | {"model_type": "of_tomorrow"})
