@@ -94,7 +94,7 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
     sides = _Side(update.tuned.torch_dtype), _Side((update.base or update.tuned).torch_dtype)
     identical = total = 0
     energy = 0.0
-    for _, tuned, base in update.pairs():
+    for _, tuned, base in update.pieces():
         total += tuned.numel()
         sides[0].add(tuned, base)
         if base is not None:
@@ -130,6 +130,11 @@ class _Side:
         """The coarsest on which everything so far lies."""
         return self.grids[0] if self.grids else self.stored
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether every value so far is the other side's, rounded to a grid on which all of these lie."""
+        return any(grid in self.rounds_to_this for grid in self.grids)
+
     def add(self, tile: Tensor, other: Tensor | None) -> None:
         self.non_finite += int((~torch.isfinite(tile)).sum())
         self.grids = [grid for grid in self.grids if lies_on(tile, grid)]
@@ -145,11 +150,11 @@ def _rounds_to(other: Tensor, tile: Tensor, grid: torch.dtype) -> bool:
 
 def _recast(sides: tuple[_Side, _Side], energy: float) -> Literal["", "tuned", "base"]:
     tuned, base = sides
-    if tuned.grid in tuned.rounds_to_this:
+    if tuned.is_rounding:
         return "tuned"
     # A small update of a coarse base rounds back to it, too; but only a re-cast is as large as rounding.
     alike = 0.8 < energy / max(base.rounding[base.grid], 1e-300) < 1.25
-    return "base" if base.grid in base.rounds_to_this and alike else ""
+    return "base" if base.is_rounding and alike else ""
 
 
 def vector_change_norm(tuned: StoredTensor, base: StoredTensor | None) -> float:

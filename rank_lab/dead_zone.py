@@ -63,7 +63,7 @@ def spacing_classes(pairs: Iterable[tuple[slice, Tensor, Tensor | None]], grid: 
     Parameters
     ----------
     pairs
-        Tiles of tuned and base; see :meth:`rank_lab.update.DenseUpdate.pairs`.
+        Tiles of tuned and base; see :meth:`rank_lab.update.DenseUpdate.pieces`.
     grid
         Of the tuned values.
     """

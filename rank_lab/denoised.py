@@ -126,8 +126,8 @@ def denoised_ranks(
     Notes
     -----
     While vectors are at hand (few directions), 200 draws of the values from their asymptotic law give the
-    intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than an
-    eighth of all directions above the edge the rounding is taken for white and taken out of all values
+    intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
+    directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
     at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy alone. Stable and
     effective rank have an interval in the first case only, and only where nothing was swallowed: what a
     grid does to small changes shifts them by more than they fluctuate.

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from rank_lab.change import ChangeStatistics
@@ -129,7 +130,6 @@ def noise_of(
 
     Examples
     --------
-    >>> import torch
     >>> from rank_lab.change import change_statistics
     >>> from rank_lab.decomposition import spectrum_of
     >>> from rank_lab.update import MemoryMatrix
@@ -199,7 +199,7 @@ def _above_rounding(
     update: DenseUpdate, spectrum: Spectrum, statistics: ChangeStatistics, *, base_rounded: bool, device: str
 ) -> Noise:
     def variances() -> Iterator[tuple[slice, Tensor]]:
-        for part, tuned, base in update.pairs():
+        for part, tuned, base in update.pieces():
             tile = rounding_variance(tuned, statistics.tuned_type)
             if base_rounded and base is not None:
                 tile += rounding_variance(base, statistics.base_type)
@@ -220,8 +220,9 @@ def _above_rounding(
 
 def _with_iid(noise: Noise, update: DenseUpdate, device: str) -> Noise:
     def squares() -> Iterator[tuple[slice, Tensor]]:
-        for part, tile in update.tiles():
-            yield part, tile.square_()
+        for part, tuned, base in update.pieces():
+            change = tuned.to(torch.float64, copy=True)
+            yield part, (change if base is None else change.sub_(base)).square_()
 
     whitening = whitening_of(squares, update.stored_shape)
     shape = update.stored_shape

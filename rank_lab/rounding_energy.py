@@ -103,7 +103,7 @@ def swallowed_or_added(
     narrow = added.high - added.value <= _DEAD_ZONE_ERROR * added.value
     if narrow or base_rounded or statistics.identical_fraction <= FEW_ZEROS:
         return added
-    swallowed = swallowed_energy(spacing_classes(update.pairs(), statistics.tuned_type))
+    swallowed = swallowed_energy(spacing_classes(update.pieces(), statistics.tuned_type))
     if math.isnan(swallowed.energy):
         return added
     low, high = ((1.0 + sign * _DEAD_ZONE_ERROR) * swallowed.energy for sign in (-1, 1))

@@ -28,7 +28,9 @@ __all__ = ["Leading", "count_above", "debiased", "fluctuation", "leading", "over
 Array = npt.NDArray[np.float64]
 
 _DENSE_UP_TO = 256
+_BLOCK = 256
 _FEW = 8  # of so many values one: above, all eigenvalues cost less than the leading ones
+_MOST_VECTORS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def debiased(values: Array, shape: tuple[int, int]) -> Array:
     middle = np.asarray(values, dtype=np.float64) ** 2 - sum(shape)
     inside = middle**2 - 4.0 * math.prod(shape)
     visible = (inside > 0) & (middle > 0)
-    return np.where(visible, np.sqrt((middle + np.sqrt(np.where(visible, inside, 0.0))) / 2.0), 0.0)
+    return np.asarray(np.sqrt(np.where(visible, middle + np.sqrt(np.where(visible, inside, 0.0)), 0.0) / 2.0))
 
 
 def shown(values: Array, shape: tuple[int, int]) -> Array:
@@ -159,11 +161,17 @@ def undiffused(values: Array, shape: tuple[int, int], std: float) -> Array:
     True
     """
     sigma = np.asarray(values, dtype=np.float64)
-    gap = sigma[:, None] ** 2 - sigma[None, :] ** 2
-    blur = std * (sigma[:, None] + sigma[None, :])
-    repulsion = 2.0 * sigma * (gap / np.maximum(gap**2 + blur**2, np.finfo(np.float64).tiny)).sum(axis=1)
+    repulsion = (
+        2.0 * sigma * np.concatenate([_pull(part, sigma, std) for part in np.split(sigma, range(64, len(sigma), 64))])
+    )
     drift = abs(shape[0] - shape[1]) / np.maximum(sigma, std) + repulsion
     return np.sort(np.maximum(sigma - 0.5 * std**2 * drift, 0.0))[::-1]
+
+
+def _pull(part: Array, sigma: Array, std: float) -> Array:
+    gap = part[:, None] ** 2 - sigma**2
+    blur = std * (part[:, None] + sigma)
+    return np.asarray((gap / np.maximum(gap**2 + blur**2, np.finfo(np.float64).tiny)).sum(axis=1))
 
 
 def fluctuation(values: Array, shape: tuple[int, int]) -> Array:
@@ -219,11 +227,12 @@ def count_above(gram: Tensor, threshold: float) -> int:
     >>> count_above(torch.diag(torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)), 2.0)
     2
     """
-    shifted = gram.clone()
-    shifted.diagonal().sub_(threshold)
     if gram.device.type != "cpu":
-        return int((torch.linalg.eigvalsh(shifted, UPLO="L") > 0).sum())
-    factors, pivots, _ = torch.linalg.ldl_factor_ex(shifted)
+        return int((torch.linalg.eigvalsh(gram, UPLO="L") > threshold).sum())
+    diagonal = gram.diagonal().clone()
+    gram.diagonal().sub_(threshold)  # in place, and put back: a copy would be one Gram matrix more
+    factors, pivots, _ = torch.linalg.ldl_factor_ex(gram)
+    gram.diagonal().copy_(diagonal)
     single = pivots > 0
     # A pair of negative pivots is a two by two block, which is indefinite by the choice of the pivot.
     return int((factors.diagonal()[single] > 0).sum()) + int((~single).sum()) // 2
@@ -235,7 +244,7 @@ def leading(gram: Tensor, edge: float, *, vectors: bool = True) -> Leading:
     Parameters
     ----------
     gram
-        Lower triangle of the Gram matrix of the short side, float64.
+        Lower triangle of the Gram matrix of the short side, float64; its upper triangle is overwritten.
     edge
         Of the singular values.
     vectors
@@ -243,26 +252,29 @@ def leading(gram: Tensor, edge: float, *, vectors: bool = True) -> Leading:
 
     Notes
     -----
-    A count by inertia, then Lanczos for that many; above an eighth of all, all eigenvalues.
+    A count by inertia, then Lanczos for that many; above an eighth of all, all eigenvalues. Vectors of at
+    most 64.
     """
     count = count_above(gram, edge**2)
     if count == 0:
         return Leading(np.zeros(0), None)
+    vectors = vectors and count <= min(max(len(gram) // _FEW, 1), _MOST_VECTORS)
     if len(gram) <= _DENSE_UP_TO and vectors:
         eigenvalues, eigenvectors = torch.linalg.eigh(gram, UPLO="L")
         return Leading(_roots(eigenvalues[-count:]), eigenvectors[:, -count:].flip(1).contiguous())
     if len(gram) > _DENSE_UP_TO and count <= len(gram) // _FEW:
         found = _lanczos(gram, count, edge)
         if found is not None:
-            return found
+            return found if vectors else Leading(found.values, None)
     return Leading(_roots(torch.linalg.eigvalsh(gram, UPLO="L")[-count:]), None)
 
 
 def _lanczos(gram: Tensor, count: int, edge: float) -> Leading | None:
     """None where Lanczos did not find as many as inertia counted."""
-    whole = torch.tril(gram, -1).cpu()
-    whole += whole.T.clone()
-    whole.diagonal().copy_(gram.diagonal())
+    whole = gram.cpu()
+    for first in range(0, len(whole), _BLOCK):
+        rows = slice(first, first + _BLOCK)
+        whole[rows, first:] = torch.tril(whole[first:, rows]).T + torch.tril(whole[rows, first:], -1)
     start = np.random.default_rng(0).standard_normal(len(gram))
     try:
         eigenvalues, vectors = eigsh(whole.numpy(), k=count, which="LA", v0=start, tol=1e-10)
