@@ -14,6 +14,7 @@ from rank_lab.coverage import CoverageRow, Plan
 from rank_lab.engine import available_cores, run
 from rank_lab.errors import PairingError, RankLabError
 from rank_lab.forensics import merged_rank
+from rank_lab.joined import joined
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.provenance import provenance_of
@@ -46,11 +47,14 @@ class Settings:
         ``if __name__ == "__main__":``.
     lora_alpha
         For LoRA files that do not record it.
+    split_fused
+        Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
     """
 
     run: str = ""
     workers: int = 1
     lora_alpha: float | None = None
+    split_fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,12 @@ def analyze(
     """
     checkpoints = _opened(tuned)
     original = Checkpoint.open(base) if isinstance(base, str | Path) else base
-    steps = _steps(checkpoints, original, settings.lora_alpha)
+    steps = _steps(checkpoints, original, settings)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
-    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha}
+    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
 
 
@@ -143,11 +147,11 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
     return path.stem if path.is_file() else path.resolve().name
 
 
-def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, lora_alpha: float | None) -> list[_Step]:
+def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, settings: Settings) -> list[_Step]:
     steps: list[_Step] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        plan = plan_updates(checkpoint, base, lora_alpha=lora_alpha)
+        plan = plan_updates(checkpoint, base, lora_alpha=settings.lora_alpha, split_fused=settings.split_fused)
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
@@ -274,6 +278,9 @@ def _coverage_records(
     run_name: str,
 ) -> list[dict[str, Any]]:
     by_module = {spec.module: measured[spec] for spec in step.plan.specs}
+    by_module |= {
+        row.module: joined([by_module[part] for part in row.parts]) for row in step.plan.coverage if row.parts
+    }
     records = []
     for row in step.plan.coverage:
         final = _untied(settled(row, by_module, vectors), tied)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rank_lab import hub, torch_archive
+from rank_lab import distributed_archive, hub, torch_archive
 from rank_lab.errors import CheckpointError
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import MAX_NAME, is_plain, plain
@@ -44,6 +44,8 @@ class Checkpoint:
         Optimizer step of a trainer's checkpoint, or None if it does not say.
     revision
         Commit of a hub repository, or None.
+    metadata
+        Free text entries of the safetensors headers.
 
     Examples
     --------
@@ -65,6 +67,7 @@ class Checkpoint:
     set_aside: tuple[tuple[str, str], ...] = ()
     step: int | None = None
     revision: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: str | Path, *, revision: str | None = None) -> "Checkpoint":
@@ -73,8 +76,8 @@ class Checkpoint:
         Parameters
         ----------
         source
-            A safetensors or torch file, a folder with weights or an adapter,
-            or a hub id (``org/name``, ``org/name@revision``).
+            A safetensors or torch file, a folder with weights or an adapter, a
+            distributed checkpoint's folder, or a hub id (``org/name``, ``org/name@revision``).
         revision
             Branch, tag or commit of a hub repository.
 
@@ -87,7 +90,7 @@ class Checkpoint:
         folder = local_folder(source, revision=revision)
         files = find_weight_files(folder)
         home = folder if folder.is_dir() else folder.parent
-        tensors, tied, unlisted = _index(files)
+        tensors, tied, unlisted, metadata = _index(files)
         if not tensors:
             raise CheckpointError(
                 f"{folder}: holds no tensor; was it saved before any weight was gathered? Save it again."
@@ -102,6 +105,7 @@ class Checkpoint:
             set_aside=files.set_aside + unlisted,
             step=_step(home),
             revision=hub.resolved_revision(home),
+            metadata=metadata,
         )
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -147,13 +151,23 @@ def _path(source: str | Path) -> Path:
         raise CheckpointError(f"{source}: no such user's home; check the path.") from error
 
 
-def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...]]:
+_Index = tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...], dict[str, str]]
+
+
+def _index(files: WeightFiles) -> _Index:
+    metadata: dict[str, str] = {}
     tensors: dict[str, StoredTensor] = {}
     tied: dict[str, str] = {}
     unlisted: list[tuple[str, str]] = []
     for file in files.files:
-        found = read_header(file)[0] if file.suffix == ".safetensors" else _archive_entries(file)
-        if file.suffix != ".safetensors":
+        if file.suffix == ".safetensors":
+            found, about = read_header(file)
+            metadata |= about
+        elif file.name == distributed_archive.METADATA_FILE:
+            found = _distributed_entries(file)
+            unlisted += distributed_archive.other_state(file)
+        else:
+            found = _archive_entries(file)
             tied |= torch_archive.aliases(file)
         for name, entry in found.items():
             _refuse_unprintable(name, file)
@@ -172,7 +186,7 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
                 f"{files.files[0].parent / file_name}: lacks tensor {name!r}, which the shard index places there; copy"
                 " the shard again."
             )
-    return tensors, tied, tuple(unlisted)
+    return tensors, tied, tuple(unlisted), metadata
 
 
 def _refuse_unprintable(name: str, file: Path) -> None:
@@ -187,6 +201,13 @@ def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     return {
         name: StoredTensor(name=name, shape=tuple(value.shape), dtype=torch_archive.storage_type(value), file=file)
         for name, value in torch_archive.tensors(file).items()
+    }
+
+
+def _distributed_entries(file: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(name=name, shape=entry.shape, dtype=entry.dtype, file=file)
+        for name, entry in distributed_archive.entries(file).items()
     }
 
 

@@ -42,7 +42,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def analyze(
     tuned: Annotated[
         list[str],
-        typer.Argument(help="Full checkpoint, adapter, loralib file, hub id, or a trainer's folder of checkpoint-*."),
+        typer.Argument(
+            help="Full checkpoint, adapter of any known format, hub id, or a trainer's folder of checkpoint-*."
+        ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
     base: Annotated[str | None, typer.Option(help="What it was tuned from; adapters need none.")] = None,
@@ -55,8 +57,11 @@ def analyze(
     ] = "rounding",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
     lora_alpha: Annotated[
-        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
+        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib, torchtune).")
     ] = None,
+    split_fused: Annotated[
+        bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure the spectra of every update and write a report.
@@ -70,6 +75,7 @@ def analyze(
 
     request: dict[str, Any] = {
         "method": method, "k": k, "device": device, "noise": noise, "workers": workers, "lora_alpha": lora_alpha,
+        "split_fused": split_fused,
     }  # fmt: skip
     failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
     raise typer.Exit(1 if failed else 0)

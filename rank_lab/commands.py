@@ -54,7 +54,12 @@ def analyze_runs(
     original = Checkpoint.open(base) if base is not None else None
     failed, summaries = False, []
     for source in tuned:
-        settings = Settings(run=name, workers=request["workers"], lora_alpha=request["lora_alpha"])
+        settings = Settings(
+            run=name,
+            workers=request["workers"],
+            lora_alpha=request["lora_alpha"],
+            split_fused=request["split_fused"],
+        )
         report = _with_progress(source, original, options, settings)
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
         _refuse_unchanged(source, base, report)

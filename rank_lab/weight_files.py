@@ -4,16 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from rank_lab.distributed_archive import METADATA_FILE
 from rank_lab.errors import CheckpointError
 from rank_lab.plain_file import json_object, size_of
 from rank_lab.plain_text import plain
+from rank_lab.weight_containers import distributed_folder, refuse_other_containers
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _UNREAD = {
-    ".gguf": "GGUF, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
     ".ggml": "GGML, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
     ".h5": "TensorFlow's weights are not read; load them with transformers 4 (from_tf=True) and save them again",
     ".msgpack": "Flax's weights are not read; load them with transformers 4 (from_flax=True) and save them again",
@@ -21,9 +23,16 @@ _UNREAD = {
     ".npz": "NumPy archives are not read; save the arrays by their names with safetensors.numpy.save_file",
 }
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_FILES = (
+    "adapter_model.safetensors",  # PEFT's
+    "adapter_model.bin",
+    "adapter_model.pt",  # torchtune's
+    "adapters.safetensors",  # MLX's
+)
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
+_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|recipe_state)[\w.-]*")
+_LOOSE_SUFFIXES = _TORCH_SUFFIXES - {".bin"}
+_LITGPT_LORA = ".pth.lora"
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def find_weight_files(path: Path) -> WeightFiles:
 
     Order of preference: an adapter (``adapter_config.json``), a shard index,
     ``model.safetensors``, a complete set of numbered shards, the torch
-    equivalents, the only weight file there is.
+    equivalents, a distributed checkpoint, the only weight file there is.
 
     Parameters
     ----------
@@ -68,32 +77,49 @@ def find_weight_files(path: Path) -> WeightFiles:
     """
     if not path.is_dir():
         size_of(path)  # refuses what is no regular file
-        if path.suffix in _UNREAD:
-            raise CheckpointError(f"{path}: {_UNREAD[path.suffix]}.")
-        if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
-            raise CheckpointError(
-                f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
-                " file, or the folder that holds it."
-            )
-        adapter = path.name in _ADAPTER_FILES and _is_there(path.parent / "adapter_config.json")
-        return WeightFiles((path,), adapter=adapter)
+    refuse_other_containers(path)
+    if not path.is_dir():
+        return _single(path)
     if _is_there(path / "adapter_config.json"):
-        for name in _ADAPTER_FILES:
-            if _is_there(path / name):
-                return WeightFiles((path / name,), adapter=True, set_aside=_others(path, {name}))
+        return _adapter(path)
+    found = _model_files(path, "safetensors") or _model_files(path, "bin")
+    if found is not None:
+        return found
+    distributed = distributed_folder(path)
+    if distributed is not None:
+        return WeightFiles((distributed / METADATA_FILE,))
+    loose = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix in _LOOSE_SUFFIXES]
+    return _only(path, loose) or _refuse_without_weights(path)
+
+
+def _single(file: Path) -> WeightFiles:
+    if file.suffix in _UNREAD:
+        raise CheckpointError(f"{file}: {_UNREAD[file.suffix]}.")
+    if file.suffix not in {".safetensors", *_TORCH_SUFFIXES} and not file.name.endswith(_LITGPT_LORA):
         raise CheckpointError(
-            f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
+            f"{file}: {file.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
+            " file, or the folder that holds it."
         )
-    for suffix in ("safetensors", "bin"):
-        found = _model_files(path, suffix)
-        if found:
-            return found
-    unread = next((file for file in sorted(path.iterdir()) if file.suffix in _UNREAD), None)
+    adapter = file.name in _ADAPTER_FILES and _is_there(file.parent / "adapter_config.json")
+    return WeightFiles((file,), adapter=adapter)
+
+
+def _adapter(folder: Path) -> WeightFiles:
+    for name in _ADAPTER_FILES:
+        if _is_there(folder / name):
+            return WeightFiles((folder / name,), adapter=True, set_aside=_others(folder, {name}))
+    raise CheckpointError(
+        f"{folder}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
+    )
+
+
+def _refuse_without_weights(folder: Path) -> NoReturn:
+    unread = next((file for file in sorted(folder.iterdir()) if file.suffix in _UNREAD), None)
     if unread is not None:
         raise CheckpointError(f"{unread}: {_UNREAD[unread.suffix]}.")
     raise CheckpointError(
-        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
-        " name the folder that holds the weights."
+        f"{folder}: {_what_is_there(folder)}; expected model.safetensors, pytorch_model.bin, their shards, .distcp"
+        " files or an adapter: name the folder that holds the weights."
     )
 
 
@@ -107,7 +133,11 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
         return _numbered(shards)
-    loose = sorted(file for file in folder.glob(f"*.{suffix}") if not _TRAINER_STATE.fullmatch(file.name))
+    return _only(folder, sorted(folder.glob(f"*.{suffix}")))
+
+
+def _only(folder: Path, files: list[Path]) -> WeightFiles | None:
+    loose = [file for file in files if not _TRAINER_STATE.fullmatch(file.name)]
     if len(loose) > 1:
         raise CheckpointError(
             f"{folder}: several weight files ({', '.join(file.name for file in loose[:4])}) and no index; name the file"

@@ -259,7 +259,7 @@ def reported_unchanged_but(tmp_path: Path, *arguments: Any) -> tuple[pd.DataFram
 
 
 UNREAD = {
-    "model.gguf": (b"GGUF", "GGUF, which is mostly quantised, is not read"),
+    "model.gguf": (b"GGUF", "GGUF, whose quantisation is larger than most updates"),
     "tf_model.h5": (b"\x89HDF", "TensorFlow's weights are not read"),
     "flax_model.msgpack": (b"\x81", "Flax's weights are not read"),
     "model.onnx": (b"\x08", "ONNX graphs are not read"),
