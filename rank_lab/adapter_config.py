@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
 
-__all__ = ["AdapterRecipe", "read_recipe"]
+__all__ = ["AdapterRecipe", "read_recipe", "refuse_other_settings"]
 
 _METHODS: dict[str, Literal["lora", "adalora", "sora"]] = {"LORA": "lora", "ADALORA": "adalora", "SORA": "sora"}
 _ADALORA_EPS = 1e-5  # PEFT divides by ranknum + 1e-5
@@ -65,11 +65,15 @@ _HARMLESS = frozenset(
         "operator",
         "gate_lr",
         "l1_weight",
+        "target_parameters",
+        "velora_config",
+        "monteclora_config",
+        "kasa_config",
     }
 )
 
-# Initialisations that leave the base as it is; any other string changes it.
 _KEEPS_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+_CHANGES_BASE = re.compile(r"pissa|pissa_niter_\d+|olora|corda|lora_ga|loftq")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class AdapterRecipe:
         AdaLoRA: kept rows by module, of the initial ones.
     stored
         Rank by module where no config gives it: that of the factors themselves.
+    start
+        Initialisation that took something out of the base weights (``pissa``,
+        ``olora``, ``kasa`` ...); empty if the base is as it was.
+    parameters
+        PEFT's ``target_parameters``: parameters, not modules, that are adapted.
     """
 
     method: Literal["lora", "adalora", "sora"]
@@ -100,6 +109,8 @@ class AdapterRecipe:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     pruned: Mapping[str, int] = field(default_factory=dict)
     stored: Mapping[str, int] = field(default_factory=dict)
+    start: str = ""
+    parameters: tuple[str, ...] = ()
 
     def ranks(self, module: str) -> tuple[int, ...]:
         """Ranks that the config may have given a module at training; the first is what PEFT gives it on loading.
@@ -171,10 +182,10 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
     peft_type = str(config.get("peft_type", "missing"))
     if peft_type not in _METHODS:
         raise UnsupportedUpdateError(
-            f"{source}: peft_type {peft_type} is not analysed yet (LORA, ADALORA and SORA are); merge the adapter into"
-            " its base and compare the two with --base."
+            f"{source}: peft_type {peft_type} is not a method whose factors are read (LORA, ADALORA and SORA are);"
+            " merge the adapter into its base and compare the two with --base."
         )
-    _refuse_other_settings(config, source)
+    refuse_other_settings(config, source)
     method = _METHODS[peft_type]
     try:
         alpha, r = _number(config, "lora_alpha"), _rank(config, "init_r" if method == "adalora" else "r")
@@ -185,11 +196,21 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
             return AdapterRecipe(method, alpha, r, pruned=pruned)
         ranks = {str(key): _rank(patterns, key) for key in patterns}
         scales = {str(key): _number(alphas, key) for key in alphas}
+        parameters = tuple(sorted({str(name) for name in config.get("target_parameters") or ()}))
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{source}: its ranks and alphas cannot be read ({error}); restore the file that PEFT saved."
         ) from error
-    return AdapterRecipe(method, alpha, r, bool(config.get("use_rslora")), ranks, scales)
+    return AdapterRecipe(
+        method, alpha, r, bool(config.get("use_rslora")), ranks, scales, start=_start(config), parameters=parameters
+    )
+
+
+def _start(config: Mapping[str, Any]) -> str:
+    if config.get("kasa_config"):
+        return "kasa"
+    init = config.get("init_lora_weights", True)
+    return init.lower() if isinstance(init, str) and init.lower() not in _KEEPS_BASE else ""
 
 
 def _number(entries: Mapping[str, Any], name: str) -> float:
@@ -220,17 +241,19 @@ def _check_patterns(*patterns: str) -> None:
             raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
 
 
-def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
+def refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
+    """Refuse by name what may make an update something else than scaled factors.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        With the setting and its value.
+    """
     init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
+    if isinstance(init, str) and init.lower() not in _KEEPS_BASE and not _CHANGES_BASE.fullmatch(init.lower()):
         raise UnsupportedUpdateError(
-            f"{source}: init_lora_weights={init!r} may have changed the base weights at the start, so that B A alone is"
-            " not the update; not analysed yet. Merge the adapter and compare with the original base by --base."
-        )
-    if config.get("use_dora"):
-        raise UnsupportedUpdateError(
-            f"{source}: use_dora rescales the rows of the weight, so that B A alone is not the update; not analysed"
-            " yet. Merge the adapter and compare with --base."
+            f"{source}: init_lora_weights={init!r} is unknown here and may have changed the base weights at the start,"
+            " so that B A alone is not the update. Merge the adapter and compare with the original base by --base."
         )
     other = sorted(
         name for name, value in config.items() if name not in _HARMLESS and value not in (None, False, "", [], {})

@@ -30,6 +30,9 @@ class CoverageRow:
         Why; empty if analysed.
     module
         The update that it belongs to, empty if none.
+    parts
+        The updates that it belongs to where they are several: the experts of a
+        stack, the weights in a fused one. ``module`` is then its own path.
     tuned, base
         Header entries, for shape and type.
     frobenius_norm
@@ -47,6 +50,12 @@ class CoverageRow:
     base: StoredTensor | None = None
     frobenius_norm: float = float("nan")
     failed: bool = False
+    parts: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All updates that the tensor belongs to."""
+        return self.parts or ((self.module,) if self.module else ())
 
     def but(self, status: Status, reason: str, *, failed: bool = False) -> "CoverageRow":
         """The same tensor with another fate."""
@@ -75,7 +84,7 @@ class Plan:
     vectors
         Those rows of status ``vector`` whose norm can be had.
     method
-        What made the update: ``full``, ``lora``, ``adalora``, ``sora``.
+        What made the update: ``full``, ``lora``, ``adalora``, ``sora``, or PEFT's name of another method.
     """
 
     specs: tuple[UpdateSpec, ...]

@@ -193,6 +193,7 @@ def _content_key(spec: UpdateSpec, digests: tuple[tuple[str, str], ...], options
         "kind": spec.update_kind == "dense",
         "scaling": [spec.scaling, spec.previous.scaling if spec.previous is not None else None],
         "layout": [spec.transposed, spec.rows, spec.rank_bound, list(spec.shape)],
+        "recipe": [spec.recipe, spec.previous.recipe if spec.previous is not None else None],
         "method": [_method(spec, options), options.k, options.device.split(":")[0]],
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -5,10 +5,11 @@ never by substring: what does not meet by a stated rule is refused or becomes a
 row with a reason.
 """
 
+from rank_lab.adapter_pairing import is_adapter, plan_adapter
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
-from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
+from rank_lab.factor_pairing import refuse_other_adapters
 from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
@@ -18,7 +19,13 @@ from rank_lab.stored_tensor import StoredTensor
 __all__ = ["plan_step", "plan_updates"]
 
 
-def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alpha: float | None = None) -> Plan:
+def plan_updates(
+    tuned: Checkpoint,
+    base: Checkpoint | None = None,
+    *,
+    lora_alpha: float | None = None,
+    initial: Checkpoint | None = None,
+) -> Plan:
     """Pair the tensors of two checkpoints into updates, from headers and configs alone.
 
     Parameters
@@ -30,6 +37,10 @@ def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alph
         the weights are missing.
     lora_alpha
         Numerator of LoRA's scaling for files that do not record it (loralib).
+    initial
+        The adapter as it was saved before the first step of training, for
+        initialisations that take something out of the base (PiSSA, CorDA,
+        LoRA-GA ...): the update is that against the original base.
 
     Raises
     ------
@@ -37,7 +48,7 @@ def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alph
         If base and tuned are not two checkpoints of one model, or a base is
         needed and missing.
     UnsupportedUpdateError
-        If the adapter's method is not analysed yet; it is named.
+        If the adapter's method is not known, or its files do not determine the update; it is named.
     ShapeMismatchError
         If factors do not fit together or do not fit the base weight.
 
@@ -54,15 +65,17 @@ def plan_updates(tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alph
     >>> plan.specs[0].module, plan.specs[0].shape
     ('h.0.q_proj', (4, 3))
     """
-    if base is not None and (base.adapter_config is not None or is_factored(base)):
+    if base is not None and is_adapter(base):
         raise PairingError(f"{base.source}: the base is an adapter; give the full model that it was trained on.")
     if base is not None and _same_files(tuned, base):
         raise PairingError(
             f"{base.source}: base and tuned are the same files; give the model as it was before fine-tuning as --base."
         )
-    if tuned.adapter_config is not None or is_factored(tuned):
-        return plan_factors(tuned, base, lora_alpha=lora_alpha)
+    if is_adapter(tuned):
+        return plan_adapter(tuned, base, lora_alpha=lora_alpha, initial=initial)
     refuse_other_adapters(tuned)
+    if initial is not None:
+        raise PairingError(f"{tuned.source}: a full checkpoint has no initial adapter; leave out --initial-adapter.")
     if lora_alpha is not None:
         raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")
     if base is None:

@@ -134,7 +134,7 @@ def assert_all_accounted_for(plan: Plan, tuned: Path, base: Path | None) -> None
         assert rows == dict.fromkeys(held, 1)
     modules = [spec.module for spec in plan.specs]
     assert len(set(modules)) == len(modules)
-    assert set(modules) == {row.module for row in plan.coverage if row.module}
+    assert set(modules) == {module for row in plan.coverage for module in row.modules}
 
 
 class Outcome(NamedTuple):
