@@ -45,11 +45,14 @@ class Settings:
         ``if __name__ == "__main__":``.
     lora_alpha
         For LoRA files that do not record it.
+    initial
+        The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`.
     """
 
     run: str = ""
     workers: int = 1
     lora_alpha: float | None = None
+    initial: Checkpoint | str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,21 @@ def analyze(
     (1, 4.0)
     """
     checkpoints = _opened(tuned)
-    original = Checkpoint.open(base) if isinstance(base, str | Path) else base
-    steps = _steps(checkpoints, original, settings.lora_alpha)
+    original = _one(base)
+    initial = _one(settings.initial)
+    steps = _steps(checkpoints, original, settings.lora_alpha, initial)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha}
+    if initial is not None:
+        chosen["initial"] = initial.source
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
+
+
+def _one(source: Checkpoint | str | Path | None) -> Checkpoint | None:
+    return Checkpoint.open(source) if isinstance(source, str | Path) else source
 
 
 def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Checkpoint, ...]:
@@ -142,11 +152,16 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
     return path.stem if path.is_file() else path.resolve().name
 
 
-def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, lora_alpha: float | None) -> list[_Step]:
+def _steps(
+    checkpoints: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    lora_alpha: float | None,
+    initial: Checkpoint | None,
+) -> list[_Step]:
     steps: list[_Step] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        plan = plan_updates(checkpoint, base, lora_alpha=lora_alpha)
+        plan = plan_updates(checkpoint, base, lora_alpha=lora_alpha, initial=initial)
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))

@@ -53,6 +53,9 @@ def analyze(
     lora_alpha: Annotated[
         float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
     ] = None,
+    initial_adapter: Annotated[
+        str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure the spectra of every update and write a report.
@@ -65,6 +68,7 @@ def analyze(
     from rank_lab.commands import analyze_runs
 
     request: dict[str, Any] = {"method": method, "k": k, "device": device, "workers": workers, "lora_alpha": lora_alpha}
+    request["initial_adapter"] = initial_adapter
     failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 

@@ -53,7 +53,12 @@ def analyze_runs(
     original = Checkpoint.open(base) if base is not None else None
     failed, summaries = False, []
     for source in tuned:
-        settings = Settings(run=name, workers=request["workers"], lora_alpha=request["lora_alpha"])
+        settings = Settings(
+            run=name,
+            workers=request["workers"],
+            lora_alpha=request["lora_alpha"],
+            initial=request.get("initial_adapter"),
+        )
         report = _with_progress(source, original, options, settings)
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
         _refuse_unchanged(source, base, report)
