@@ -14,7 +14,7 @@ from rank_lab.factor_start import against_start, without_start
 from rank_lab.key_space import canonical
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
-from rank_lab.saved_whole import base_key, base_rows, base_weights, readable_weight, refuse_empty, saved_whole
+from rank_lab.saved_whole import base_key, base_rows, base_weights, of_training, readable_weight, refuse_empty, saved_whole
 from rank_lab.spec import UpdateSpec, has_vocabulary
 from rank_lab.stored_tensor import StoredTensor
 
@@ -164,7 +164,7 @@ def _grouped(
             rest[name] = tensor
             continue
         part, module = match["part"], match["module"]
-        if match["leaf"] == "bias" and part == "lora_B":
+        if (match["leaf"] == "bias" and part == "lora_B") or (of_training(name) and recipe is not None):
             rest[name] = tensor
             continue
         if part not in _ROLES or (part == "lora_diag" and (recipe is None or recipe.start != "kasa")):

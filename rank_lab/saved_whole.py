@@ -13,9 +13,13 @@ from rank_lab.orientation import stored_transposed
 from rank_lab.spec import UpdateSpec, common_rows, dense_spec
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["Fate", "base_key", "base_rows", "base_weights", "readable_weight", "refuse_empty", "saved_whole"]
+__all__ = ["Fate", "base_key", "base_rows", "base_weights", "of_training", "readable_weight", "refuse_empty", "saved_whole"]
 
 _BIAS_OF_FACTOR = re.compile(r"(?P<module>.+?)\.lora_B(\.(?!bias$)\w+)?\.bias")
+_OF_TRAINING = {
+    "lora_velora_": "what VeLoRA compresses activations with while it trains, no part of the update",
+    "lora_monteclora_": "what Monte-CLoRA samples factors with while it trains; the update is that of their mean",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,20 @@ def base_key(key: str) -> str:
     return f"{match['module']}.bias" if match is not None else key
 
 
+def of_training(key: str) -> str:
+    """What a tensor is that a LoRA needs while it trains and that its update does not; empty if it is none.
+
+    Examples
+    --------
+    >>> of_training("layers.0.q_proj.lora_velora_embed"), of_training("layers.0.q_proj.lora_A.weight")
+    ('what VeLoRA compresses activations with while it trains, no part of the update', '')
+    """
+    return next((text for part, text in _OF_TRAINING.items() if f".{part}" in key), "")
+
+
 def _aside(key: str) -> str:
+    if text := of_training(key):
+        return text
     if base_key(key) != key:
         return "bias beside lora_B: a change of the bias, not of the weight"
     if ".original_module." in key:

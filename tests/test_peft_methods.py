@@ -177,3 +177,128 @@ def test_the_update_is_what_merging_changes(tmp_path: Path, name: str) -> None:
     assert plan.method == name.lower()
     assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
     assert_is_what_merging_changes(plan, before, after, within=1e-6 if name in IN_FLOAT32 else 1e-12)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_methods_that_train_vectors_give_their_norms(tmp_path: Path, name: str) -> None:
+    before, after = trained(tmp_path, config_of(name, VECTORS[name]))
+    plan = plan_updates(*opened(tmp_path))
+    assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
+    report = analyze(tmp_path / "adapter", tmp_path / "base")
+    assert not len(report.updates)
+    assert not report.coverage["failed"].any()
+    norms = sorted(report.coverage.loc[report.coverage["status"] == "vector", "frobenius_norm"])
+    exact = sorted(
+        float((after[n] - before[n]).norm()) for n in before if before[n].ndim == 1 and not after[n].equal(before[n])
+    )
+    assert norms == pytest.approx(exact, rel=1e-6)
+    assert len(norms) == 2
+
+
+def saved(folder: Path, name: str, options: dict[str, Any] | None) -> Path:
+    """An adapter of a method without an update; written by hand where PEFT cannot make it here."""
+    if options is None:
+        return save_adapter(folder, {"base_model.model.own": torch.ones(2, 3)}, peft_type=name)
+    from peft import get_peft_model
+
+    adapted = get_peft_model(small(), config_of(name, options))
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_methods_without_a_weight_update_say_so(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path / "adapter", name, NONE[name])
+    plan = plan_updates(Checkpoint.open(folder))
+    assert_all_accounted_for(plan, folder, None)
+    assert plan.specs == ()
+    assert {row.status for row in plan.coverage} == {"new"}
+    assert all(row.reason.startswith(f"{name}: ") and "no weight" in row.reason for row in plan.coverage)
+    done = rank_lab("analyze", folder, "-o", tmp_path / "study")
+    assert (done.code, done.err) == (0, "")
+    shown = rank_lab("show", tmp_path / "study")
+    assert shown.code == 0
+    for out in (done.out, shown.out):
+        assert f"{name}: " in " ".join(out.split())
+        assert "there is no weight update to analyse" in " ".join(out.split())
+    assert json.loads(rank_lab("show", tmp_path / "study", "--json").out)[0]["updates"] == []
+
+
+def test_a_base_beside_a_method_without_update_is_frozen(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path / "base")
+    folder = saved(tmp_path / "adapter", "PREFIX_TUNING", NONE["PREFIX_TUNING"])
+    plan = plan_updates(Checkpoint.open(folder), Checkpoint.open(tmp_path / "base"))
+    assert_all_accounted_for(plan, folder, tmp_path / "base")
+    assert {row.status for row in plan.coverage if row.side == "base"} == {"identical"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_methods_whose_files_do_not_fix_the_update_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path / "adapter", name, REFUSED[name])
+    done = rank_lab("analyze", folder, "-o", tmp_path / "study")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith(f"error: {folder / 'adapter_config.json'}: peft_type {name} ")
+    assert "compare with --base" in done.err
+
+
+@pytest.mark.parametrize("name", ["LOHA", "VERA", "IA3"])
+def test_what_only_merging_shows_needs_the_base(tmp_path: Path, name: str) -> None:
+    trained(tmp_path, config_of(name, {"target_modules": TARGETS} | DELTA[name]))
+    with pytest.raises(PairingError, match=f"{name} changes a weight in a way .* as --base"):
+        plan_updates(Checkpoint.open(tmp_path / "adapter"))
+
+
+def lora(**options: Any) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": TARGETS} | options)
+
+
+# id: (model, options, kind of update)
+LORA: dict[str, tuple[str, dict[str, Any], str]] = {
+    "dora": ("llama", {"use_dora": True}, "merged"),
+    "dora, rslora, patterns": (
+        "llama",
+        {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
+        "merged",
+    ),
+    "dora on embeddings": ("llama", {"use_dora": True, "target_modules": ["embed_tokens", "q_proj"]}, "merged"),
+    "dora on conv1d": ("gpt2", {"use_dora": True, "target_modules": ["c_attn", "c_fc"]}, "merged"),
+    "dora on convolutions": ("resnet", {"use_dora": True, "target_modules": ["convolution"]}, "merged"),
+    "convolutions": ("resnet", {"target_modules": ["convolution"]}, "lora"),
+    "embeddings": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}, "lora"),
+    "rank pattern": ("llama", {"rank_pattern": {r"layers\.1\..*q_proj": 2, "down_proj": 6}}, "lora"),
+    "velora": ("llama", {"velora_config": ("VeloraConfig", {"num_groups": 4})}, "lora"),
+    "monteclora": ("llama", {"monteclora_config": ("MontecloraConfig", {})}, "lora"),
+    "pissa": ("llama", {"init_lora_weights": "pissa"}, "lora"),
+    "pissa on conv1d": ("gpt2", {"init_lora_weights": "pissa", "target_modules": ["c_attn", "c_proj"]}, "lora"),
+    "olora": ("llama", {"init_lora_weights": "olora"}, "lora"),
+    "kasa": ("llama", {"kasa_config": ("KasaConfig", {})}, "lora"),
+    "dora after pissa": ("llama", {"use_dora": True, "init_lora_weights": "pissa"}, "merged"),
+}
+
+
+def lora_of(options: dict[str, Any]) -> Any:
+    from peft.tuners.lora import config as subconfigs
+
+    return lora(**{n: getattr(subconfigs, v[0])(**v[1]) if isinstance(v, tuple) else v for n, v in options.items()})
+
+
+@pytest.mark.parametrize("case", LORA)
+def test_variants_of_lora(tmp_path: Path, case: str) -> None:
+    kind, options, update_kind = LORA[case]
+    before, after = trained(tmp_path, lora_of(options), small(kind))
+    if case == "embeddings":
+        after["lm_head.weight"] = before["lm_head.weight"]
+    plan = plan_updates(*opened(tmp_path))
+    found = [spec for spec in plan.specs if spec.update_kind != "dense"]
+    assert {spec.update_kind for spec in found} == {update_kind}
+    changes_base = "init_lora_weights" in options or "kasa_config" in options
+    plan = Plan(tuple(found), plan.coverage, plan.method)
+    assert_is_what_merging_changes(
+        plan, before, after, within=2e-6 if changes_base else 1e-12, transposed=kind == "gpt2"
+    )
+    assert plan.method == ("dora" if "use_dora" in options else "lora")
+    if changes_base and update_kind == "lora":
+        assert {spec.rank_bound for spec in found} == {8}
+        assert all("the base given, taken for the original" in spec.note for spec in found)
