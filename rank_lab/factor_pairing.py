@@ -14,7 +14,15 @@ from rank_lab.factor_start import against_start, without_start
 from rank_lab.key_space import canonical
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
-from rank_lab.saved_whole import base_key, base_rows, base_weights, of_training, readable_weight, refuse_empty, saved_whole
+from rank_lab.saved_whole import (
+    base_key,
+    base_rows,
+    base_weights,
+    of_training,
+    readable_weight,
+    refuse_empty,
+    saved_whole,
+)
 from rank_lab.spec import UpdateSpec, has_vocabulary
 from rank_lab.stored_tensor import StoredTensor
 

@@ -112,7 +112,7 @@ def plan_stacks(
             parts = tuple(spec.module for spec in found)
             rows += [_row(tensor, path, parts, unfit) for tensor in (level.A, level.B)]
             if base is not None and elsewhere:
-                reasons |= {name: _ELSEWHERE for name in base.tensors if strip_wrappers(name).startswith(f"{module}.")}
+                reasons |= dict.fromkeys(_experts_of_layer(module, base), _ELSEWHERE)
     return specs, rows, reasons
 
 
@@ -123,6 +123,13 @@ def _row(tensor: StoredTensor, path: str, parts: tuple[str, ...], unfit: str) ->
     if parts == (path,):
         return replace(row, module=path)
     return replace(row, module=path, parts=parts, reason=f"{len(parts)} experts: {len(parts)} updates")
+
+
+def _experts_of_layer(module: str, base: Checkpoint) -> list[str]:
+    """The base's experts, one by one, of the layer that a stack belongs to."""
+    place = identify(module)
+    by_name = {name: identify(strip_wrappers(name)) for name in base.tensors}
+    return [n for n, found in by_name.items() if found.expert is not None and found.layer == place.layer]
 
 
 def _parameters_of(module: str, recipe: AdapterRecipe) -> tuple[str, ...]:

@@ -13,7 +13,16 @@ from rank_lab.orientation import stored_transposed
 from rank_lab.spec import UpdateSpec, common_rows, dense_spec
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["Fate", "base_key", "base_rows", "base_weights", "of_training", "readable_weight", "refuse_empty", "saved_whole"]
+__all__ = [
+    "Fate",
+    "base_key",
+    "base_rows",
+    "base_weights",
+    "of_training",
+    "readable_weight",
+    "refuse_empty",
+    "saved_whole",
+]
 
 _BIAS_OF_FACTOR = re.compile(r"(?P<module>.+?)\.lora_B(\.(?!bias$)\w+)?\.bias")
 _OF_TRAINING = {

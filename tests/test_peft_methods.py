@@ -1,6 +1,5 @@
 """The contract over every method of the installed PEFT: its update, or that there is none, or a refusal by name."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,93 +8,15 @@ import pytest
 import torch
 from peft.utils.peft_types import PeftType
 
-from rank_lab import Checkpoint, Settings, analyze, plan_updates, read_update
-from rank_lab.coverage import Plan
-from rank_lab.errors import CheckpointError, PairingError, UnsupportedUpdateError
-from tests.checkpoints import Tensors, assert_all_accounted_for, rank_lab, save_adapter
+from rank_lab import Checkpoint, analyze, plan_updates
+from rank_lab.errors import PairingError
+from tests.checkpoints import assert_all_accounted_for, rank_lab, save_adapter
+from tests.peft_models import TARGETS, assert_is_what_merging_changes, opened, small, trained
 
 # PEFT's and transformers' own remarks
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "RuntimeWarning", "FutureWarning")
 ]
-
-Model = Any
-WIDTH = 32
-TARGETS = ["q_proj", "v_proj", "down_proj"]
-
-
-def small(kind: str = "llama") -> Model:
-    """A random model of two layers, with biases in its attention."""
-    import transformers as hf
-
-    torch.manual_seed(3)
-    narrow = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    words = {"vocab_size": 60, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    if kind == "gpt2":
-        return hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=WIDTH, n_layer=2, n_head=2, n_positions=16, **words))
-    if kind == "mixtral":
-        config = hf.MixtralConfig(**narrow, **words, num_key_value_heads=2, num_local_experts=3)
-        return hf.MixtralForCausalLM(config)
-    if kind == "resnet":
-        config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3)
-        return hf.ResNetForImageClassification(config)
-    config = hf.LlamaConfig(**narrow, **words, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False)
-    model = hf.LlamaForCausalLM(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    return model
-
-
-def perturbed(adapted: Model, by: float = 0.1) -> None:
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.add_(by * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
-
-
-def trained(folder: Path, config: Any, model: Model | None = None) -> tuple[Tensors, Tensors]:
-    """Save base and adapter; return the weights before, and merged by PEFT in float64."""
-    from peft import get_peft_model
-
-    model = small() if model is None else model
-    model.save_pretrained(folder / "base")
-    before = {name: value.detach().double() for name, value in model.state_dict().items()}
-    adapted = get_peft_model(model, config)
-    perturbed(adapted)
-    adapted.save_pretrained(folder / "adapter")
-    merged = copy.deepcopy(adapted).double().merge_and_unload().state_dict()
-    return before, {name: value.double() for name, value in merged.items()}
-
-
-def opened(folder: Path) -> tuple[Checkpoint, Checkpoint]:
-    return Checkpoint.open(folder / "adapter"), Checkpoint.open(folder / "base")
-
-
-def assert_is_what_merging_changes(
-    plan: Plan, before: Tensors, after: Tensors, *, within: float = 1e-12, transposed: bool = False
-) -> None:
-    """Every weight that merging changed has its update, no other has one, and all are equal."""
-    changed = {name for name, value in before.items() if value.ndim >= 2 and not torch.equal(value, after[name])}
-    assert {f"{spec.module}.weight" for spec in plan.specs} == changed
-    assert changed
-    for spec in plan.specs:
-        name = f"{spec.module}.weight"
-        exact = (after[name] - before[name]).reshape(before[name].shape[0], -1)
-        ours = read_update(spec).to_dense()
-        assert ours.shape == spec.shape
-        exact = exact.T if transposed else exact
-        allowed = within * float(exact.norm() + before[name].norm())
-        assert float((ours - exact).norm()) <= allowed, (name, float((ours - exact).norm()), allowed)
-        assert float(exact.norm()) > 1e3 * allowed, "the tolerance would hide a wrong update"
-        assert int(torch.linalg.matrix_rank(ours)) <= spec.rank_bound
-    skipped = {row.tensor for row in plan.coverage if row.side == "base" and row.status == "skipped"}
-    vectors = {row.base.name for row in plan.coverage if row.status == "vector" and row.base is not None}
-    moved = {name for name, value in before.items() if value.ndim == 1 and not torch.equal(value, after[name])}
-    assert moved <= skipped | vectors, "a bias that changes must not stand as frozen"
-
 
 # PEFT's type to its config, where the defaults do not fit so small a model
 DELTA: dict[str, dict[str, Any]] = {
@@ -246,59 +167,3 @@ def test_what_only_merging_shows_needs_the_base(tmp_path: Path, name: str) -> No
     trained(tmp_path, config_of(name, {"target_modules": TARGETS} | DELTA[name]))
     with pytest.raises(PairingError, match=f"{name} changes a weight in a way .* as --base"):
         plan_updates(Checkpoint.open(tmp_path / "adapter"))
-
-
-def lora(**options: Any) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": TARGETS} | options)
-
-
-# id: (model, options, kind of update)
-LORA: dict[str, tuple[str, dict[str, Any], str]] = {
-    "dora": ("llama", {"use_dora": True}, "merged"),
-    "dora, rslora, patterns": (
-        "llama",
-        {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
-        "merged",
-    ),
-    "dora on embeddings": ("llama", {"use_dora": True, "target_modules": ["embed_tokens", "q_proj"]}, "merged"),
-    "dora on conv1d": ("gpt2", {"use_dora": True, "target_modules": ["c_attn", "c_fc"]}, "merged"),
-    "dora on convolutions": ("resnet", {"use_dora": True, "target_modules": ["convolution"]}, "merged"),
-    "convolutions": ("resnet", {"target_modules": ["convolution"]}, "lora"),
-    "embeddings": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}, "lora"),
-    "rank pattern": ("llama", {"rank_pattern": {r"layers\.1\..*q_proj": 2, "down_proj": 6}}, "lora"),
-    "velora": ("llama", {"velora_config": ("VeloraConfig", {"num_groups": 4})}, "lora"),
-    "monteclora": ("llama", {"monteclora_config": ("MontecloraConfig", {})}, "lora"),
-    "pissa": ("llama", {"init_lora_weights": "pissa"}, "lora"),
-    "pissa on conv1d": ("gpt2", {"init_lora_weights": "pissa", "target_modules": ["c_attn", "c_proj"]}, "lora"),
-    "olora": ("llama", {"init_lora_weights": "olora"}, "lora"),
-    "kasa": ("llama", {"kasa_config": ("KasaConfig", {})}, "lora"),
-    "dora after pissa": ("llama", {"use_dora": True, "init_lora_weights": "pissa"}, "merged"),
-}
-
-
-def lora_of(options: dict[str, Any]) -> Any:
-    from peft.tuners.lora import config as subconfigs
-
-    return lora(**{n: getattr(subconfigs, v[0])(**v[1]) if isinstance(v, tuple) else v for n, v in options.items()})
-
-
-@pytest.mark.parametrize("case", LORA)
-def test_variants_of_lora(tmp_path: Path, case: str) -> None:
-    kind, options, update_kind = LORA[case]
-    before, after = trained(tmp_path, lora_of(options), small(kind))
-    if case == "embeddings":
-        after["lm_head.weight"] = before["lm_head.weight"]
-    plan = plan_updates(*opened(tmp_path))
-    found = [spec for spec in plan.specs if spec.update_kind != "dense"]
-    assert {spec.update_kind for spec in found} == {update_kind}
-    changes_base = "init_lora_weights" in options or "kasa_config" in options
-    plan = Plan(tuple(found), plan.coverage, plan.method)
-    assert_is_what_merging_changes(
-        plan, before, after, within=2e-6 if changes_base else 1e-12, transposed=kind == "gpt2"
-    )
-    assert plan.method == ("dora" if "use_dora" in options else "lora")
-    if changes_base and update_kind == "lora":
-        assert {spec.rank_bound for spec in found} == {8}
-        assert all("the base given, taken for the original" in spec.note for spec in found)
