@@ -7,7 +7,7 @@ from typing import Any
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import PairingError
 from rank_lab.merging import recipe_text
-from rank_lab.spec import UpdateSpec
+from rank_lab.spec import BASE_CHANGED, UpdateSpec
 
 __all__ = ["against_start", "without_start"]
 
@@ -15,6 +15,7 @@ __all__ = ["against_start", "without_start"]
 _RECOMPUTABLE = frozenset({"pissa", "olora", "kasa"})
 _SET_UP_IN = frozenset({"float32", "float16", "bfloat16"})  # the types of weight that PEFT starts these methods on
 _ROUNDING = "what rounding the residual to its stored type changed is not in it"
+_SINCE = f"{BASE_CHANGED} or not: since the initial adapter, which makes this the update of the original base"
 
 
 def against_start(specs: Sequence[UpdateSpec], start: Sequence[UpdateSpec], initial: Checkpoint) -> list[UpdateSpec]:
@@ -34,7 +35,7 @@ def against_start(specs: Sequence[UpdateSpec], start: Sequence[UpdateSpec], init
     PairingError
         If the two do not adapt the same modules in the same shapes.
     """
-    before = {spec.module: spec for spec in start}
+    before = {spec.module: _factors_alone(spec) for spec in start}
     after = {spec.module for spec in specs}
     other = sorted(after ^ before.keys())
     if other:
@@ -51,7 +52,7 @@ def against_start(specs: Sequence[UpdateSpec], start: Sequence[UpdateSpec], init
                 f" {spec.update_kind} of {spec.shape} in the adapter; give the same adapter as it was before training."
             )
         rank = min(spec.rank_bound + first.rank_bound, *spec.shape)
-        found.append(replace(spec, previous=first, rank_bound=rank, note=_noted(spec, "since the initial adapter")))
+        found.append(replace(spec, previous=first, rank_bound=rank, note=_noted(spec, _SINCE)))
     return found
 
 
@@ -75,7 +76,8 @@ def without_start(spec: UpdateSpec, start: str, config: Mapping[str, Any], *, la
     known = start in _RECOMPUTABLE and layer and spec.weight is not None and spec.weight.dtype in _SET_UP_IN
     if not known or spec.weight is None or factor is None:
         return replace(spec, note=_noted(spec, _residual_only(start, spec)))
-    note = f"against the base given, taken for the original: {start}'s initial factors are recomputed; {_ROUNDING}"
+    taken = f"{start}'s initial factors are recomputed from the base given, taken for the original"
+    note = f"{BASE_CHANGED}: {taken}, {_ROUNDING}"
     return replace(
         spec,
         sources=(*spec.sources, ("original", spec.weight)),
@@ -85,13 +87,22 @@ def without_start(spec: UpdateSpec, start: str, config: Mapping[str, Any], *, la
     )
 
 
+def _factors_alone(spec: UpdateSpec) -> UpdateSpec:
+    factors = tuple((role, tensor) for role, tensor in spec.sources if role != "original")
+    rank = spec.required("A").shape[0] if spec.source("A") is not None else spec.rank_bound
+    return replace(spec, sources=factors, rank_bound=min(rank, *spec.shape), recipe="")
+
+
 def _residual_only(start: str, spec: UpdateSpec) -> str:
-    text = f"update of the residual base: {start} took its initial factors out of the base weight"
+    text = f"{BASE_CHANGED}: update of the residual base, {start} took its initial factors out of the base weight"
     if start == "loftq":
-        text = "update of the quantised base: loftq's factors start at its error, which is not in this update"
+        error = "whose error loftq's factors start with and which is not in it"
+        text = f"{BASE_CHANGED}: update of the quantised base, {error}"
     if start in _RECOMPUTABLE and spec.weight is None:
-        return f"{text}; give the original base as --base, or the initial adapter, for the update against that"
-    return f"{text}; give the initial adapter (--initial-adapter) for the update since the start"
+        return (
+            f"{text}, give the original base (--base) or the initial adapter (--initial-adapter) for the update of that"
+        )
+    return f"{text}, give the initial adapter (--initial-adapter) for the update since the start"
 
 
 def _noted(spec: UpdateSpec, text: str) -> str:

@@ -13,6 +13,7 @@ from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix, Update
 
 __all__ = [
+    "BASE_CHANGED",
     "BASE_IS_TIED",
     "UpdateKind",
     "UpdateSpec",
@@ -27,6 +28,9 @@ UpdateKind = Literal["dense", "lora", "adalora", "sora", "merged"]
 
 BASE_IS_TIED = "the base ties this head"
 """Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
+
+BASE_CHANGED = "the base was changed at the start"
+"""Start of a note of the same kind, of adapters that take their initial factors out of the base."""
 
 _VOCABULARY_HEADS = frozenset(
     {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
@@ -222,12 +226,13 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
             f"{spec.module}: {spec.update_kind} of shape {spec.shape} now, {earlier.update_kind} of shape"
             f" {earlier.shape} in the checkpoint before; a trajectory must be of one training run: analyse them apart."
         )
+    note = "; ".join(text for text in spec.note.split("; ") if not text.startswith((BASE_IS_TIED, BASE_CHANGED)))
     if spec.update_kind == "dense":
-        note = "; ".join(text for text in spec.note.split("; ") if not text.startswith(BASE_IS_TIED))
         sources = (("tuned", spec.required("tuned")), ("base", earlier.required("tuned")))
         return replace(spec, sources=sources, note=note)
     # Where both start from the same initial factors, these cancel.
-    return replace(spec, previous=earlier, rank_bound=min(_own_rank(spec) + _own_rank(earlier), *spec.shape))
+    rank = min(_own_rank(spec) + _own_rank(earlier), *spec.shape)
+    return replace(spec, previous=earlier, rank_bound=rank, note=note)
 
 
 def _own_rank(spec: UpdateSpec) -> int:

@@ -68,7 +68,9 @@ def find_weight_files(path: Path) -> WeightFiles:
     if (path / "adapter_config.json").is_file():
         for name in _ADAPTER_FILES:
             if (path / name).is_file():
-                return WeightFiles((path / name,), adapter=True, set_aside=_others(path, {name}))
+                aside = _others(path, {name})
+                aside += tuple((below, "another adapter, to be named by itself") for below in _adapters_below(path))
+                return WeightFiles((path / name,), adapter=True, set_aside=aside)
         raise CheckpointError(
             f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
         )
@@ -165,6 +167,10 @@ def _numbered(shards: list[Path]) -> WeightFiles:
     return WeightFiles(tuple(shards), set_aside=_others(folder, {file.name for file in shards}))
 
 
+def _adapters_below(folder: Path) -> list[str]:
+    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+
+
 def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
     rest = sorted(
         file.name
@@ -178,5 +184,8 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _what_is_there(folder: Path) -> str:
+    adapters = _adapters_below(folder)
+    if adapters:
+        return f"no weights, but adapters in the folders {', '.join(adapters)}, of which to name one"
     names = sorted(file.name for file in folder.iterdir())
     return f"no weights among {len(names)} entries ({', '.join(names[:4])})" if names else "the folder is empty"

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from rank_lab import Checkpoint, Settings, analyze, plan_updates, read_update
+from rank_lab import Checkpoint, RankReport, Settings, analyze, plan_updates, read_update
 from rank_lab.coverage import Plan
-from rank_lab.errors import PairingError
-from tests.checkpoints import assert_all_accounted_for, rank_lab, save_adapter
+from rank_lab.errors import CheckpointError, PairingError, UnsupportedUpdateError
+from tests.checkpoints import assert_all_accounted_for, factors, rank_lab, save_adapter
 from tests.peft_models import (
+    TARGETS,
     Model,
     assert_is_what_merging_changes,
     lora,
@@ -145,9 +147,9 @@ def test_without_it_the_update_of_the_residual_says_what_it_is(tmp_path: Path, s
         report = analyze(tmp_path / "adapter", base)
         against_original = recomputed and base is not None
         assert (report.updates["numerical_rank"] == (8 if against_original else 4)).all()
-        text = "taken for the original" if against_original else f"update of the residual base: {start} took its"
+        text = "taken for the original" if against_original else f"update of the residual base, {start} took its"
         assert report.updates["warning"].str.contains(text).all()
-        more = "give the original base as --base" if recomputed else r"\(--initial-adapter\)"
+        more = r"give the original base \(--base\)" if recomputed else r"\(--initial-adapter\)"
         assert against_original or report.updates["warning"].str.contains(more).all()
 
 
@@ -156,7 +158,7 @@ def test_loftq_says_that_the_error_of_the_quantised_base_is_not_in_it(tmp_path: 
     tensors = {f"base_model.model.h.0.q_proj.lora_{n}.weight": torch.ones(2, 2) for n in "AB"}
     folder = save_adapter(tmp_path, tensors, **config)
     (spec,) = plan_updates(Checkpoint.open(folder)).specs
-    assert spec.note.startswith("update of the quantised base: loftq's factors start at its error")
+    assert "update of the quantised base, whose error loftq's factors start with" in spec.note
 
 
 def test_an_initial_adapter_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -216,3 +218,189 @@ def test_experts_in_stacks(tmp_path: Path, kind: str) -> None:
     report = analyze(tmp_path / "adapter", tmp_path / "base")
     assert not report.coverage["failed"].any()
     assert len(report.updates) == len(plan.specs)
+
+
+def test_factors_that_fit_two_parameters_are_not_guessed(tmp_path: Path) -> None:
+    names = ["experts.one", "experts.two"]
+    tensors = {
+        f"base_model.model.h.0.experts.{nest}lora_{factor}.weight": torch.ones(4, 4)
+        for nest in ("", "base_layer.")
+        for factor in "AB"
+    }
+    folder = save_adapter(tmp_path, tensors, target_parameters=names)
+    with pytest.raises(UnsupportedUpdateError, match=r"fit its parameters [(]one, two[)] in several ways"):
+        plan_updates(Checkpoint.open(folder))
+    folder = save_adapter(tmp_path, tensors, target_parameters=["one", "two"])
+    with pytest.raises(UnsupportedUpdateError, match="target_parameters='one' names a parameter without its module"):
+        plan_updates(Checkpoint.open(folder))
+    folder = save_adapter(tmp_path, tensors, target_parameters=names, r=3)
+    with pytest.raises(PairingError, match="holds the factors of 2 parameters, but target_parameters names 1"):
+        plan_updates(Checkpoint.open(save_adapter(tmp_path, tensors, target_parameters=names[:1])))
+
+
+@pytest.mark.parametrize("which", [[1, 5, 40], {"embed_tokens": [40, 1]}])
+def test_trained_tokens_beside_a_lora(tmp_path: Path, which: Any) -> None:
+    before, after = trained(tmp_path, lora(trainable_token_indices=which))
+    plan = plan_updates(*opened(tmp_path))
+    assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
+    path = "model.embed_tokens.token_adapter"
+    spec = next(spec for spec in plan.specs if spec.module == path)
+    exact = after["model.embed_tokens.weight"] - before["model.embed_tokens.weight"]
+    rows = which["embed_tokens"] if isinstance(which, dict) else which
+    assert (spec.rank_bound, spec.update_kind, spec.identity.kind) == (len(rows), "merged", "embed")
+    torch.testing.assert_close(read_update(spec).to_dense(), exact, rtol=1e-12, atol=1e-15)
+    others = plan_updates(Checkpoint.open(tmp_path / "adapter"))
+    (row,) = [row for row in others.coverage if "trainable_tokens" in row.tensor]
+    assert (row.status, row.failed) == ("skipped", False)
+    assert row.reason == "rows of an embedding, trained: their change needs --base"
+    report = analyze(tmp_path / "adapter", tmp_path / "base").updates.set_index("module")
+    assert report.loc[path, "numerical_rank"] == len(rows)
+    assert report.loc[path, "frobenius_norm"] == pytest.approx(float(exact.norm()))
+
+
+def test_trained_tokens_of_another_vocabulary_fail_by_name(tmp_path: Path) -> None:
+    trained(tmp_path, lora(trainable_token_indices=[1, 5]))
+    config = tmp_path / "adapter" / "adapter_config.json"
+    for given, text in (("[\n    1,\n    5\n  ]", "[1, 90]"), ("[1, 90]", "[1]")):
+        config.write_text(config.read_text().replace(given, text))
+        (row,) = [row for row in plan_updates(*opened(tmp_path)).coverage if "trainable_tokens" in row.tensor]
+        assert row.failed
+        assert ("not the model that the adapter was trained on" if "90" in text else "names 1 tokens") in row.reason
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_merged_and_unmerged_give_the_same_numbers(tmp_path: Path, method: str) -> None:
+    from peft import PeftModel
+
+    trained(tmp_path, lora(use_dora=method == "dora"))
+    merged = PeftModel.from_pretrained(small(), tmp_path / "adapter").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    ours = analyze(tmp_path / "adapter", tmp_path / "base").updates.set_index("module")
+    stored = analyze(tmp_path / "merged", tmp_path / "base").updates.set_index("module").loc[ours.index]
+    assert len(ours) == 6
+    for name in ("frobenius_norm", "spectral_norm", "relative_frobenius"):
+        np.testing.assert_allclose(ours[name], stored[name], rtol=1e-5)
+    assert (ours["energy_rank_99"] == stored["energy_rank_99"]).all()
+    assert ours["update_kind"].unique().tolist() == ["merged" if method == "dora" else "lora"]
+
+
+def test_steps_of_a_merged_adapter_and_of_one_that_changed_its_base(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    for name, options in (("dora", {"use_dora": True}), ("pissa", {"init_lora_weights": "pissa"})):
+        folder = tmp_path / name
+        model = small()
+        model.save_pretrained(folder / "base")
+        before = {n: value.detach().double() for n, value in model.state_dict().items()}
+        adapted = get_peft_model(model, lora(**options))
+        states = []
+        for step in (1, 2):
+            perturbed(adapted)
+            adapted.save_pretrained(folder / "run" / f"checkpoint-{step}")
+            adapted.merge_adapter()
+            states.append({n: v.double() for n, v in adapted.get_base_model().state_dict().items()})
+            adapted.unmerge_adapter()
+        report = analyze(folder / "run", folder / "base")
+        assert not report.coverage["failed"].any()
+        table = report.updates.set_index(["delta", "step", "module"])["frobenius_norm"]
+        for module in {module for _, _, module in table.index}:
+            first, second = (state[f"{module}.base_layer.weight"] for state in states)
+            whole = float((second - before[f"{module}.weight"]).norm())
+            assert table["cumulative", 2, module] == pytest.approx(whole, rel=1e-4)
+            assert table["step", 2, module] == pytest.approx(float((second - first).norm()), rel=1e-4)
+            assert table["step", 1, module] == table["cumulative", 1, module]
+
+
+@pytest.mark.parametrize("changed", ["shared tensor", "config"])
+def test_the_cache_of_merged_updates_sees_what_they_depend_on(tmp_path: Path, changed: str) -> None:
+    from peft import LoHaConfig, VeraConfig
+    from safetensors.torch import load_file, save_file
+
+    kind = VeraConfig if changed == "shared tensor" else LoHaConfig
+    trained(tmp_path, kind(r=4, target_modules=TARGETS))
+    file, config = (tmp_path / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+
+    def norms() -> list[float]:
+        study = tmp_path / "study"
+        assert rank_lab("analyze", tmp_path / "adapter", "--base", tmp_path / "base", "-o", study).code == 0
+        return RankReport.load(study / "adapter.rank").updates["frobenius_norm"].tolist()
+
+    first = norms()
+    assert norms() == first
+    if changed == "config":
+        config.write_text(config.read_text().replace('"alpha": 8', '"alpha": 16'))
+    else:
+        tensors = load_file(file)
+        tensors["base_model.vera_A"] = 2 * tensors["base_model.vera_A"]
+        save_file(tensors, file, metadata={"format": "pt"})
+    np.testing.assert_allclose(norms(), 2 * np.array(first), rtol=1e-6)
+
+
+def test_projections_that_are_not_saved_come_from_their_seed(tmp_path: Path) -> None:
+    from peft import VeraConfig
+
+    before, after = trained(tmp_path, VeraConfig(r=4, target_modules=TARGETS, save_projection=False))
+    tuned, base = opened(tmp_path)
+    assert not any(name.endswith(("vera_A", "vera_B")) for name in tuned.tensors)
+    assert_is_what_merging_changes(plan_updates(tuned, base), before, after, within=1e-7)
+
+
+ROUTED = {
+    "alora": {"alora_invocation_tokens": [1, 2]},
+    "arrow": {"arrow_config": {"top_k": 3}},
+}
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_variants_that_apply_to_some_tokens_only_have_no_update(
+    tmp_path: Path, generator: torch.Generator, name: str
+) -> None:
+    plan = plan_updates(Checkpoint.open(save_adapter(tmp_path, factors(generator), **ROUTED[name])))
+    assert plan.specs == ()
+    assert all("differs from token to token" in row.reason and row.status == "new" for row in plan.coverage)
+
+
+@pytest.mark.parametrize("name", ["use_bdlora", "use_qalora", "layer_replication"])
+def test_variants_that_are_not_read_are_refused_by_name(tmp_path: Path, generator: torch.Generator, name: str) -> None:
+    values = {"use_bdlora": {"nblocks": 2}, "use_qalora": True, "layer_replication": [[0, 2]]}
+    for dora in (False, True):
+        folder = save_adapter(tmp_path, factors(generator), use_dora=dora, **{name: values[name]})
+        with pytest.raises(UnsupportedUpdateError, match=f"adapter_config.json: setting {name}="):
+            plan_updates(Checkpoint.open(folder))
+
+
+def test_dora_after_a_start_that_cannot_be_repeated_is_refused(tmp_path: Path, generator: torch.Generator) -> None:
+    folder = save_adapter(tmp_path, factors(generator), use_dora=True, init_lora_weights="corda")
+    with pytest.raises(UnsupportedUpdateError, match="use_dora with init_lora_weights='corda': the base was changed"):
+        plan_updates(Checkpoint.open(folder))
+
+
+def test_several_adapters_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    adapted = get_peft_model(small(), lora(target_modules=["q_proj"]), adapter_name="one")
+    adapted.add_adapter("two", lora(target_modules=["v_proj"]))
+    perturbed(adapted)
+    adapted.save_pretrained(tmp_path)
+    assert {spec.identity.kind for spec in plan_updates(Checkpoint.open(tmp_path / "two")).specs} == {"v"}
+    with pytest.raises(CheckpointError, match="adapters in the folders one, two, of which to name one"):
+        Checkpoint.open(tmp_path)
+    adapted = get_peft_model(small(), lora(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path)
+    plan = plan_updates(Checkpoint.open(tmp_path))
+    aside = {row.tensor: row.reason for row in plan.coverage if row.status == "skipped"}
+    assert aside == dict.fromkeys(["one", "two"], "another adapter, to be named by itself")
+
+
+def test_config_and_weights_of_two_adapters_fail_module_by_module(tmp_path: Path) -> None:
+    from peft import LoHaConfig
+
+    trained(tmp_path, LoHaConfig(r=4, target_modules=TARGETS))
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 4', '"r": 3'))
+    report = analyze(tmp_path / "adapter", tmp_path / "base")
+    assert report.coverage.loc[report.coverage["module"] != "", "failed"].all()
+    assert report.updates["warning"].str.contains("PEFT cannot load the adapter of").all()
+    config.write_text(config.read_text().replace('"r": 3', '"r": 4, "of_tomorrow": 1'))
+    report = analyze(tmp_path / "adapter", tmp_path / "base")
+    assert report.updates["warning"].str.contains("knows no setting of_tomorrow of LOHA").all()
