@@ -121,6 +121,11 @@ def _dora(tuned: Checkpoint, file: str) -> Merging:
 
 def _plan_vectors(tuned: Checkpoint, base: Checkpoint | None, method: str, tokens: Mapping[str, StoredTensor]) -> Plan:
     """A method that trains vectors only: norms and biases, compared with the base's or added to them."""
+    if base is None and method != "BEFT":
+        raise PairingError(
+            f"{tuned.folder / 'adapter_config.json'}: {method} stores new values, not changes; give the model that it"
+            " was trained on as --base."
+        )
     prefix = VECTORS.get(method, "")
     part = re.compile(rf"(?P<module>.+?)\.{prefix}\w*(\.(?P<leaf>weight|bias))?") if prefix else None
     names = canonical({n: t for n, t in tuned.tensors.items() if n not in tokens}, tuned.source)
@@ -139,7 +144,7 @@ def _plan_vectors(tuned: Checkpoint, base: Checkpoint | None, method: str, token
             specs += [fate.spec] if fate.spec is not None else []
             vectors += [fate.vector] if fate.vector is not None else []
             continue
-        row, vector = _vector(tensor, partner, added=match["leaf"] is None, base=base)
+        row, vector = _vector(tensor, partner, added=match["leaf"] is None)
         rows.append(row)
         vectors += [vector] if vector is not None else []
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
@@ -154,7 +159,7 @@ def _vector_key(match: re.Match[str]) -> str:
 
 
 def _vector(
-    tensor: StoredTensor, partner: StoredTensor | None, *, added: bool, base: Checkpoint | None
+    tensor: StoredTensor, partner: StoredTensor | None, *, added: bool
 ) -> tuple[CoverageRow, VectorChange | None]:
     row = CoverageRow(tensor.name, "tuned", "vector", "added to the bias" if added else "", tuned=tensor)
     unfit = not_compared(row, tensor)
@@ -162,8 +167,6 @@ def _vector(
         return unfit, None
     if added:
         return row, VectorChange(tensor.name, tensor, None)
-    if base is None:
-        return row.but("skipped", "a norm, trained: its change needs --base"), None
     if partner is None or partner.shape != tensor.shape:
         return row.but("skipped", "the base has no such norm: is it the adapter's own?", failed=True), None
     return replace(row, side="both", base=partner), VectorChange(tensor.name, tensor, partner)

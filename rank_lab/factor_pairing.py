@@ -262,11 +262,12 @@ def _spec(
     kernel = weight is not None and len(weight.shape) > 2
     if weight is not None and kernel:
         weight = readable_weight(weight).view((weight.shape[0], math.prod(weight.shape[1:])))
-    notes = (recipe.doubt(module), "" if len(sources) == 1 else _fit_to_base(module, shape, weight, sources))
+    flat = "convolution: the first dimension against all others" if len(_stored(A, sources).shape) > 2 else ""
+    notes = (flat, recipe.doubt(module), "" if len(sources) == 1 else _fit_to_base(module, shape, weight, sources))
     identity = identify(module)
     return UpdateSpec(
         module=module,
-        identity=replace(identity, kind="conv") if kernel or len(_stored(A, sources).shape) > 2 else identity,
+        identity=replace(identity, kind="conv") if flat else identity,
         update_kind=recipe.method,
         shape=shape,
         rank_bound=min(rank, *shape),

@@ -95,6 +95,8 @@ def _factors_alone(spec: UpdateSpec) -> UpdateSpec:
 
 def _residual_only(start: str, spec: UpdateSpec) -> str:
     text = f"{BASE_CHANGED}: update of the residual base, {start} took its initial factors out of the base weight"
+    if start == "kasa":
+        text = f"{BASE_CHANGED}: update of the base that kasa cut the smallest directions out of"
     if start == "loftq":
         error = "whose error loftq's factors start with and which is not in it"
         text = f"{BASE_CHANGED}: update of the quantised base, {error}"

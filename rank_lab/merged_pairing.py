@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, VectorChange, unreadable
@@ -12,13 +12,17 @@ from rank_lab.merging import OWN, SHARED, recipe_text
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
 from rank_lab.peft_methods import Merging
-from rank_lab.saved_whole import base_key, base_rows, base_weights, readable_weight, refuse_empty, saved_whole
+from rank_lab.saved_whole import base_key, base_rows, base_weights, refuse_empty, saved_whole
 from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["plan_merged"]
 
 Parts = dict[str, StoredTensor]
+
+_IN_FLOAT32 = (
+    "PEFT decomposes the base weight in float32: singular values below about 1e-7 of the weight's largest are rounding"
+)
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,11 @@ def _unfit(module: str, parts: Parts, weights: Mapping[str, StoredTensor]) -> st
         integers = part.dtype in {"int32", "int64"} and 0 not in part.shape  # indices
         if not integers and (text := unreadable(part)):
             return f"{part.name}: {text}"
-    if f"{module}.weight" not in weights:
+    weight = weights.get(f"{module}.weight")
+    if weight is None:
         return "the base stores no weight of this tied head, without which there is nothing to merge into"
-    return ""
+    text = unreadable(weight)
+    return f"the base's {weight.name}: {text}" if text else ""
 
 
 def _row(part: StoredTensor, module: str, reason: str) -> CoverageRow:
@@ -127,7 +133,7 @@ def _spec(
     shapes: tuple[tuple[int, int], ...],
     sources: tuple[Checkpoint, Checkpoint],
 ) -> UpdateSpec:
-    weight, bias = readable_weight(weights[f"{module}.weight"]), weights.get(f"{module}.bias")
+    weight, bias = weights[f"{module}.weight"], weights.get(f"{module}.bias")
     layer = _layer(module, parts, weight, sources)
     matrix = weight.view((weight.shape[0], weight.elements // weight.shape[0]))
     config = sources[1].adapter_config or {}
@@ -136,7 +142,7 @@ def _spec(
     identity = identify(module)
     return UpdateSpec(
         module=module,
-        identity=identity,
+        identity=replace(identity, kind="conv") if layer == "conv" else identity,
         update_kind="merged",
         shape=(matrix.shape[1], matrix.shape[0]) if layer == "conv1d" else (matrix.shape[0], matrix.shape[1]),
         rank_bound=min(matrix.shape),
@@ -144,6 +150,7 @@ def _spec(
         transposed=layer == "conv1d",
         weight=matrix,
         recipe=recipe_text(config, layer=layer, dtype=merging.dtype, shapes=shapes),
+        note="" if merging.dtype == "float64" else _IN_FLOAT32,
     )
 
 
@@ -180,4 +187,4 @@ def _shapes(
 
 def _biases(grouped: _Grouped, weights: Mapping[str, StoredTensor], method: str) -> dict[str, str]:
     names = [weights[key].name for module in grouped.own if (key := f"{module}.bias") in weights]
-    return dict.fromkeys(names, f"{method} changes this bias too, which is not measured")
+    return dict.fromkeys(names, f"{method} may change this bias too, which is not measured")

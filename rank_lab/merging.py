@@ -6,7 +6,8 @@ left out, or stands in by its shape where a method sizes shared tensors by it.
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +28,12 @@ SHARED = "shared."
 
 _ADAPTER = "default"
 _STAND_IN = "stand_in"
+
+# What PEFT raises where a layer, a setting or a tensor is none that a method knows.
+_REFUSALS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 # The adapter lies on one module here, whatever it lay on in its model; the rest says nothing about a layer.
 _ABOUT_THE_MODEL = (
@@ -78,14 +85,13 @@ def merged_layer(module: str, recipe: str, sources: Mapping[str, StoredTensor]) 
     plan = json.loads(recipe)
     base = sources["base"].read()
     bias = sources["bias"].read() if "bias" in sources else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the model that is left out, or advice for training
+    with _quietly():
         model, layer = _injected(module, plan, _layer(plan["layer"], base, bias, getattr(torch, plan["dtype"])))
         _load(model, module, sources)
         try:
             model.double()
             model.get_submodule(f"base_model.model.{module}").merge(adapter_names=[_ADAPTER])
-        except (ArithmeticError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except _REFUSALS as error:
             raise _refused(module, plan, "merge", error) from error
     return layer.weight.detach().reshape(base.shape), base.double()
 
@@ -113,9 +119,8 @@ def initial_factors(module: str, recipe: str, weight: StoredTensor) -> tuple[Ten
     """
     plan = json.loads(recipe)
     stored = weight.read()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model, _ = _injected(module, plan, _layer(plan["layer"], stored, None, stored.dtype))
+    with _quietly():  # in float32, in which PEFT takes the factors out before it rounds any
+        model, _ = _injected(module, plan, _layer(plan["layer"], stored, None, torch.float32))
     layer = model.get_submodule(f"base_model.model.{module}")
     B, A, rank = layer.lora_B[_ADAPTER].weight, layer.lora_A[_ADAPTER].weight, layer.r[_ADAPTER]
     if plan["config"].get("kasa_config"):
@@ -124,6 +129,14 @@ def initial_factors(module: str, recipe: str, weight: StoredTensor) -> tuple[Ten
         U, values, Vh = torch.linalg.svd(original, full_matrices=False)
         return U[:, -rank:] * values[-rank:], Vh[-rank:], 1.0
     return B.detach(), A.detach(), float(layer.scaling[_ADAPTER])
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without PEFT's remarks on the model that is left out, and leaving the caller's random numbers alone."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _layer(kind: str, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
@@ -164,16 +177,8 @@ def _injected(module: str, plan: Mapping[str, Any], layer: Any) -> tuple[Any, An
     targets = [name for name, found in root.named_modules() if hasattr(found, "weight")]
     try:
         model = PeftModel(root, _config(plan["config"], targets), _ADAPTER, autocast_adapter_dtype=False)
-    except (
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as e:
-        raise _refused(module, plan, "set up", e) from e
+    except _REFUSALS as error:
+        raise _refused(module, plan, "set up", error) from error
     return model, layer
 
 
@@ -221,7 +226,7 @@ def _load(model: Any, module: str, sources: Mapping[str, StoredTensor]) -> None:
     file = next(iter(sources.values())).file
     try:
         found = set_peft_model_state_dict(model, state, adapter_name=_ADAPTER)
-    except (KeyError, RuntimeError) as error:
+    except _REFUSALS as error:
         raise CheckpointError(
             f"{file}: PEFT cannot load the adapter of {module!r}: {' '.join(str(error).split())[:200]}; are config and"
             " weights of one adapter, and is the base its own?"

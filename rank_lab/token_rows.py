@@ -9,7 +9,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, unreadable
 from rank_lab.key_space import canonical
 from rank_lab.names import identify
-from rank_lab.saved_whole import Fate, base_weights, readable_weight
+from rank_lab.saved_whole import Fate, base_weights
 from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import StoredTensor
 
@@ -66,7 +66,8 @@ def _fate(module: str, beside: bool, tensor: StoredTensor, rows: list[int], row:
     weight = base_weights([module], [], base).get(f"{module}.weight")
     if weight is None:
         return Fate(row.but("skipped", "the base stores no weight of this tied head", failed=True))
-    readable_weight(weight)
+    if text := unreadable(weight):
+        return Fate(row.but("skipped", f"the base's {weight.name}: {text}", failed=True))
     if len(weight.shape) != 2 or weight.shape[1] != tensor.shape[1] or max(rows) >= weight.shape[0]:
         shapes = (
             f"rows {min(rows)} to {max(rows)} of width {tensor.shape[1]}, the base's weight is {list(weight.shape)}"

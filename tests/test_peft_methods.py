@@ -73,7 +73,7 @@ REFUSED: dict[str, dict[str, Any] | None] = {
     "TINYLORA": {"target_modules": TARGETS},
     "UNILORA": {"r": 4, "target_modules": TARGETS},
 }
-IN_FLOAT32 = {"PSOFT", "OSF"}  # decompositions of the base weight
+IN_FLOAT32 = {"PSOFT"}  # decompositions of the base weight
 
 
 def config_of(name: str, options: dict[str, Any]) -> Any:
@@ -98,6 +98,44 @@ def test_the_update_is_what_merging_changes(tmp_path: Path, name: str) -> None:
     assert plan.method == name.lower()
     assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
     assert_is_what_merging_changes(plan, before, after, within=1e-6 if name in IN_FLOAT32 else 1e-12)
+
+
+GPT2 = {"target_modules": ["c_attn", "c_proj"]}
+IN_STAGES = {"target_modules": r".*stages\.1.*convolution"}
+# by name: model, PEFT's type, and config
+OTHER_LAYERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "FOURIERFT on conv1d": ("gpt2", "FOURIERFT", {"n_frequency": 20} | GPT2),
+    "HIRA on conv1d": ("gpt2", "HIRA", {"r": 4} | GPT2),
+    "IA3 on conv1d": ("gpt2", "IA3", {"feedforward_modules": ["c_proj"]} | GPT2),
+    "RANDLORA on conv1d": ("gpt2", "RANDLORA", {"r": 4} | GPT2),
+    "VBLORA on conv1d": ("gpt2", "VBLORA", DELTA["VBLORA"] | GPT2),
+    "VERA on conv1d": ("gpt2", "VERA", {"r": 4} | GPT2),
+    "LOHA on convolutions": ("resnet", "LOHA", {"r": 2, "target_modules": ["convolution"]}),
+    "LOHA, effective": ("resnet", "LOHA", {"r": 2, "use_effective_conv2d": True, "target_modules": ["convolution"]}),
+    "LOKR on convolutions": ("resnet", "LOKR", {"r": 2, "target_modules": ["convolution"]}),
+    "OFT on convolutions": ("resnet", "OFT", {"oft_block_size": 4} | IN_STAGES),
+    "BOFT on convolutions": ("resnet", "BOFT", {"boft_block_size": 4} | IN_STAGES),
+    "HRA on convolutions": ("resnet", "HRA", {"r": 2, "target_modules": ["convolution"]}),
+    "IA3 on convolutions": ("resnet", "IA3", {"target_modules": ["convolution"], "feedforward_modules": []}),
+    "LOKR, both factors": ("llama", "LOKR", {"r": 2, "decompose_both": True}),
+    "LOKR, by layer": ("llama", "LOKR", {"r": 2, "rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 5}}),
+    "MISS, bat": ("llama", "MISS", {"r": 4, "init_weights": "bat"}),
+    "MISS, mini": ("llama", "MISS", {"r": 4, "mini_r": 4, "init_weights": "mini"}),
+    "VERA, all linear": ("llama", "VERA", {"r": 4, "target_modules": "all-linear"}),
+    "IA3, saved whole": ("llama", "IA3", {"feedforward_modules": [], "modules_to_save": ["lm_head"]}),
+    "OFT, shared blocks": ("llama", "OFT", {"oft_block_size": 8, "block_share": True, "coft": True}),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_LAYERS)
+def test_other_layers_and_settings(tmp_path: Path, case: str) -> None:
+    kind, name, options = OTHER_LAYERS[case]
+    before, after = trained(tmp_path, config_of(name, {"target_modules": TARGETS} | options), small(kind))
+    plan = plan_updates(*opened(tmp_path))
+    assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
+    assert not any(row.failed for row in plan.coverage)
+    assert_is_what_merging_changes(plan, before, after, transposed=kind == "gpt2")
+    assert {spec.identity.kind == "conv" for spec in plan.specs} == {kind == "resnet"}
 
 
 @pytest.mark.parametrize("name", VECTORS)
