@@ -250,7 +250,7 @@ def _vector_norms(plan: Plan) -> dict[str, float]:
     norms = {}
     for vector in plan.vectors:
         try:
-            norms[vector.tensor] = vector_change_norm(vector.tuned, vector.base)
+            norms[vector.tensor] = abs(vector.scaling) * vector_change_norm(vector.tuned, vector.base)
         except (RankLabError, OSError):
             norms[vector.tensor] = math.nan
     return norms

@@ -64,11 +64,22 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class VectorChange:
-    """A tensor that is no matrix and whose change has a norm only."""
+    """A tensor that is no matrix and whose change has a norm only.
+
+    Parameters
+    ----------
+    tensor
+        Name in the file where it is.
+    tuned, base
+        The change is their difference; ``base=None`` where ``tuned`` is the change itself.
+    scaling
+        Factor of the change, of a bias beside LoRA's factors.
+    """
 
     tensor: str
     tuned: StoredTensor
     base: StoredTensor | None
+    scaling: float = 1.0
 
 
 @dataclass(frozen=True)

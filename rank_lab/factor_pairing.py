@@ -18,6 +18,7 @@ from rank_lab.saved_whole import (
     base_key,
     base_rows,
     base_weights,
+    bias_of_factor,
     of_training,
     readable_weight,
     refuse_empty,
@@ -110,7 +111,9 @@ def plan_factors(
         config = tuned.adapter_config
         specs = [without_start(spec, recipe.start, config, layer=_layer(spec, sources)) for spec in specs]
     for key, tensor in rest.items():
-        fate = saved_whole(key, tensor, weights.get(base_key(key)), base, groups)
+        partner = weights.get(base_key(key))
+        scaled = bias_of_factor(key, tensor, partner, lambda module: _scaling(module, groups.get(module), recipe))
+        fate = scaled or saved_whole(key, tensor, partner, base, groups)
         rows.append(fate.row)
         specs += [fate.spec] if fate.spec is not None else []
         vectors += [fate.vector] if fate.vector is not None else []
@@ -272,11 +275,17 @@ def _spec(
         shape=shape,
         rank_bound=min(rank, *shape),
         sources=(("B", B), ("A", A)) + (() if gate is None else (("gate", gate),)),
-        scaling=recipe.scaling(module, rank if recipe.method == "lora" else None),
+        scaling=_scaling(module, parts, recipe),
         transposed=embedding,
         weight=weight,
         note="; ".join(text for text in notes if text),
     )
+
+
+def _scaling(module: str, parts: Parts | None, recipe: AdapterRecipe) -> float:
+    """The factor of the update: of plain LoRA by the rank that is stored, since nothing was cut out of it."""
+    A = next((part for role, part in (parts or {}).items() if role.startswith("A")), None)
+    return recipe.scaling(module, A.shape[0] if A is not None and recipe.method == "lora" else None)
 
 
 def _check_shapes(module: str, A: StoredTensor, B: StoredTensor, gate: StoredTensor | None) -> None:

@@ -1,11 +1,11 @@
 """What an adapter's files hold beside the adapter, and what of the base it leaves alone."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, VectorChange, not_compared, unreadable
+from rank_lab.coverage import CoverageRow, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import CheckpointError, PairingError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
 from rank_lab.names import identify
@@ -18,6 +18,7 @@ __all__ = [
     "base_key",
     "base_rows",
     "base_weights",
+    "bias_of_factor",
     "of_training",
     "readable_weight",
     "refuse_empty",
@@ -133,6 +134,30 @@ def saved_whole(
     return Fate(replace(row, status="analysed", reason=reason, module=spec.module), spec)
 
 
+def bias_of_factor(
+    key: str, tensor: StoredTensor, partner: StoredTensor | None, scaling: Callable[[str], float]
+) -> Fate | None:
+    """What becomes of a bias beside ``lora_B``: a change of the bias; None if this is no such tensor.
+
+    Parameters
+    ----------
+    key, tensor, partner
+        As for :func:`saved_whole`.
+    scaling
+        Of a module's update, and of this change.
+    """
+    match = _BIAS_OF_FACTOR.fullmatch(key)
+    if match is None:
+        return None
+    side: Side = "tuned" if partner is None else "both"
+    reason = "bias beside lora_B: a change of the bias, not of the weight"
+    row = CoverageRow(tensor.name, side, "vector", reason, tuned=tensor, base=partner)
+    unfit = not_compared(row, tensor)
+    if unfit is not None:
+        return Fate(unfit)
+    return Fate(row, vector=VectorChange(tensor.name, tensor, None, scaling(match["module"])))
+
+
 def base_rows(
     base: Checkpoint,
     specs: Iterable[UpdateSpec],
@@ -202,8 +227,6 @@ def of_training(key: str) -> str:
 def _aside(key: str) -> str:
     if text := of_training(key):
         return text
-    if base_key(key) != key:
-        return "bias beside lora_B: a change of the bias, not of the weight"
     if ".original_module." in key:
         return "the frozen original of a module that was saved whole"
     return ""
