@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rank_lab.adapter_config import AdapterRecipe, read_recipe
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan, VectorChange, unreadable
+from rank_lab.coverage import CoverageRow, Plan, unreadable
 from rank_lab.errors import CheckpointError, PairingError, ShapeMismatchError, UnsupportedUpdateError
 from rank_lab.factor_stacks import plan_stacks, split_stacks
 from rank_lab.factor_start import against_start, without_start
@@ -15,6 +15,7 @@ from rank_lab.key_space import canonical
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
 from rank_lab.saved_whole import (
+    Fate,
     base_key,
     base_rows,
     base_weights,
@@ -97,34 +98,35 @@ def plan_factors(
     sources = (tuned,) if base is None else (base, tuned)
     specs: list[UpdateSpec] = []
     rows: list[CoverageRow] = []
-    vectors: list[VectorChange] = []
     for module, parts in groups.items():
         reason = _unusable(module, parts, recipe)
         if not reason:
             specs.append(_spec(module, parts, recipe, weights.get(f"{module}.weight"), sources))
         rows += _factor_rows(module, parts, reason, tuned)
     in_stacks, stack_rows, other_reasons = plan_stacks(stacks, recipe, weights, base)
-    specs, rows = specs + in_stacks, rows + stack_rows
+    specs = specs + in_stacks
     if initial is not None:
         specs = against_start(specs, _initial_specs(initial, tuned, base, lora_alpha), initial)
-    elif recipe.start and tuned.adapter_config is not None:
-        config = tuned.adapter_config
+    elif recipe.start:
+        config = tuned.adapter_config or {}
         specs = [without_start(spec, recipe.start, config, layer=_layer(spec, sources)) for spec in specs]
-    for key, tensor in rest.items():
+
+    def fate_of(key: str, tensor: StoredTensor) -> Fate:
         partner = weights.get(base_key(key))
         scaled = bias_of_factor(key, tensor, partner, lambda module: _scaling(module, groups.get(module), recipe))
-        fate = scaled or saved_whole(key, tensor, partner, base, groups)
-        rows.append(fate.row)
-        specs += [fate.spec] if fate.spec is not None else []
-        vectors += [fate.vector] if fate.vector is not None else []
+        return scaled or saved_whole(key, tensor, partner, base, groups)
+
+    fates = [fate_of(key, tensor) for key, tensor in rest.items()]
+    specs += [fate.spec for fate in fates if fate.spec is not None]
+    rows += [*stack_rows, *(fate.row for fate in fates)]
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
     if base is not None:
         rows += base_rows(base, specs, rows, reasons=other_reasons)
     if not specs and not beside:
         refuse_empty(rows, len(rest), tuned)
-    return Plan(
-        tuple(sorted(specs, key=lambda spec: natural_order(spec.module))), tuple(rows), recipe.method, tuple(vectors)
-    )
+    vectors = tuple(fate.vector for fate in fates if fate.vector is not None)
+    in_order = sorted(specs, key=lambda spec: natural_order(spec.module))
+    return Plan(tuple(in_order), tuple(rows), recipe.method, vectors)
 
 
 def _layer(spec: UpdateSpec, sources: tuple[Checkpoint, ...]) -> str:
