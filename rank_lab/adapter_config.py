@@ -69,6 +69,7 @@ _HARMLESS = frozenset(
         "velora_config",
         "monteclora_config",
         "kasa_config",
+        "use_bdlora",
     }
 )
 
@@ -99,6 +100,10 @@ class AdapterRecipe:
         ``olora``, ``kasa`` ...); empty if the base is as it was.
     parameters
         PEFT's ``target_parameters``: parameters, not modules, that are adapted.
+    blocks
+        BD-LoRA: number of blocks of a block-diagonal factor.
+    blocked_a, blocked_b
+        BD-LoRA: parts of the names of modules whose factor is block-diagonal.
     """
 
     method: Literal["lora", "adalora", "sora"]
@@ -111,6 +116,9 @@ class AdapterRecipe:
     stored: Mapping[str, int] = field(default_factory=dict)
     start: str = ""
     parameters: tuple[str, ...] = ()
+    blocks: int = 1
+    blocked_a: tuple[str, ...] = ()
+    blocked_b: tuple[str, ...] = ()
 
     def ranks(self, module: str) -> tuple[int, ...]:
         """Ranks that the config may have given a module at training; the first is what PEFT gives it on loading.
@@ -146,6 +154,12 @@ class AdapterRecipe:
         alpha = next(iter(self._alphas(module)))
         rank = self.ranks(module)[0] if rank is None else rank
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    def block_counts(self, module: str) -> tuple[int, int]:
+        """Number of diagonal blocks of a module's A and of its B; 1 for a factor that is stored whole."""
+        leaf = module.rsplit(".", 1)[-1]
+        in_A, in_B = (any(part in leaf for part in parts) for parts in (self.blocked_a, self.blocked_b))
+        return (self.blocks if in_A else 1), (self.blocks if in_B else 1)
 
     def doubt(self, module: str) -> str:
         """What the config leaves open about a module's scaling; empty if nothing."""
@@ -196,14 +210,31 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
             return AdapterRecipe(method, alpha, r, pruned=pruned)
         ranks = {str(key): _rank(patterns, key) for key in patterns}
         scales = {str(key): _number(alphas, key) for key in alphas}
+        blocks = _blocks(config)
         parameters = tuple(sorted({str(name) for name in config.get("target_parameters") or ()}))
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{source}: its ranks and alphas cannot be read ({error}); restore the file that PEFT saved."
         ) from error
     return AdapterRecipe(
-        method, alpha, r, bool(config.get("use_rslora")), ranks, scales, start=_start(config), parameters=parameters
+        method,
+        alpha,
+        r,
+        bool(config.get("use_rslora")),
+        ranks,
+        scales,
+        start=_start(config),
+        parameters=parameters,
+        **blocks,
     )
+
+
+def _blocks(config: Mapping[str, Any]) -> dict[str, Any]:
+    given = config.get("use_bdlora")
+    if not given:
+        return {}
+    patterns = {f"blocked_{side}": tuple(given.get(f"target_modules_bd_{side}") or ()) for side in "ab"}
+    return {"blocks": _rank(given, "nblocks")} | patterns
 
 
 def _start(config: Mapping[str, Any]) -> str:

@@ -110,9 +110,9 @@ def _dora(tuned: Checkpoint, file: str) -> Merging:
             " be repeated, and a magnitude was trained on it. Merge the adapter and compare with the original base by"
             " --base."
         )
-    if config.get("target_parameters") or config.get("kasa_config"):
+    if config.get("target_parameters") or config.get("kasa_config") or config.get("use_bdlora"):
         raise UnsupportedUpdateError(
-            f"{file}: use_dora with target_parameters or kasa_config is no combination of PEFT's."
+            f"{file}: use_dora with target_parameters, kasa_config or use_bdlora is no combination of PEFT's."
         )
     return Merging(
         "lora_", bias=bool(config.get("lora_bias")), dtype="float32" if start in _STARTS_IN_FLOAT32 else "float64"

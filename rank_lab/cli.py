@@ -44,7 +44,7 @@ def analyze(
         typer.Argument(help="Full checkpoint, adapter, loralib file, hub id, or a trainer's folder of checkpoint-*."),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
-    base: Annotated[str | None, typer.Option(help="What it was tuned from; adapters need none.")] = None,
+    base: Annotated[str | None, typer.Option(help="What it was tuned from; LoRA factors need none.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run; default the folder's.")] = "",
     method: Annotated[str, typer.Option(help="auto, gram, svd or randomized.")] = "auto",
     k: Annotated[int | None, typer.Option(min=1, help="Number of values for --method randomized.")] = None,

@@ -1,5 +1,6 @@
 """Updates of an adapter: which factors belong together, from names, headers and config."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -93,6 +94,8 @@ def plan_factors(
     stacks, plain = split_stacks(own, configured)
     groups, rest = _grouped(canonical(plain, tuned.source), tuned, configured)
     recipe = _unconfigured(tuned, groups, lora_alpha) if configured is None else configured
+    if recipe.start and recipe.blocks > 1:
+        raise UnsupportedUpdateError(f"{tuned.source}: use_bdlora with {recipe.start} is no combination that is read.")
     parameters = [f"{module}.{name}" for module, stack in stacks.items() for name in stack.parameters]
     weights = base_weights(groups, map(base_key, rest), base, optional=parameters)
     sources = (tuned,) if base is None else (base, tuned)
@@ -255,14 +258,15 @@ def _spec(
             " incomplete: save the adapter again."
         )
     A, B, gate = named["A"], named["B"], named.get("gate")
-    _check_shapes(module, A, B, gate)
+    blocks = recipe.block_counts(module)
+    _check_shapes(module, A, B, gate, blocks)
     _check_rank(module, A, recipe)
     if (gate is not None) != (recipe.method in {"adalora", "sora"} or recipe.start == "kasa"):
         raise PairingError(
             f"{A.file}: module {module!r} {'has' if gate else 'lacks'} a gate, which {recipe.method}"
             f" {'lacks' if gate else 'has'}; config and weights are of different adapters."
         )
-    shape = (A.shape[1], B.shape[0]) if embedding else (B.shape[0], A.shape[1])
+    shape = (A.shape[1], B.shape[0]) if embedding else (B.shape[0], A.shape[1] * blocks[0])
     rank = A.shape[0]
     kernel = weight is not None and len(weight.shape) > 2
     if weight is not None and kernel:
@@ -280,6 +284,7 @@ def _spec(
         scaling=_scaling(module, parts, recipe),
         transposed=embedding,
         weight=weight,
+        recipe="" if blocks == (1, 1) else json.dumps({"blocks": blocks}),
         note="; ".join(text for text in notes if text),
     )
 
@@ -290,8 +295,15 @@ def _scaling(module: str, parts: Parts | None, recipe: AdapterRecipe) -> float:
     return recipe.scaling(module, A.shape[0] if A is not None and recipe.method == "lora" else None)
 
 
-def _check_shapes(module: str, A: StoredTensor, B: StoredTensor, gate: StoredTensor | None) -> None:
-    if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1]:
+def _check_shapes(
+    module: str, A: StoredTensor, B: StoredTensor, gate: StoredTensor | None, blocks: tuple[int, int]
+) -> None:
+    if max(blocks) > 1 and (A.shape[0] % blocks[0] or B.shape[0] % blocks[1] or gate is not None):
+        raise ShapeMismatchError(
+            f"{A.file}: {module!r}: B is {list(B.shape)} and A is {list(A.shape)}, which do not fall into the"
+            f" {max(blocks)} blocks of use_bdlora; is the file a mix of two adapters?"
+        )
+    if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1] * blocks[1]:
         raise ShapeMismatchError(
             f"{A.file}: {module!r}: B is {list(B.shape)} but A is {list(A.shape)}; expected (out, r) and (r, in). Is"
             " the file a mix of two adapters?"

@@ -88,6 +88,8 @@ def without_start(spec: UpdateSpec, start: str, config: Mapping[str, Any], *, la
 
 
 def _factors_alone(spec: UpdateSpec) -> UpdateSpec:
+    if spec.source("original") is None:
+        return spec
     factors = tuple((role, tensor) for role, tensor in spec.sources if role != "original")
     rank = spec.required("A").shape[0] if spec.source("A") is not None else spec.rank_bound
     return replace(spec, sources=factors, rank_bound=min(rank, *spec.shape), recipe="")

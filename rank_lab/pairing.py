@@ -33,8 +33,9 @@ def plan_updates(
     tuned
         Full checkpoint, PEFT adapter or loralib file.
     base
-        What it was tuned from; adapters need none, but then norms relative to
-        the weights are missing.
+        What it was tuned from. Factors that are added to a weight (LoRA's) need
+        none, but then norms relative to the weights are missing; adapters of
+        methods that depend on the weight (DoRA, IA3, VeRA ...) need it.
     lora_alpha
         Numerator of LoRA's scaling for files that do not record it (loralib).
     initial

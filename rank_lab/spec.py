@@ -132,7 +132,7 @@ def read_update(spec: UpdateSpec) -> Update:
         return _merged(spec)
     if spec.previous is not None:
         return _factored(spec).minus(_factored(spec.previous))
-    if spec.recipe and spec.update_kind != "merged":
+    if spec.source("original") is not None:
         B, A, scaling = initial_factors(spec.module, spec.recipe, spec.required("original"))
         return _factored(spec).minus(LowRankUpdate(B, A, scaling))
     return _factored(spec)
@@ -263,6 +263,9 @@ def _factored(spec: UpdateSpec) -> LowRankUpdate:
     if spec.source("tokens") is not None:
         return _tokens(spec)
     B, A, gate = spec.required("B").read(), spec.required("A").read(), spec.source("gate")
+    if spec.recipe and spec.source("original") is None:
+        blocks = json.loads(spec.recipe)["blocks"]  # stored below each other, as many of A and of B
+        A, B = (torch.block_diag(*factor.chunk(count)) for factor, count in zip((A, B), blocks, strict=True))
     if spec.transposed:
         B, A = A.T, B.T
     return LowRankUpdate(B, A, spec.scaling, None if gate is None else gate.read().reshape(-1))

@@ -56,7 +56,6 @@ def test_sora_keeps_its_scaling_when_zero_gates_are_cut_out(tmp_path: Path, gene
 
 REFUSED_CONFIGS: dict[str, dict[str, Any]] = {
     "init_lora_weights='of tomorrow'": {"init_lora_weights": "of tomorrow"},
-    "use_bdlora": {"use_bdlora": {"nblocks": 2}},
     "use_qalora": {"use_qalora": True},
     "layer_replication": {"layer_replication": [[0, 2]]},
     "setting_of_tomorrow": {"setting_of_tomorrow": 1},

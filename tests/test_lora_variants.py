@@ -221,9 +221,9 @@ def test_variants_that_apply_to_some_tokens_only_have_no_update(
     assert all("differs from token to token" in row.reason and row.status == "new" for row in plan.coverage)
 
 
-@pytest.mark.parametrize("name", ["use_bdlora", "use_qalora", "layer_replication"])
+@pytest.mark.parametrize("name", ["use_qalora", "layer_replication"])
 def test_variants_that_are_not_read_are_refused_by_name(tmp_path: Path, generator: torch.Generator, name: str) -> None:
-    values = {"use_bdlora": {"nblocks": 2}, "use_qalora": True, "layer_replication": [[0, 2]]}
+    values = {"use_qalora": True, "layer_replication": [[0, 2]]}
     for dora in (False, True):
         folder = save_adapter(tmp_path, factors(generator), use_dora=dora, **{name: values[name]})
         with pytest.raises(UnsupportedUpdateError, match=f"adapter_config.json: setting {name}="):
@@ -296,3 +296,28 @@ def test_reading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     assert torch.random.get_rng_state().equal(state)
     torch.manual_seed(1234)
     assert all(read_update(spec).to_dense().equal(old) for spec, old in zip(specs, first, strict=True))
+
+
+def test_block_diagonal_factors(tmp_path: Path) -> None:
+    """BD-LoRA, which PEFT does not merge: against what its layers make of unit vectors."""
+    from peft import get_peft_model
+
+    blocks = {"target_modules_bd_a": ["q_proj"], "target_modules_bd_b": ["down_proj"], "nblocks": 2}
+    model = small()
+    model.save_pretrained(tmp_path / "base")
+    config = lora_of({"use_bdlora": ("BdLoraConfig", blocks | {"match_strict": False})})
+    adapted = get_peft_model(model, config)
+    perturbed(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.double()
+    plan = plan_updates(*opened(tmp_path))
+    assert_all_accounted_for(plan, tmp_path / "adapter", tmp_path / "base")
+    assert len(plan.specs) == 6
+    for spec in plan.specs:
+        layer = adapted.get_base_model().get_submodule(spec.module)
+        with torch.no_grad():
+            units = torch.eye(spec.shape[1], dtype=torch.float64)
+            exact = (layer(units) - layer.base_layer(units)).T
+        torch.testing.assert_close(read_update(spec).to_dense(), exact, rtol=1e-10, atol=1e-12)
+        assert spec.rank_bound == 4
+    assert not analyze(tmp_path / "adapter", tmp_path / "base").coverage["failed"].any()
