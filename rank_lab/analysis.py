@@ -79,7 +79,7 @@ def analyze(
         sequence of checkpoints is a trajectory, which gives for each step the
         cumulative change and the change since the step before.
     base
-        What it was tuned from; adapters need none.
+        What it was tuned from; LoRA factors need none.
     options
         How updates are measured, and where measured ones are kept.
     settings

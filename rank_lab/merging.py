@@ -167,7 +167,8 @@ def _injected(module: str, plan: Mapping[str, Any], layer: Any) -> tuple[Any, An
 
     root = nn.Module()
     _put(root, module, layer)
-    own = tuple(layer.weight.shape[:2])
+    stored = tuple(layer.weight.shape[:2])
+    own = stored[::-1] if plan["layer"] == "conv1d" else stored
     for number, (out, across) in enumerate(plan["shapes"]):
         if (out, across) != own:
             stand_in = nn.Linear(1, 1, bias=False, dtype=layer.weight.dtype)

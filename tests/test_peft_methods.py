@@ -110,6 +110,7 @@ OTHER_LAYERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "RANDLORA on conv1d": ("gpt2", "RANDLORA", {"r": 4} | GPT2),
     "VBLORA on conv1d": ("gpt2", "VBLORA", DELTA["VBLORA"] | GPT2),
     "VERA on conv1d": ("gpt2", "VERA", {"r": 4} | GPT2),
+    "VERA on conv1d of transposed shapes": ("gpt2", "VERA", {"r": 4, "target_modules": ["c_fc", "mlp.c_proj"]}),
     "LOHA on convolutions": ("resnet", "LOHA", {"r": 2, "target_modules": ["convolution"]}),
     "LOHA, effective": ("resnet", "LOHA", {"r": 2, "use_effective_conv2d": True, "target_modules": ["convolution"]}),
     "LOKR on convolutions": ("resnet", "LOKR", {"r": 2, "target_modules": ["convolution"]}),
