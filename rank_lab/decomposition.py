@@ -17,6 +17,7 @@ from torch import Tensor
 from rank_lab.errors import NonFiniteError, UnsupportedUpdateError
 from rank_lab.spectrum import METHODS, Method, Spectrum
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update, return_freed_memory
+from rank_lab.whitening import Whitening
 
 __all__ = ["gram_matrix", "spectrum_of"]
 
@@ -117,7 +118,7 @@ def spectrum_of(
     return _from_gram(update, vectors, device)
 
 
-def gram_matrix(update: DenseUpdate, *, device: str = "cpu") -> Tensor:
+def gram_matrix(update: DenseUpdate, *, device: str = "cpu", whitening: Whitening | None = None) -> Tensor:
     """Lower triangle of the float64 Gram matrix of the update's short side.
 
     Parameters
@@ -126,6 +127,8 @@ def gram_matrix(update: DenseUpdate, *, device: str = "cpu") -> Tensor:
         Streamed tile by tile along its long side.
     device
         Where the products are taken.
+    whitening
+        Scalings of stored rows and columns, applied first.
 
     Returns
     -------
@@ -136,7 +139,9 @@ def gram_matrix(update: DenseUpdate, *, device: str = "cpu") -> Tensor:
     axis: Literal[0, 1] = 0 if rows >= columns else 1
     size = min(rows, columns)
     gram = torch.zeros(size, size, dtype=torch.float64, device=device)
-    for _, tile in update.tiles(axis, device=device):
+    for part, tile in update.tiles(axis, device=device):
+        if whitening is not None:
+            whitening.scaled(part, tile, axis)
         short_first = tile.T if axis == 0 else tile
         for start in range(0, size, _BLOCK):
             stop = min(start + _BLOCK, size)

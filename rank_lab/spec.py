@@ -69,6 +69,8 @@ class UpdateSpec:
         Update to subtract: that of an earlier checkpoint, or of the adapter as it was initialised.
     recipe
         What an update depends on beside its tensors: an adapter's config, rows of an embedding.
+    base_rounded
+        Whether the base was rounded from the same run as the tuned weights: an earlier checkpoint.
     note
         What a reader must know about this update; empty if nothing.
     """
@@ -85,6 +87,7 @@ class UpdateSpec:
     weight: StoredTensor | None = None
     previous: "UpdateSpec | None" = None
     recipe: str = ""
+    base_rounded: bool = False
     note: str = ""
 
     def source(self, role: str) -> StoredTensor | None:
@@ -229,7 +232,7 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
     note = "; ".join(text for text in spec.note.split("; ") if not text.startswith((BASE_IS_TIED, BASE_CHANGED)))
     if spec.update_kind == "dense":
         sources = (("tuned", spec.required("tuned")), ("base", earlier.required("tuned")))
-        return replace(spec, sources=sources, note=note)
+        return replace(spec, sources=sources, note=note, base_rounded=True)
     # Where both start from the same initial factors, these cancel.
     rank = min(_own_rank(spec) + _own_rank(earlier), *spec.shape)
     return replace(spec, previous=earlier, rank_bound=rank, note=note)
