@@ -206,3 +206,26 @@ def test_what_only_merging_shows_needs_the_base(tmp_path: Path, name: str) -> No
     trained(tmp_path, config_of(name, {"target_modules": TARGETS} | DELTA[name]))
     with pytest.raises(PairingError, match=f"{name} changes a weight in a way .* as --base"):
         plan_updates(Checkpoint.open(tmp_path / "adapter"))
+
+
+def test_merged_updates_are_exact_and_fail_one_by_one(tmp_path: Path) -> None:
+    """No rounding in what was merged here; an untrained adapter changes nothing, NaN costs its own row."""
+    from peft import LoHaConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    small().save_pretrained(tmp_path / "base")
+    get_peft_model(small(), LoHaConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    report = analyze(tmp_path / "adapter", tmp_path / "base")
+    assert report.updates["frobenius_norm"].tolist() == [0.0, 0.0]
+    assert report.updates["numerical_rank"].tolist() == [0, 0]
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = {name: torch.ones_like(value) for name, value in load_file(file).items()}
+    tensors["base_model.model.model.layers.1.self_attn.q_proj.hada_w1_a"][0, 0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    report = analyze(tmp_path / "adapter", tmp_path / "base")
+    assert report.updates["noise_regime"].tolist() == ["exact", "exact"]
+    assert report.updates["numerical_rank"].tolist()[0] == 1
+    assert report.updates["numerical_rank"].isna().tolist() == [False, True]
+    failed = report.coverage[report.coverage["failed"]]
+    assert set(failed["module"]) == {"model.layers.1.self_attn.q_proj"}
+    assert len(failed) == 4
