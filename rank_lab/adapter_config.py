@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rank_lab.bounded_pattern import refuse_slow
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
 
-__all__ = ["AdapterRecipe", "read_recipe"]
+__all__ = ["AdapterRecipe", "read_recipe", "refuse_other_settings"]
 
 _METHODS: dict[str, Literal["lora", "adalora", "sora"]] = {"LORA": "lora", "ADALORA": "adalora", "SORA": "sora"}
 _ADALORA_EPS = 1e-5  # PEFT divides by ranknum + 1e-5
@@ -66,11 +66,16 @@ _HARMLESS = frozenset(
         "operator",
         "gate_lr",
         "l1_weight",
+        "target_parameters",
+        "velora_config",
+        "monteclora_config",
+        "kasa_config",
+        "use_bdlora",
     }
 )
 
-# Initialisations that leave the base as it is; any other string changes it.
 _KEEPS_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+_CHANGES_BASE = re.compile(r"pissa|pissa_niter_\d+|olora|corda|lora_ga|loftq")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,15 @@ class AdapterRecipe:
         AdaLoRA: kept rows by module, of the initial ones.
     stored
         Rank by module where no config gives it: that of the factors themselves.
+    start
+        Initialisation that took something out of the base weights (``pissa``,
+        ``olora``, ``kasa`` ...); empty if the base is as it was.
+    parameters
+        PEFT's ``target_parameters``: parameters, not modules, that are adapted.
+    blocks
+        BD-LoRA: number of blocks of a block-diagonal factor.
+    blocked_a, blocked_b
+        BD-LoRA: parts of the names of modules whose factor is block-diagonal.
     """
 
     method: Literal["lora", "adalora", "sora"]
@@ -101,6 +115,11 @@ class AdapterRecipe:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     pruned: Mapping[str, int] = field(default_factory=dict)
     stored: Mapping[str, int] = field(default_factory=dict)
+    start: str = ""
+    parameters: tuple[str, ...] = ()
+    blocks: int = 1
+    blocked_a: tuple[str, ...] = ()
+    blocked_b: tuple[str, ...] = ()
 
     def ranks(self, module: str) -> tuple[int, ...]:
         """Ranks that the config may have given a module at training; the first is what PEFT gives it on loading.
@@ -137,6 +156,12 @@ class AdapterRecipe:
         rank = self.ranks(module)[0] if rank is None else rank
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
+    def block_counts(self, module: str) -> tuple[int, int]:
+        """Number of diagonal blocks of a module's A and of its B; 1 for a factor that is stored whole."""
+        leaf = module.rsplit(".", 1)[-1]
+        in_A, in_B = (any(part in leaf for part in parts) for parts in (self.blocked_a, self.blocked_b))
+        return (self.blocks if in_A else 1), (self.blocks if in_B else 1)
+
     def doubt(self, module: str) -> str:
         """What the config leaves open about a module's scaling; empty if nothing."""
         alphas = self._alphas(module)
@@ -172,10 +197,10 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
     peft_type = str(config.get("peft_type", "missing"))
     if peft_type not in _METHODS:
         raise UnsupportedUpdateError(
-            f"{source}: peft_type {peft_type} is not analysed yet (LORA, ADALORA and SORA are); merge the adapter into"
-            " its base and compare the two with --base."
+            f"{source}: peft_type {peft_type} is not a method whose factors are read (LORA, ADALORA and SORA are);"
+            " merge the adapter into its base and compare the two with --base."
         )
-    _refuse_other_settings(config, source)
+    refuse_other_settings(config, source)
     method = _METHODS[peft_type]
     try:
         alpha, r = _number(config, "lora_alpha"), _rank(config, "init_r" if method == "adalora" else "r")
@@ -186,11 +211,38 @@ def read_recipe(config: Mapping[str, Any], source: str) -> AdapterRecipe:
             return AdapterRecipe(method, alpha, r, pruned=pruned)
         ranks = {str(key): _rank(patterns, key) for key in patterns}
         scales = {str(key): _number(alphas, key) for key in alphas}
+        blocks = _blocks(config)
+        parameters = tuple(sorted({str(name) for name in config.get("target_parameters") or ()}))
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{source}: its ranks and alphas cannot be read ({error}); restore the file that PEFT saved."
         ) from error
-    return AdapterRecipe(method, alpha, r, bool(config.get("use_rslora")), ranks, scales)
+    return AdapterRecipe(
+        method,
+        alpha,
+        r,
+        bool(config.get("use_rslora")),
+        ranks,
+        scales,
+        start=_start(config),
+        parameters=parameters,
+        **blocks,
+    )
+
+
+def _blocks(config: Mapping[str, Any]) -> dict[str, Any]:
+    given = config.get("use_bdlora")
+    if not given:
+        return {}
+    patterns = {f"blocked_{side}": tuple(given.get(f"target_modules_bd_{side}") or ()) for side in "ab"}
+    return {"blocks": _rank(given, "nblocks")} | patterns
+
+
+def _start(config: Mapping[str, Any]) -> str:
+    if config.get("kasa_config"):
+        return "kasa"
+    init = config.get("init_lora_weights", True)
+    return init.lower() if isinstance(init, str) and init.lower() not in _KEEPS_BASE else ""
 
 
 def _number(entries: Mapping[str, Any], name: str) -> float:
@@ -222,17 +274,19 @@ def _check_patterns(*patterns: str) -> None:
             raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
 
 
-def _refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
+def refuse_other_settings(config: Mapping[str, Any], source: str) -> None:
+    """Refuse by name what may make an update something else than scaled factors.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        With the setting and its value.
+    """
     init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _KEEPS_BASE:
+    if isinstance(init, str) and init.lower() not in _KEEPS_BASE and not _CHANGES_BASE.fullmatch(init.lower()):
         raise UnsupportedUpdateError(
-            f"{source}: init_lora_weights={init!r} may have changed the base weights at the start, so that B A alone is"
-            " not the update; not analysed yet. Merge the adapter and compare with the original base by --base."
-        )
-    if config.get("use_dora"):
-        raise UnsupportedUpdateError(
-            f"{source}: use_dora rescales the rows of the weight, so that B A alone is not the update; not analysed"
-            " yet. Merge the adapter and compare with --base."
+            f"{source}: init_lora_weights={init!r} is unknown here and may have changed the base weights at the start,"
+            " so that B A alone is not the update. Merge the adapter and compare with the original base by --base."
         )
     other = sorted(
         name for name, value in config.items() if name not in _HARMLESS and value not in (None, False, "", [], {})

@@ -49,12 +49,15 @@ class Settings:
         For LoRA files that do not record it.
     split_fused
         Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
+    initial
+        The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`.
     """
 
     run: str = ""
     workers: int = 1
     lora_alpha: float | None = None
     split_fused: bool = False
+    initial: Checkpoint | str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def analyze(
         sequence of checkpoints is a trajectory, which gives for each step the
         cumulative change and the change since the step before.
     base
-        What it was tuned from; adapters need none.
+        What it was tuned from; LoRA factors need none.
     options
         How updates are measured, and where measured ones are kept.
     settings
@@ -112,14 +115,21 @@ def analyze(
     (1, 4.0)
     """
     checkpoints = _opened(tuned)
-    original = Checkpoint.open(base) if isinstance(base, str | Path) else base
-    steps = _steps(checkpoints, original, settings)
+    original = _one(base)
+    initial = _one(settings.initial)
+    steps = _steps(checkpoints, original, settings, initial)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
+    if initial is not None:
+        chosen["initial"] = initial.source
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
+
+
+def _one(source: Checkpoint | str | Path | None) -> Checkpoint | None:
+    return Checkpoint.open(source) if isinstance(source, str | Path) else source
 
 
 def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Checkpoint, ...]:
@@ -147,11 +157,15 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
     return path.stem if path.is_file() else path.resolve().name
 
 
-def _steps(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, settings: Settings) -> list[_Step]:
+def _steps(
+    checkpoints: Sequence[Checkpoint], base: Checkpoint | None, settings: Settings, initial: Checkpoint | None
+) -> list[_Step]:
     steps: list[_Step] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        plan = plan_updates(checkpoint, base, lora_alpha=settings.lora_alpha, split_fused=settings.split_fused)
+        plan = plan_updates(
+            checkpoint, base, lora_alpha=settings.lora_alpha, initial=initial, split_fused=settings.split_fused
+        )
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
@@ -241,7 +255,7 @@ def _vector_norms(plan: Plan) -> dict[str, float]:
     norms = {}
     for vector in plan.vectors:
         try:
-            norms[vector.tensor] = vector_change_norm(vector.tuned, vector.base)
+            norms[vector.tensor] = abs(vector.scaling) * vector_change_norm(vector.tuned, vector.base)
         except (RankLabError, OSError):
             norms[vector.tensor] = math.nan
     return norms

@@ -47,7 +47,7 @@ def analyze(
         ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
-    base: Annotated[str | None, typer.Option(help="What it was tuned from; adapters need none.")] = None,
+    base: Annotated[str | None, typer.Option(help="What it was tuned from; LoRA factors need none.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run; default the folder's.")] = "",
     method: Annotated[str, typer.Option(help="auto, gram, svd or randomized.")] = "auto",
     k: Annotated[int | None, typer.Option(min=1, help="Number of values for --method randomized.")] = None,
@@ -62,6 +62,9 @@ def analyze(
     split_fused: Annotated[
         bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")
     ] = False,
+    initial_adapter: Annotated[
+        str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure the spectra of every update and write a report.
@@ -76,6 +79,7 @@ def analyze(
     request: dict[str, Any] = {
         "method": method, "k": k, "device": device, "noise": noise, "workers": workers, "lora_alpha": lora_alpha,
         "split_fused": split_fused,
+        "initial_adapter": initial_adapter,
     }  # fmt: skip
     failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
     raise typer.Exit(1 if failed else 0)

@@ -59,6 +59,7 @@ def analyze_runs(
             workers=request["workers"],
             lora_alpha=request["lora_alpha"],
             split_fused=request["split_fused"],
+            initial=request.get("initial_adapter"),
         )
         report = _with_progress(source, original, options, settings)
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"

@@ -65,11 +65,22 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class VectorChange:
-    """A tensor that is no matrix and whose change has a norm only."""
+    """A tensor that is no matrix and whose change has a norm only.
+
+    Parameters
+    ----------
+    tensor
+        Name in the file where it is.
+    tuned, base
+        The change is their difference; ``base=None`` where ``tuned`` is the change itself.
+    scaling
+        Factor of the change, of a bias beside LoRA's factors.
+    """
 
     tensor: str
     tuned: StoredTensor
     base: StoredTensor | None
+    scaling: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class Plan:
     vectors
         Those rows of status ``vector`` whose norm can be had.
     method
-        What made the update: ``full``, ``lora``, ``adalora``, ``sora``.
+        What made the update: ``full``, ``lora``, ``adalora``, ``sora``, or PEFT's name of another method.
     """
 
     specs: tuple[UpdateSpec, ...]

@@ -1,5 +1,6 @@
 """Updates of an adapter: which factors belong together, from names, headers and config."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -7,19 +8,32 @@ from dataclasses import replace
 
 from rank_lab.adapter_config import AdapterRecipe, read_recipe
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan, VectorChange, not_compared, unreadable
+from rank_lab.coverage import CoverageRow, Plan, unreadable
 from rank_lab.errors import CheckpointError, PairingError, ShapeMismatchError, UnsupportedUpdateError
-from rank_lab.key_space import aligned, canonical, nearest_pairs
+from rank_lab.factor_stacks import plan_stacks, split_stacks
+from rank_lab.factor_start import against_start, without_start
+from rank_lab.key_space import canonical
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
-from rank_lab.spec import UpdateSpec, common_rows, dense_spec, has_vocabulary
+from rank_lab.saved_whole import (
+    Fate,
+    base_key,
+    base_rows,
+    base_weights,
+    bias_of_factor,
+    of_training,
+    readable_weight,
+    refuse_empty,
+    saved_whole,
+)
+from rank_lab.spec import UpdateSpec, has_vocabulary
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["is_factored", "plan_factors"]
 
 _ROLES = {
     "lora_A": "A", "lora_B": "B", "lora_E": "gate", "lora_gate": "gate", "gate": "gate",
-    "lora_embedding_A": "A", "lora_embedding_B": "B",
+    "lora_embedding_A": "A", "lora_embedding_B": "B", "lora_diag": "gate",
 }  # fmt: skip
 _PART = re.compile(
     r"(?P<module>.+?)\.(?:lora\.)?(?P<part>lora_\w+|gate)(?:\.(?P<adapter>(?!weight$|bias$)\w+))?(?:\.(?P<leaf>weight|bias))?"
@@ -35,34 +49,88 @@ def is_factored(checkpoint: Checkpoint) -> bool:
     return any(_FACTOR.search(name) for name in checkpoint.tensors)
 
 
-def plan_factors(tuned: Checkpoint, base: Checkpoint | None, *, lora_alpha: float | None = None) -> Plan:
-    """Pair the factors of an adapter; see :func:`rank_lab.pairing.plan_updates`."""
+def plan_factors(
+    tuned: Checkpoint,
+    base: Checkpoint | None,
+    *,
+    lora_alpha: float | None = None,
+    initial: Checkpoint | None = None,
+    beside: Mapping[str, StoredTensor] | None = None,
+) -> Plan:
+    """Pair the factors of an adapter; see :func:`rank_lab.pairing.plan_updates`.
+
+    Parameters
+    ----------
+    tuned, base, lora_alpha, initial
+        As there.
+    beside
+        Tensors of the adapter's files that are planned elsewhere.
+    """
     configured = _configured(tuned, lora_alpha)  # first: a config names what is refused better than tensors do
-    groups, rest = _grouped(tuned)
+    own = {name: tensor for name, tensor in tuned.tensors.items() if name not in (beside or {})}
+    stacks, plain = split_stacks(own, configured)
+    groups, rest = _grouped(canonical(plain, tuned.source), tuned, configured)
     recipe = _unconfigured(tuned, groups, lora_alpha) if configured is None else configured
-    weights = _base_weights(groups, rest, base)
+    if recipe.start and recipe.blocks > 1:
+        raise UnsupportedUpdateError(f"{tuned.source}: use_bdlora with {recipe.start} is no combination that is read.")
+    parameters = [f"{module}.{name}" for module, stack in stacks.items() for name in stack.parameters]
+    weights = base_weights(groups, map(base_key, rest), base, optional=parameters)
     sources = (tuned,) if base is None else (base, tuned)
     specs: list[UpdateSpec] = []
     rows: list[CoverageRow] = []
-    vectors: list[VectorChange] = []
     for module, parts in groups.items():
         reason = _unusable(module, parts, recipe)
         if not reason:
             specs.append(_spec(module, parts, recipe, weights.get(f"{module}.weight"), sources))
-        rows += _factor_rows(module, parts, reason)
-    for key, tensor in rest.items():
-        row, spec, vector = _saved_whole(key, tensor, weights.get(_base_key(key)), base, groups)
-        rows.append(row)
-        specs += [spec] if spec is not None else []
-        vectors += [vector] if vector is not None else []
+        rows += _factor_rows(module, parts, reason, tuned)
+    in_stacks, stack_rows, other_reasons = plan_stacks(stacks, recipe, weights, base)
+    specs = specs + in_stacks
+    if initial is not None:
+        specs = against_start(specs, _initial_specs(initial, tuned, base, lora_alpha), initial)
+    elif recipe.start:
+        config = tuned.adapter_config or {}
+        specs = [without_start(spec, recipe.start, config, layer=_layer(spec, sources)) for spec in specs]
+
+    def fate_of(key: str, tensor: StoredTensor) -> Fate:
+        partner = weights.get(base_key(key))
+        scaled = bias_of_factor(key, tensor, partner, lambda module: _scaling(module, groups.get(module), recipe))
+        return scaled or saved_whole(key, tensor, partner, base, groups)
+
+    fates = [fate_of(key, tensor) for key, tensor in rest.items()]
+    specs += [fate.spec for fate in fates if fate.spec is not None]
+    rows += [*stack_rows, *(fate.row for fate in fates)]
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
     if base is not None:
-        rows += _base_rows(base, specs, rows)
-    if not specs:
-        _refuse_empty(rows, len(rest), tuned)
-    return Plan(
-        tuple(sorted(specs, key=lambda spec: natural_order(spec.module))), tuple(rows), recipe.method, tuple(vectors)
-    )
+        rows += base_rows(base, specs, rows, reasons=other_reasons)
+    if not specs and not beside:
+        refuse_empty(rows, len(rest), tuned)
+    vectors = tuple(fate.vector for fate in fates if fate.vector is not None)
+    in_order = sorted(specs, key=lambda spec: natural_order(spec.module))
+    return Plan(tuple(in_order), tuple(rows), recipe.method, vectors)
+
+
+def _layer(spec: UpdateSpec, sources: tuple[Checkpoint, ...]) -> str:
+    transposed, unknown = stored_transposed(spec.module, sources)
+    if unknown or spec.identity.kind == "conv" or spec.identity.expert is not None:
+        return ""
+    return "conv1d" if transposed else "linear"
+
+
+def _initial_specs(
+    initial: Checkpoint, tuned: Checkpoint, base: Checkpoint | None, lora_alpha: float | None
+) -> tuple[UpdateSpec, ...]:
+    if {tensor.file.resolve() for tensor in initial.tensors.values()} & {
+        tensor.file.resolve() for tensor in tuned.tensors.values()
+    }:
+        raise PairingError(
+            f"{initial.source}: is the adapter itself; give it as it was saved before the first step of training."
+        )
+    if initial.adapter_config is None and not is_factored(initial):
+        raise PairingError(
+            f"{initial.source}: no adapter; give the adapter as it was saved before the first step of training."
+        )
+    found = plan_factors(initial, base, lora_alpha=lora_alpha)
+    return tuple(spec for spec in found.specs if spec.update_kind != "dense")
 
 
 def _unusable(module: str, parts: Parts, recipe: AdapterRecipe) -> str:
@@ -72,50 +140,30 @@ def _unusable(module: str, parts: Parts, recipe: AdapterRecipe) -> str:
     return next((f"{role}: {reason}" for role, part in parts.items() if (reason := unreadable(part))), "")
 
 
-def _factor_rows(module: str, parts: Parts, reason: str) -> list[CoverageRow]:
-    if reason:
-        return [CoverageRow(t.name, "tuned", "skipped", reason, tuned=t, failed=True) for t in parts.values()]
-    return [CoverageRow(t.name, "tuned", "analysed", module=module, tuned=t) for t in parts.values()]
+def _factor_rows(module: str, parts: Parts, reason: str, tuned: Checkpoint) -> list[CoverageRow]:
+    rows = [CoverageRow(part.name, "tuned", "analysed", "", module, tuned[part.name]) for part in parts.values()]
+    return [replace(row.but("skipped", reason, failed=True), module="") for row in rows] if reason else rows
 
 
-def _base_rows(base: Checkpoint, specs: list[UpdateSpec], rows: list[CoverageRow]) -> list[CoverageRow]:
-    paired = {row.base.name for row in rows if row.base is not None}
-    adapted = {spec.weight.name for spec in specs if spec.weight is not None}
-    found = [_base_row(tensor, tensor.name in adapted) for tensor in base.tensors.values() if tensor.name not in paired]
-    return found + [CoverageRow(name, "base", "skipped", reason) for name, reason in base.set_aside]
-
-
-def _refuse_empty(rows: list[CoverageRow], others: int, tuned: Checkpoint) -> None:
-    failed = next((row for row in rows if row.failed), None)
-    if failed is not None:
-        detail = f"{failed.tensor}: {failed.reason}"
-    else:
-        detail = f"{others} tensors, none of them lora_A or lora_B; save the adapter again"
-    raise CheckpointError(f"{tuned.source}: no update can be read from this adapter; {detail}.")
-
-
-def _grouped(tuned: Checkpoint) -> tuple[dict[str, Parts], dict[str, StoredTensor]]:
+def _grouped(
+    names: Mapping[str, StoredTensor], tuned: Checkpoint, recipe: AdapterRecipe | None
+) -> tuple[dict[str, Parts], dict[str, StoredTensor]]:
     groups: dict[str, Parts] = {}
     rest: dict[str, StoredTensor] = {}
     adapters: set[str] = set()
-    for name, tensor in canonical(tuned.tensors, tuned.source).items():
+    for name, tensor in names.items():
         match = _PART.fullmatch(name)
         if match is None or (match["part"] == "gate" and ".lora." not in name):
             rest[name] = tensor
             continue
         part, module = match["part"], match["module"]
-        if match["leaf"] == "bias" and part == "lora_B":
+        if (match["leaf"] == "bias" and part == "lora_B") or (of_training(name) and recipe is not None):
             rest[name] = tensor
             continue
-        if part not in _ROLES:
+        if part not in _ROLES or (part == "lora_diag" and (recipe is None or recipe.start != "kasa")):
             raise UnsupportedUpdateError(
                 f"{tuned.source}: tensor {tensor.name!r} ({part}) makes the update more than scaled factors; not"
                 " analysed yet. Merge the adapter and compare with --base."
-            )
-        if len(tensor.shape) > 2:
-            raise UnsupportedUpdateError(
-                f"{tuned.source}: {tensor.name!r} has {len(tensor.shape)} dimensions (a convolution's or an expert"
-                " stack's factor); not analysed yet. Merge the adapter and compare with --base."
             )
         adapters.add(match["adapter"] or "")
         if len(adapters) > 1:
@@ -124,8 +172,20 @@ def _grouped(tuned: Checkpoint) -> tuple[dict[str, Parts], dict[str, StoredTenso
                 " itself."
             )
         role = _ROLES[part] + ("_embedding" if part.startswith(_EMBEDDING) else "")
-        groups.setdefault(module, {})[role] = tensor
+        groups.setdefault(module, {})[role] = _as_matrix(tensor, _ROLES[part])
     return groups, rest
+
+
+def _as_matrix(tensor: StoredTensor, role: str) -> StoredTensor:
+    """A convolution's factor as the matrix that it is: A looks at patches, B mixes their values at one place."""
+    if len(tensor.shape) <= 2 or role == "gate":
+        return tensor
+    if len(tensor.shape) > 5 or (role == "B" and math.prod(tensor.shape[2:]) != 1) or 0 in tensor.shape:
+        raise UnsupportedUpdateError(
+            f"{tensor.file}: {tensor.name!r} of shape {list(tensor.shape)} is not a convolution's factor as PEFT makes"
+            " it (A with the kernel, B with a kernel of one). Merge the adapter and compare with --base."
+        )
+    return tensor.view((tensor.shape[0], math.prod(tensor.shape[1:])))
 
 
 def _configured(tuned: Checkpoint, lora_alpha: float | None) -> AdapterRecipe | None:
@@ -163,29 +223,6 @@ def _unconfigured(tuned: Checkpoint, groups: Mapping[str, Parts], lora_alpha: fl
     return AdapterRecipe("sora" if gates else "lora", lora_alpha, max(ranks, default=1), stored=stored)
 
 
-def _base_weights(
-    groups: Mapping[str, Parts], rest: Mapping[str, StoredTensor], base: Checkpoint | None
-) -> dict[str, StoredTensor]:
-    if base is None:
-        return {}
-    wanted = [f"{module}.weight" for module in groups] + [_base_key(key) for key in rest]
-    found = canonical(base.tensors, base.source)
-    wanted_keys, base_keys = aligned(wanted, list(found))
-    by_key = {base_keys[name]: tensor for name, tensor in found.items()}
-    weights = {name: by_key[key] for name, key in wanted_keys.items() if key in by_key}
-    missing = [
-        f"{module}.weight"
-        for module in groups
-        if f"{module}.weight" not in weights and identify(module).kind != "head"  # a tied head is not stored
-    ]
-    if missing:
-        raise PairingError(
-            f"{base.source}: has no weight for {len(missing)} adapted modules; nearest:"
-            f" {nearest_pairs(missing, list(found))}. Is it the model that the adapter was trained on?"
-        )
-    return weights
-
-
 def _spec(
     module: str, parts: Parts, recipe: AdapterRecipe, weight: StoredTensor | None, sources: tuple[Checkpoint, ...]
 ) -> UpdateSpec:
@@ -198,32 +235,52 @@ def _spec(
             " incomplete: save the adapter again."
         )
     A, B, gate = named["A"], named["B"], named.get("gate")
-    _check_shapes(module, A, B, gate)
+    blocks = recipe.block_counts(module)
+    _check_shapes(module, A, B, gate, blocks)
     _check_rank(module, A, recipe)
-    if (gate is not None) != (recipe.method in {"adalora", "sora"}):
+    if (gate is not None) != (recipe.method in {"adalora", "sora"} or recipe.start == "kasa"):
         raise PairingError(
             f"{A.file}: module {module!r} {'has' if gate else 'lacks'} a gate, which {recipe.method}"
             f" {'lacks' if gate else 'has'}; config and weights are of different adapters."
         )
-    shape = (A.shape[1], B.shape[0]) if embedding else (B.shape[0], A.shape[1])
+    shape = (A.shape[1], B.shape[0]) if embedding else (B.shape[0], A.shape[1] * blocks[0])
     rank = A.shape[0]
-    notes = (recipe.doubt(module), "" if len(sources) == 1 else _fit_to_base(module, shape, weight, sources))
+    kernel = weight is not None and len(weight.shape) > 2
+    if weight is not None and kernel:
+        weight = readable_weight(weight).view((weight.shape[0], math.prod(weight.shape[1:])))
+    flat = "convolution: the first dimension against all others" if len(_stored(A, sources).shape) > 2 else ""
+    notes = (flat, recipe.doubt(module), "" if len(sources) == 1 else _fit_to_base(module, shape, weight, sources))
+    identity = identify(module)
     return UpdateSpec(
         module=module,
-        identity=identify(module),
+        identity=replace(identity, kind="conv") if flat else identity,
         update_kind=recipe.method,
         shape=shape,
         rank_bound=min(rank, *shape),
         sources=(("B", B), ("A", A)) + (() if gate is None else (("gate", gate),)),
-        scaling=recipe.scaling(module, rank if recipe.method == "lora" else None),
+        scaling=_scaling(module, parts, recipe),
         transposed=embedding,
         weight=weight,
+        recipe="" if blocks == (1, 1) else json.dumps({"blocks": blocks}),
         note="; ".join(text for text in notes if text),
     )
 
 
-def _check_shapes(module: str, A: StoredTensor, B: StoredTensor, gate: StoredTensor | None) -> None:
-    if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1]:
+def _scaling(module: str, parts: Parts | None, recipe: AdapterRecipe) -> float:
+    """The factor of the update: of plain LoRA by the rank that is stored, since nothing was cut out of it."""
+    A = next((part for role, part in (parts or {}).items() if role.startswith("A")), None)
+    return recipe.scaling(module, A.shape[0] if A is not None and recipe.method == "lora" else None)
+
+
+def _check_shapes(
+    module: str, A: StoredTensor, B: StoredTensor, gate: StoredTensor | None, blocks: tuple[int, int]
+) -> None:
+    if max(blocks) > 1 and (A.shape[0] % blocks[0] or B.shape[0] % blocks[1] or gate is not None):
+        raise ShapeMismatchError(
+            f"{A.file}: {module!r}: B is {list(B.shape)} and A is {list(A.shape)}, which do not fall into the"
+            f" {max(blocks)} blocks of use_bdlora; is the file a mix of two adapters?"
+        )
+    if len(A.shape) != 2 or len(B.shape) != 2 or A.shape[0] != B.shape[1] * blocks[1]:
         raise ShapeMismatchError(
             f"{A.file}: {module!r}: B is {list(B.shape)} but A is {list(A.shape)}; expected (out, r) and (r, in). Is"
             " the file a mix of two adapters?"
@@ -254,10 +311,7 @@ def _fit_to_base(
     """Check that an update fits the base's weight; what a reader must know of it, empty if nothing."""
     if weight is None:
         return "the base stores no weight of this tied head: no norms relative to it"
-    if text := unreadable(weight):
-        raise CheckpointError(
-            f"{weight.file}: tensor {weight.name!r} of the base is {text}, or leave out --base: an adapter needs none."
-        )
+    readable_weight(weight)
     transposed, unknown = stored_transposed(module, sources)
     stored = (shape[1], shape[0]) if transposed else shape
     if weight.shape == stored or (unknown and weight.shape == (shape[1], shape[0])):
@@ -270,58 +324,5 @@ def _fit_to_base(
     )
 
 
-def _base_key(key: str) -> str:
-    """Key of the base tensor that a tensor beside the factors changes."""
-    match = _PART.fullmatch(key)
-    return f"{match['module']}.bias" if match is not None and match["leaf"] == "bias" else key
-
-
-def _saved_whole(
-    key: str, tensor: StoredTensor, partner: StoredTensor | None, base: Checkpoint | None, groups: Mapping[str, Parts]
-) -> tuple[CoverageRow, UpdateSpec | None, VectorChange | None]:
-    """What becomes of a tensor beside the factors: a row, and an update or a vector if it can be compared."""
-    row = CoverageRow(tensor.name, "tuned" if partner is None else "both", "skipped", tuned=tensor, base=partner)
-    if reason := _aside(key):
-        return row.but("skipped", reason), None, None
-    unfit = not_compared(row, tensor, *(() if partner is None else (partner,)))
-    if unfit is not None:
-        return unfit, None, None
-    if reason := _broken(key, tensor, partner):
-        return row.but("skipped", reason, failed=True), None, None
-    if base is None:
-        reason = "saved whole beside the adapter (modules_to_save, bias or an embedding): its change needs --base"
-        return row.but("skipped", reason), None, None
-    if partner is None:
-        return row.but("new", "saved whole beside the adapter and not in the base"), None, None
-    if len(tensor.shape) != 2:
-        return row.but("vector", ""), None, VectorChange(tensor.name, tensor, partner)
-    module = key.removesuffix(".weight")
-    transposed, note = stored_transposed(key, (base,))
-    spec = dense_spec(module, tensor, partner, transposed=transposed, note=note)
-    if module in groups:  # PEFT saves an adapted embedding's own weight too, which may have been resized
-        spec = replace(spec, module=f"{module}.base_layer")
-    reason = "; ".join(text for text in ("saved whole beside the adapter", spec.note if spec.rows else "") if text)
-    return replace(row, status="analysed", reason=reason, module=spec.module), spec, None
-
-
-def _aside(key: str) -> str:
-    if _base_key(key) != key:
-        return "bias beside lora_B: a change of the bias, not of the weight"
-    if ".original_module." in key:
-        return "the frozen original of a module that was saved whole"
-    return ""
-
-
-def _broken(key: str, tensor: StoredTensor, partner: StoredTensor | None) -> str:
-    if "trainable_tokens" in key or "token_adapter" in key:
-        return "trainable tokens are not analysed yet; merge the adapter and compare with --base"
-    if partner is None or tensor.shape == partner.shape:
-        return ""
-    if common_rows(tensor, partner, key.removesuffix(".weight")) is not None:
-        return ""
-    return f"shape {list(tensor.shape)} against {list(partner.shape)} in the base: not the same module"
-
-
-def _base_row(tensor: StoredTensor, adapted: bool) -> CoverageRow:
-    reason = "its update is the adapter's" if adapted else "not adapted: frozen"
-    return CoverageRow(tensor.name, "base", "analysed" if adapted else "identical", reason, base=tensor)
+def _stored(part: StoredTensor, sources: tuple[Checkpoint, ...]) -> StoredTensor:
+    return sources[-1][part.name]

@@ -134,7 +134,7 @@ def measure(spec: UpdateSpec, options: MeasurementOptions) -> Measurement:
 def _measure(spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]:
     try:
         update = read_update(spec)
-        if isinstance(update, DenseUpdate):
+        if isinstance(update, DenseUpdate) and spec.update_kind == "dense":  # what is merged here, was never rounded
             return _measure_dense(update, spec, options)
         return _about_spectrum(spectrum_of(update, method=_method(spec, options), k=options.k, device=options.device))
     except (RankLabError, OSError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
@@ -206,6 +206,7 @@ def _content_key(spec: UpdateSpec, digests: tuple[tuple[str, str], ...], options
         "kind": spec.update_kind == "dense",
         "scaling": [spec.scaling, spec.previous.scaling if spec.previous is not None else None],
         "layout": [spec.transposed, spec.rows, spec.rank_bound, list(spec.shape)],
+        "recipe": [spec.recipe, spec.previous.recipe if spec.previous is not None else None],
         "method": [_method(spec, options), options.k, options.device.split(":")[0]],
         "noise": [options.noise, spec.base_rounded] if spec.update_kind == "dense" else [],
     }

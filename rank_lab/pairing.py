@@ -7,10 +7,11 @@ row with a reason.
 
 from dataclasses import replace
 
+from rank_lab.adapter_pairing import is_adapter, plan_adapter
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, belongs_to_packed, not_compared, unreadable
 from rank_lab.errors import PairingError
-from rank_lab.factor_pairing import is_factored, plan_factors
+from rank_lab.factor_pairing import is_factored
 from rank_lab.foreign_adapters import plan_foreign
 from rank_lab.foreign_names import foreign_format, refuse_merged_factors, saved_in_full
 from rank_lab.fused_pairing import pair_fused
@@ -24,7 +25,12 @@ __all__ = ["plan_step", "plan_updates"]
 
 
 def plan_updates(
-    tuned: Checkpoint, base: Checkpoint | None = None, *, lora_alpha: float | None = None, split_fused: bool = False
+    tuned: Checkpoint,
+    base: Checkpoint | None = None,
+    *,
+    lora_alpha: float | None = None,
+    initial: Checkpoint | None = None,
+    split_fused: bool = False,
 ) -> Plan:
     """Pair the tensors of two checkpoints into updates, from headers and configs alone.
 
@@ -34,11 +40,16 @@ def plan_updates(
         Full checkpoint, adapter (PEFT's, kohya's and LyCORIS', diffusers',
         MLX's, torchtune's) or loralib file.
     base
-        What it was tuned from; adapters need none, but then norms relative to
-        the weights are missing.
+        What it was tuned from. Factors that are added to a weight (LoRA's) need
+        none, but then norms relative to the weights are missing; adapters of
+        methods that depend on the weight (DoRA, IA3, VeRA ...) need it.
     lora_alpha
         Numerator of LoRA's scaling for files that do not record it (loralib,
         torchtune).
+    initial
+        The adapter as it was saved before the first step of training, for
+        initialisations that take something out of the base (PiSSA, CorDA,
+        LoRA-GA ...): the update is that against the original base.
     split_fused
         Take fused weights of full checkpoints (q, k and v; gate and up) apart,
         where :mod:`rank_lab.fused_weights` knows how; by default they stay one
@@ -50,7 +61,7 @@ def plan_updates(
         If base and tuned are not two checkpoints of one model, or a base is
         needed and missing.
     UnsupportedUpdateError
-        If the adapter's method is not analysed yet; it is named.
+        If the adapter's method is not known, or its files do not determine the update; it is named.
     ShapeMismatchError
         If factors do not fit together or do not fit the base weight.
 
@@ -67,7 +78,7 @@ def plan_updates(
     >>> plan.specs[0].module, plan.specs[0].shape
     ('h.0.q_proj', (4, 3))
     """
-    if base is not None and (base.adapter_config is not None or is_factored(base) or foreign_format(base)):
+    if base is not None and (is_adapter(base) or foreign_format(base)):
         raise PairingError(f"{base.source}: the base is an adapter; give the full model that it was trained on.")
     if base is not None and _same_files(tuned, base):
         raise PairingError(
@@ -77,12 +88,15 @@ def plan_updates(
     adapter = kind is not None or is_factored(tuned) or (tuned.adapter_config is not None and not saved_in_full(tuned))
     if adapter and split_fused:
         raise PairingError(f"{tuned.source}: an adapter's updates are not taken apart; leave out --split-fused.")
+    if initial is not None and (kind is not None or not adapter):
+        what = f"{kind}'s adapter" if kind is not None else "a full checkpoint"
+        raise PairingError(f"{tuned.source}: {what} has no initial adapter; leave out --initial-adapter.")
     if kind is not None:
         return plan_foreign(tuned, base, kind, lora_alpha=lora_alpha)
     if adapter:
         if tuned.adapter_config is None:
             refuse_merged_factors(tuned)
-        return plan_factors(tuned, base, lora_alpha=lora_alpha)
+        return plan_adapter(tuned, base, lora_alpha=lora_alpha, initial=initial)
     if lora_alpha is not None:
         raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")
     if base is None:

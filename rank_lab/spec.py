@@ -1,15 +1,20 @@
 """What is needed to read one update: built from headers, small, and sent to workers."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from rank_lab.errors import PairingError
 from rank_lab.factor_products import product_factors
+from rank_lab.merging import initial_factors, merged_layer
 from rank_lab.names import Identity, identify
 from rank_lab.stored_tensor import StoredTensor
-from rank_lab.update import DenseUpdate, LowRankUpdate, Update
+from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix, Update
 
 __all__ = [
+    "BASE_CHANGED",
     "BASE_IS_TIED",
     "UpdateKind",
     "UpdateSpec",
@@ -20,10 +25,13 @@ __all__ = [
     "since",
 ]
 
-UpdateKind = Literal["dense", "lora", "adalora", "sora", "loha", "lokr"]
+UpdateKind = Literal["dense", "lora", "adalora", "sora", "loha", "lokr", "merged"]
 
 BASE_IS_TIED = "the base ties this head"
 """Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
+
+BASE_CHANGED = "the base was changed at the start"
+"""Start of a note of the same kind, of adapters that take their initial factors out of the base."""
 
 _VOCABULARY_HEADS = frozenset(
     {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
@@ -41,14 +49,16 @@ class UpdateSpec:
     identity
         Stack, layer, kind and expert.
     update_kind
-        ``"dense"``: difference of ``tuned`` and ``base``; the others: factors.
+        ``"dense"``: difference of ``tuned`` and ``base``; ``"merged"``: what
+        merging an adapter changes; the others: factors.
     shape
         ``(out, in)``, whatever the file's orientation.
     rank_bound
         The largest rank that shape and factors allow.
     sources
         Role to tensor: ``tuned`` and ``base``, or ``B``, ``A`` and ``gate``, or
-        those of :func:`rank_lab.factor_products.product_factors`.
+        those of :func:`rank_lab.factor_products.product_factors`, or all that is
+        merged into ``base``; whatever the numbers depend on.
     scaling
         Factor of a factored update, resolved once from the config.
     transposed
@@ -58,7 +68,9 @@ class UpdateSpec:
     weight
         The base weight that the update is added to, for relative norms.
     previous
-        Factored update to subtract, for the change since an earlier checkpoint.
+        Update to subtract: that of an earlier checkpoint, or of the adapter as it was initialised.
+    recipe
+        What an update depends on beside its tensors: an adapter's config, rows of an embedding.
     base_rounded
         Whether the base was rounded from the same run as the tuned weights: an earlier checkpoint.
     note
@@ -76,6 +88,7 @@ class UpdateSpec:
     rows: int | None = None
     weight: StoredTensor | None = None
     previous: "UpdateSpec | None" = None
+    recipe: str = ""
     base_rounded: bool = False
     note: str = ""
 
@@ -115,11 +128,19 @@ def read_update(spec: UpdateSpec) -> Update:
         If a file was cut or is gone.
     ShapeMismatchError
         If the tensors do not fit together.
+    UnsupportedUpdateError
+        If PEFT cannot merge the adapter into this layer.
     """
     if spec.update_kind == "dense":
         return DenseUpdate(spec.required("tuned"), spec.source("base"), transposed=spec.transposed, rows=spec.rows)
-    update = _factored(spec)
-    return update if spec.previous is None else update.minus(_factored(spec.previous))
+    if spec.update_kind == "merged" and spec.source("tokens") is None:
+        return _merged(spec)
+    if spec.previous is not None:
+        return _factored(spec).minus(_factored(spec.previous))
+    if spec.source("original") is not None:
+        B, A, scaling = initial_factors(spec.module, spec.recipe, spec.required("original"))
+        return _factored(spec).minus(LowRankUpdate(B, A, scaling))
+    return _factored(spec)
 
 
 def has_vocabulary(module: str) -> bool:
@@ -218,17 +239,48 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
             f"{spec.module}: {spec.update_kind} of shape {spec.shape} now, {earlier.update_kind} of shape"
             f" {earlier.shape} in the checkpoint before; a trajectory must be of one training run: analyse them apart."
         )
+    note = "; ".join(text for text in spec.note.split("; ") if not text.startswith((BASE_IS_TIED, BASE_CHANGED)))
     if spec.update_kind == "dense":
-        note = "; ".join(text for text in spec.note.split("; ") if not text.startswith(BASE_IS_TIED))
         sources = (("tuned", spec.required("tuned")), ("base", earlier.required("tuned")))
         return replace(spec, sources=sources, note=note, base_rounded=True)
-    return replace(spec, previous=earlier, rank_bound=min(spec.rank_bound + earlier.rank_bound, *spec.shape))
+    # Where both start from the same initial factors, these cancel.
+    rank = min(_own_rank(spec) + _own_rank(earlier), *spec.shape)
+    return replace(spec, previous=earlier, rank_bound=rank, note=note)
+
+
+def _own_rank(spec: UpdateSpec) -> int:
+    factor = spec.source("A")
+    return spec.rank_bound if factor is None else min(factor.shape[0], *spec.shape)
+
+
+def _merged(spec: UpdateSpec) -> DenseUpdate:
+    merged, base = merged_layer(spec.module, spec.recipe, dict(spec.sources))
+    if spec.previous is not None:
+        base, _ = merged_layer(spec.module, spec.previous.recipe, dict(spec.previous.sources))
+    rows = merged.shape[0]  # of a convolution too, whose other dimensions are one here
+    return DenseUpdate(
+        MemoryMatrix(merged.reshape(rows, -1)), MemoryMatrix(base.reshape(rows, -1)), transposed=spec.transposed
+    )
+
+
+def _tokens(spec: UpdateSpec) -> LowRankUpdate:
+    """Rows of an embedding that were trained: each a row of its own in the update, all others zero."""
+    rows, base, tokens = json.loads(spec.recipe)["tokens"], spec.required("base"), spec.required("tokens").read()
+    before = torch.cat([base.block(slice(row, row + 1), slice(None)) for row in rows])
+    where = torch.zeros(spec.shape[0], len(rows), dtype=torch.float64)
+    where[rows, range(len(rows))] = 1.0
+    return LowRankUpdate(where, tokens.to(torch.float64) - before.to(torch.float64))
 
 
 def _factored(spec: UpdateSpec) -> LowRankUpdate:
     if spec.update_kind in {"loha", "lokr"} or spec.source("mid") is not None:
         return LowRankUpdate(*product_factors({role: part.read() for role, part in spec.sources}), spec.scaling)
+    if spec.source("tokens") is not None:
+        return _tokens(spec)
     B, A, gate = spec.required("B").read(), spec.required("A").read(), spec.source("gate")
+    if spec.recipe and spec.source("original") is None:
+        blocks = json.loads(spec.recipe)["blocks"]  # stored below each other, as many of A and of B
+        A, B = (torch.block_diag(*factor.chunk(count)) for factor, count in zip((A, B), blocks, strict=True))
     if spec.transposed:
         B, A = A.T, B.T
     return LowRankUpdate(B, A, spec.scaling, None if gate is None else gate.read().reshape(-1))

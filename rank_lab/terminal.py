@@ -32,7 +32,7 @@ def summary(report: RankReport) -> dict[str, Any]:
     """
     last = _last(report.updates)
     return {
-        "run": str(report.updates["run"].iloc[0]) if len(report.updates) else "",
+        "run": str(report.provenance["settings"]["run"]),
         "coverage": {str(k): int(v) for k, v in _last(report.coverage)["status"].value_counts().items()},
         "failures": [
             {"tensor": str(row.tensor), "reason": str(row.reason)}
@@ -78,7 +78,13 @@ def _heading(report: RankReport) -> Text:
     tuned = report.provenance["tuned"][-1]
     base = report.provenance["base"]
     run = report.provenance["settings"]["run"]
-    against = f" against {base['source']}" if base else ", from its factors alone"
+    against = (
+        f" against {base['source']}"
+        if base
+        else ", from its factors alone"
+        if len(report.updates)
+        else ", without a base"
+    )
     return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}")
 
 

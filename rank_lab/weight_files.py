@@ -107,7 +107,8 @@ def _single(file: Path) -> WeightFiles:
 def _adapter(folder: Path) -> WeightFiles:
     for name in _ADAPTER_FILES:
         if _is_there(folder / name):
-            return WeightFiles((folder / name,), adapter=True, set_aside=_others(folder, {name}))
+            aside = tuple((below, "another adapter, to be named by itself") for below in _adapters_below(folder))
+            return WeightFiles((folder / name,), adapter=True, set_aside=_others(folder, {name}) + aside)
     raise CheckpointError(
         f"{folder}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
     )
@@ -210,6 +211,10 @@ def _numbered(shards: list[Path]) -> WeightFiles:
     return WeightFiles(tuple(shards), set_aside=_others(folder, {file.name for file in shards}))
 
 
+def _adapters_below(folder: Path) -> list[str]:
+    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+
+
 def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
     rest = sorted(
         file.name
@@ -229,5 +234,8 @@ def _is_there(file: Path) -> bool:
 
 
 def _what_is_there(folder: Path) -> str:
+    adapters = _adapters_below(folder)
+    if adapters:
+        return f"no weights, but adapters in the folders {', '.join(adapters)}, of which to name one"
     names = sorted(file.name for file in folder.iterdir())
     return f"no weights among {len(names)} entries ({plain(', '.join(names[:4]))})" if names else "the folder is empty"

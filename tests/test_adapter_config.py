@@ -55,22 +55,11 @@ def test_sora_keeps_its_scaling_when_zero_gates_are_cut_out(tmp_path: Path, gene
 
 
 REFUSED_CONFIGS: dict[str, dict[str, Any]] = {
-    "use_dora": {"use_dora": True},
-    "init_lora_weights='pissa'": {"init_lora_weights": "pissa"},
-    "init_lora_weights='pissa_niter_16'": {"init_lora_weights": "pissa_niter_16"},
-    "init_lora_weights='olora'": {"init_lora_weights": "olora"},
-    "init_lora_weights='corda'": {"init_lora_weights": "corda", "corda_config": {"corda_method": "ipm"}},
-    "init_lora_weights='loftq'": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
-    "init_lora_weights='lora_ga'": {"init_lora_weights": "lora_ga"},
     "init_lora_weights='of tomorrow'": {"init_lora_weights": "of tomorrow"},
-    "kasa_config": {"kasa_config": {"beta": 1e-4}},
-    "alora_invocation_tokens": {"alora_invocation_tokens": [1, 2]},
-    "arrow_config": {"arrow_config": {"top_k": 3}},
-    "target_parameters": {"target_parameters": ["experts.gate_up_proj"]},
-    "use_bdlora": {"use_bdlora": {"nblocks": 2}},
     "use_qalora": {"use_qalora": True},
     "layer_replication": {"layer_replication": [[0, 2]]},
     "setting_of_tomorrow": {"setting_of_tomorrow": 1},
+    "peft_type OF_TOMORROW": {"peft_type": "OF_TOMORROW"},
     "peft_type missing": {"peft_type": "absent"},
 }
 
@@ -92,7 +81,11 @@ TWO = {"lora_A.one.weight": (2, 8), "lora_B.one.weight": (6, 2), "lora_A.two.wei
 REFUSED_TENSORS: dict[str, tuple[type[Exception], dict[str, tuple[int, ...]]]] = {
     "(lora_magnitude_vector) makes": (UnsupportedUpdateError, PAIR | {"lora_magnitude_vector": (6,)}),
     "(lora_diag) makes": (UnsupportedUpdateError, PAIR | {"lora_diag": (2,)}),
-    "has 4 dimensions": (UnsupportedUpdateError, {"lora_A.weight": (2, 8, 3, 3), "lora_B.weight": (6, 2, 1, 1)}),
+    "a kernel of one": (UnsupportedUpdateError, {"lora_A.weight": (2, 8, 3, 3), "lora_B.weight": (6, 2, 3, 1)}),
+    "B is [6, 1] but A is [2, 72]": (
+        ShapeMismatchError,
+        {"lora_A.weight": (2, 8, 3, 3), "lora_B.weight": (6, 1, 1, 1)},  # of a convolution in groups
+    ),
     "several adapters (one, two)": (UnsupportedUpdateError, TWO),
     "not both lora_A and lora_B": (PairingError, {"lora_A.weight": (2, 8)}),
     "B is [2, 6] but A is [8, 2]": (ShapeMismatchError, {"lora_A.weight": (8, 2), "lora_B.weight": (2, 6)}),

@@ -1,6 +1,5 @@
 """Updates of adapters, against PEFT itself and against files written by hand."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 import torch
 
 from rank_lab import Checkpoint, RankReport, analyze, plan_updates, read_update
-from rank_lab.adapter_config import AdapterRecipe, read_recipe
-from rank_lab.errors import UnsupportedUpdateError
+from rank_lab.adapter_config import AdapterRecipe
 from rank_lab.spec import UpdateSpec
 from tests.checkpoints import Tensors, assert_all_accounted_for, rank_lab
 
@@ -246,15 +244,6 @@ def test_adalora_by_its_own_allocator(tmp_path: Path) -> None:
     assert sum(spec.rank_bound for spec in found) == 2 * 4 < 6 * 4
 
 
-def test_trainable_tokens_cost_a_row_and_not_the_adapter(tmp_path: Path) -> None:
-    config = lora(target_modules=["q_proj"], trainable_token_indices=[1, 5])
-    before, after = trained(tiny("llama"), config, tmp_path)
-    after["model.embed_tokens.weight"] = before["model.embed_tokens.weight"]
-    assert_equal_to_merge(tmp_path, before, after, count=2)
-    failed = [row for row in plan_updates(Checkpoint.open(tmp_path / "adapter")).coverage if row.failed]
-    assert [row.reason.split(";")[0] for row in failed] == ["trainable tokens are not analysed yet"]
-
-
 def test_an_adapter_of_a_resized_vocabulary_meets_its_base(tmp_path: Path) -> None:
     model = tiny("llama")
     model.save_pretrained(tmp_path / "small")
@@ -291,63 +280,6 @@ def test_a_whole_state_dict_of_a_peft_model_is_read(tmp_path: Path) -> None:
     for spec, same in zip(factored, expected.specs, strict=True):
         assert read_update(spec).to_dense().equal(read_update(same).to_dense())
         assert not read_update(dense[f"{spec.module}.base_layer"]).to_dense().any()
-
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "use_dora": {"use_dora": True},
-    "init_lora_weights='pissa'": {"init_lora_weights": "pissa"},
-    "init_lora_weights='pissa_niter_4'": {"init_lora_weights": "pissa_niter_4"},
-    "init_lora_weights='olora'": {"init_lora_weights": "olora"},
-    "kasa_config": {"kasa_config": ("KasaConfig", {})},
-    "alora_invocation_tokens": {"alora_invocation_tokens": [1, 2]},
-    "use_bdlora": {"use_bdlora": ("BdLoraConfig", {"target_modules_bd_a": ["q_proj"]})},
-    "target_parameters": {"target_parameters": ["mlp.up_proj.weight"]},
-    "peft_type LOHA": {"peft_type": "LoHaConfig"},
-    "peft_type IA3": {"peft_type": "IA3Config", "feedforward_modules": []},
-    "peft_type PREFIX_TUNING": {"peft_type": "PrefixTuningConfig", "num_virtual_tokens": 3},
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_peft_saves_and_is_not_read_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    import peft
-    from peft.tuners.lora import config as subconfigs
-
-    options = {n: getattr(subconfigs, v[0])(**v[1]) if isinstance(v, tuple) else v for n, v in REFUSED[name].items()}
-    kind = options.pop("peft_type", "LoraConfig")
-    prefix = kind == "PrefixTuningConfig"
-    options |= {"task_type": "CAUSAL_LM"} if prefix else {"target_modules": ["q_proj"]}
-    peft.get_peft_model(tiny("llama"), getattr(peft, kind)(**options)).save_pretrained(tmp_path)
-    done = rank_lab("analyze", tmp_path, "-o", tmp_path / "study")
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert done.err.startswith(f"error: {tmp_path / 'adapter_config.json'}: ")
-    assert name in done.err
-
-
-def test_every_default_of_peft_is_read_or_refused_by_name(tmp_path: Path) -> None:
-    from peft import AdaLoraConfig, CPTConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    made = {
-        "ADALORA": lambda: AdaLoraConfig(total_step=9),
-        "CPT": lambda: CPTConfig(task_type="CAUSAL_LM", cpt_token_ids=[0]),
-    }
-    read, refused = set(), set()
-    for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
-        name = str(kind.value)
-        try:
-            made.get(name, config)().save_pretrained(tmp_path / name)
-        except ImportError:  # a method that needs a package that is not here
-            continue
-        content = json.loads((tmp_path / name / "adapter_config.json").read_text())
-        try:
-            read_recipe(content, name)
-            read.add(name)
-        except UnsupportedUpdateError as error:
-            assert f"peft_type {name} is not analysed yet" in str(error)  # noqa: PT017 - which error is the test
-            refused.add(name)
-    assert read == {"LORA", "ADALORA"}
-    assert {"LOHA", "IA3", "PREFIX_TUNING", "VERA", "OFT", "XLORA", "TRAINABLE_TOKENS"} < refused
 
 
 def test_the_real_adapter_in_both_formats(tmp_path: Path, shared_data: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_broken_config_is_named(tmp_path: Path, base: Path, tuned: Path, conte
         ({"rank_pattern": {"q_proj(": 2}}, "pattern 'q_proj(' is no regular expression"),
         ({"peft_type": "ADALORA", "init_r": 2, "rank_pattern": {"q.lora_E": 2}}, "expected AdaLoRA's list"),
         ({"peft_type": "ADALORA"}, "init_r is missing"),
-        ({"peft_type": "absent"}, "peft_type missing is not analysed yet"),
+        ({"peft_type": "absent"}, "peft_type missing is not known here"),
     ],
     ids=str,
 )
