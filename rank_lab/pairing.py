@@ -6,6 +6,7 @@ row with a reason.
 """
 
 from rank_lab.checkpoint import Checkpoint
+from rank_lab.conversion import by_stored_tensor, common_keys
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
@@ -124,6 +125,7 @@ def _plan_dense(tuned: Checkpoint, base: Checkpoint) -> Plan:
             rows.append(_both(key, tensor, partner, (tuned, base), specs, vectors))
     used = {row.base.name for row in rows if row.base is not None}
     rows += [_only_base(tensor, base) for tensor in base_tensors.values() if tensor.name not in used]
+    rows, vectors = by_stored_tensor(rows, vectors, tuned, base)
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
     rows += [CoverageRow(name, "base", "skipped", reason) for name, reason in base.set_aside]
     if not specs:
@@ -148,7 +150,12 @@ def _tied(
 def _keyed(tuned: Checkpoint, base: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
     tuned_names, base_names = canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source)
     tuned_keys, base_keys = aligned(list(tuned_names), list(base_names))
-    return ({tuned_keys[n]: t for n, t in tuned_names.items()}, {base_keys[n]: t for n, t in base_names.items()})
+    return common_keys(
+        {tuned_keys[n]: t for n, t in tuned_names.items()},
+        {base_keys[n]: t for n, t in base_names.items()},
+        tuned,
+        base,
+    )
 
 
 def _refuse_other_layers(
