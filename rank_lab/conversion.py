@@ -125,8 +125,9 @@ def by_stored_tensor(
             renamed[row.tuned, row.base] = whole.name
     for (side, name), count in parts.items():
         reason = f"in {count} parts, each compared with a tensor of its own in the other checkpoint: see there"
-        held = {"tuned": tuned.tensors[name]} if side == "tuned" else {"base": base.tensors[name]}
-        found.append(CoverageRow(name, side, "analysed", reason, **held))
+        row = CoverageRow(name, side, "analysed", reason)
+        whole = (tuned if side == "tuned" else base).tensors[name]
+        found.append(replace(row, tuned=whole) if side == "tuned" else replace(row, base=whole))
     return found, [replace(v, tensor=renamed.get((v.tuned, v.base), v.tensor)) for v in vectors]
 
 
@@ -155,7 +156,7 @@ def _refuse_rotary_layouts(tuned: Tensors, base: Tensors) -> None:
             )
 
 
-def _model(*sources: Checkpoint) -> Any:  # noqa: ANN401 - transformers has no types
+def _model(*sources: Checkpoint) -> Any:
     """The model on the meta device, or None if transformers cannot say what it is."""
     types = {source.model_type for source in sources} - {None}
     config = next((source.config for source in sources if source.model_type is not None), None)
@@ -163,19 +164,21 @@ def _model(*sources: Checkpoint) -> Any:  # noqa: ANN401 - transformers has no t
         return None
     try:
         import transformers
-        from transformers import CONFIG_MAPPING
-        from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: F401 - transformers 5 has it
+        from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: F401 - not in transformers 4
+    except ImportError:
+        return None
+    from huggingface_hub.errors import StrictDataclassError
 
-        settings = CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
-        architecture = next(iter(config.get("architectures") or ()), "")
+    try:
+        settings = transformers.CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+        named = getattr(transformers, str(next(iter(config.get("architectures") or ()), "")), None)
         with torch.device("meta"):
-            named = getattr(transformers, str(architecture), None)
             return transformers.AutoModelForCausalLM.from_config(settings) if named is None else named(settings)
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError, StrictDataclassError):
         return None
 
 
-def _loaded(tensors: Tensors, model: Any) -> tuple[Tensors, dict[str, _Conversion]]:  # noqa: ANN401
+def _loaded(tensors: Tensors, model: Any) -> tuple[Tensors, dict[str, _Conversion]]:
     """Tensors by the names that they have once loaded, before anything is stacked or split; and what is."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming
@@ -227,20 +230,24 @@ def _in_parts(
     tuned: Tensors, base: Tensors, tuned_converted: dict[str, _Conversion], base_converted: dict[str, _Conversion]
 ) -> tuple[Tensors, Tensors]:
     """Take apart what the other side holds in pieces."""
-    for fine, coarse, conversions in ((tuned, base, tuned_converted), (base, tuned, base_converted)):
+    tuned, base = dict(tuned), dict(base)
+    for hub, memory, conversions, others in (
+        (tuned, base, tuned_converted, base_converted),
+        (base, tuned, base_converted, tuned_converted),
+    ):
         groups: dict[str, list[_Conversion]] = {}
         for conversion in conversions.values():
             groups.setdefault(conversion.target, []).append(conversion)
         for target, group in groups.items():
-            if not any(name in coarse for name in group[0].targets):
+            first = group[0]
+            if first.renamed in others or not any(name in memory for name in first.targets):
                 continue  # the other side is in hub format too, or lacks it
-            if group[0].operations in _MERGES and target in coarse:
-                pieces = _merged_from(coarse.pop(target), group, fine)
-                coarse |= pieces
-            elif group[0].operations in _SPLITS and len(group) == 1:
-                fine |= _split_into(fine.pop(group[0].renamed), group[0], coarse)
+            if first.operations in _MERGES and target in memory:
+                memory.update(_merged_from(memory.pop(target), group, hub))
+            elif first.operations in _SPLITS and len(group) == 1:
+                hub.update(_split_into(hub.pop(first.renamed), first, memory))
             else:
-                raise _inexpressible(fine[group[0].renamed], group[0])
+                raise _inexpressible(hub[first.renamed], first)
     return tuned, base
 
 

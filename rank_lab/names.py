@@ -176,9 +176,9 @@ def _kind(parts: list[str], *, inside_layer: bool) -> str:
     place = _block(parts, leaf)
     pair = ".".join(parts[-2:])
     for where, pattern, kind in _RULES:
-        if where in {"", place} or (where == "-" and not inside_layer):
-            if re.fullmatch(pattern, leaf) or re.fullmatch(pattern, pair):
-                return kind
+        holds = where in {"", place} or (where == "-" and not inside_layer)
+        if holds and (re.fullmatch(pattern, leaf) or re.fullmatch(pattern, pair)):
+            return kind
     return "other"
 
 
