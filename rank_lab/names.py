@@ -30,7 +30,7 @@ _BLOCKS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 _TRANSPARENT = re.compile(r"\d+|self|output|(\w+_)?experts?(_\d+)?")
 
-# Block around it ("" any, "-" none of a layer's); last component, or last two; kind. The first row that fits wins.
+# Block around it ("" any, "-" none of a layer's); last component, or last two or three; kind. The first that fits wins.
 _RULES: tuple[tuple[str, str, str], ...] = (
     ("router", r".+", "router"),
     # Names that mean something else in one place than everywhere below.
@@ -39,6 +39,9 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("feed_forward", r"receptance", "gate"),
     ("attention", r"experts\.input_linear", "q"),  # JetMoE's mixture of attention heads
     ("attention", r"experts\.output_linear", "o"),
+    ("feed_forward", r"experts\.mlp\.w1", "gate"),  # DBRX
+    ("feed_forward", r"experts\.mlp\.w2", "down"),
+    ("feed_forward", r"mlp\.w[12]", "other"),  # Qwen-1 calls its up projection w1 and its gate w2
     ("", r"(compressor|indexer)\.gate_proj|relative_pos_embeddings", "other"),
     # Attention, and what replaces it.
     ("", r"c_attn|(\w+_)?qkv(_proj|_linear)?|query_key_value|in_proj_(weight|qkvz?)|Wqkv|att_proj|wqkv", "qkv"),
@@ -66,9 +69,9 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("feed_forward", r"w2|fc2|lin2|linear_?2|linear_fc2|dense_?2|layer_2|ffn_2|w_out|output_linear|dense|c_proj|[wW]o|out_proj|proj|output|fc", "down"),
     ("layer", r"fc2|lin2|linear_?2", "down"),
     # What stands before and after the layers, and convolutions anywhere.
-    ("", r"(patch_embed|patch_embeddings?)(\.proj(ection)?)?|patch_conv|(\w+_)?(conv|conv_?[123]d)(s|\d|_in)?|conv_proj|conv_qk_\w+|conv_upsampler\d|\w*conv_attn_layer\.(depth|point)wise", "conv"),
+    ("", r"(patch_embed|patch_embeddings?)(\.(proj|projection|linear))?|patch_conv|(\w+_)?(conv|conv_?[123]d)(s|\d|_in)?|conv_proj|conv_qk_\w+|conv_upsampler\d|\w*conv_attn_layer\.(depth|point)wise", "conv"),
     ("", r"wte|wpe|shared|embed_(in|tokens|positions|global|tokens_per_layer)|(tokens|positions)_embed|embeddings?|cls_token|transformer\.w", "embed"),
-    ("", r"(\w+_)?(word|tok|token|position|positional|pos|segment|seg|class|entity|ngram|value|input|row|column|shape|pronunciation|token_type|generation)_(embed|emb|embedding)s?(_\d+)?", "embed"),
+    ("", r"(\w+_)?(word|tok|token|position|positional|pos|segment|seg|class|entity|ngram|value|input|row|column|shape|pronunciation|token_type|generation|rel)_(embed|emb|embedding)s?(_\d+|_vlm)?", "embed"),
     ("", r"relative_attention_bias|rel_pos_[hw]|(\w+_)?position_embedding_table", "embed"),
     ("", r"(\w+_)?lm_head|vocab_projector|embed_out|score|classifier|qa_outputs|predictions|output_projection", "head"),
     ("-", r"embed", "embed"),
@@ -209,10 +212,10 @@ def _kind(parts: list[str]) -> str | None:
         return "head"
     leaf = names[-1] if names else ""  # a bare nn.Sequential has numbers only
     place = _block(parts, leaf)
-    pair = ".".join(parts[-2:])
+    tails = (leaf, ".".join(parts[-2:]), ".".join(parts[-3:]))
     for where, pattern, kind in _RULES:
         holds = where in {"", place} or (where == "-" and not inside_layer)
-        if holds and (re.fullmatch(pattern, leaf) or re.fullmatch(pattern, pair)):
+        if holds and any(re.fullmatch(pattern, tail) for tail in tails):
             return kind
     return None
 
