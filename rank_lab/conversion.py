@@ -21,7 +21,7 @@ from rank_lab.key_space import aligned
 from rank_lab.names import natural_order
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["by_stored_tensor", "common_keys"]
+__all__ = ["by_stored_tensor", "common_keys", "in_one_format"]
 
 Tensors = dict[str, StoredTensor]
 
@@ -79,13 +79,39 @@ def common_keys(
     PairingError
         If transformers rearranges a tensor in a way that no part of a file
         shows, or the sizes of the two files do not fit its conversion.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> folder = tempfile.mkdtemp()
+    >>> save_file({"h.0.q.weight": torch.ones(2, 3)}, f"{folder}/model.safetensors")
+    >>> checkpoint = Checkpoint.open(folder)
+    >>> list(common_keys(checkpoint.tensors, checkpoint.tensors, checkpoint, checkpoint)[0])
+    ['h.0.q.weight']
     """
     if not (_unmet(tuned, base) and _unmet(base, tuned)):
         return tuned, base
     _refuse_rotary_layouts(tuned, base)
     model = _model(tuned_source, base_source)
-    if model is None:
-        return tuned, base
+    return (tuned, base) if model is None else in_one_format(tuned, base, model)
+
+
+def in_one_format(tuned: Tensors, base: Tensors, model: Any) -> tuple[Tensors, Tensors]:
+    """Bring the tensors of two files of one model into one key space; see :func:`common_keys`.
+
+    Parameters
+    ----------
+    tuned, base
+        Key to tensor.
+    model
+        A transformers model of that architecture and size, on any device.
+
+    Raises
+    ------
+    PairingError
+        As :func:`common_keys`.
+    """
     (tuned_names, tuned_converted), (base_names, base_converted) = _loaded(tuned, model), _loaded(base, model)
     tuned_keys, base_keys = _in_parts(tuned_names, base_names, tuned_converted, base_converted)
     tuned_common, base_common = aligned(list(tuned_keys), list(base_keys))
@@ -111,7 +137,7 @@ def by_stored_tensor(
         The checkpoints, which know the tensors as stored.
     """
     found: list[CoverageRow] = []
-    parts: dict[tuple[Side, str], int] = {}
+    parts: dict[tuple[Side, str], list[str]] = {}
     renamed: dict[tuple[StoredTensor, StoredTensor | None], str] = {}
     for row in rows:
         side = _taken_apart(row, tuned, base)
@@ -119,12 +145,12 @@ def by_stored_tensor(
         if side == "both" or part is None or whole is None:
             found.append(row)
             continue
-        parts[side, part.name] = parts.get((side, part.name), 0) + 1
+        parts.setdefault((side, part.name), []).append(row.module)
         found.append(replace(row, tensor=whole.name, side="base" if side == "tuned" else "tuned"))
         if row.tuned is not None:
             renamed[row.tuned, row.base] = whole.name
-    for (side, name), count in parts.items():
-        reason = f"in {count} parts, each compared with a tensor of its own in the other checkpoint: see there"
+    for (side, name), modules in parts.items():
+        reason = f"in {len(modules)} parts, each compared with a tensor of its own in the other checkpoint: see there"
         row = CoverageRow(name, side, "analysed", reason)
         whole = (tuned if side == "tuned" else base).tensors[name]
         found.append(replace(row, tuned=whole) if side == "tuned" else replace(row, base=whole))

@@ -63,6 +63,13 @@ def test_module_names_counts_and_compares_with_what_models_say(tmp_path: Path) -
     assert "| mamba | 193 | 0.00 % |" in text
 
 
+def test_key_spaces_brings_the_two_formats_together(tmp_path: Path) -> None:
+    results, text = results_of("key_spaces", out=tmp_path)
+    fates = {name: entry["fate"] for name, entry in results["types"].items()}
+    assert fates == {"llama": "same names", "mixtral": "all tensors met", "llava": "all tensors met"}
+    assert "| mixtral | all tensors met | 995 in the file, 291 in memory |" in text
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
