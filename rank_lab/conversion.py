@@ -54,9 +54,9 @@ class _Conversion:
 
 
 def common_keys(
-    tuned: Tensors, base: Tensors, tuned_source: Checkpoint, base_source: Checkpoint
+    tuned: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor], sources: tuple[Checkpoint, Checkpoint]
 ) -> tuple[Tensors, Tensors]:
-    """Bring two sets of tensors into one key space by transformers' own conversion, where their names do not meet.
+    """Bring two sets of tensors into one key space: by their body prefixes, else by transformers' own conversion.
 
     Tensors that one file holds stacked or fused and the other one by one are
     taken apart into what the finer file holds, as parts of the stored ones.
@@ -64,15 +64,15 @@ def common_keys(
     Parameters
     ----------
     tuned, base
-        Key to tensor, after wrappers and body prefixes were stripped.
-    tuned_source, base_source
+        Name without wrappers to tensor.
+    sources
         Their checkpoints, for ``config.json``.
 
     Returns
     -------
     tuned, base
-        As given, if the names meet, no config names the model, or transformers
-        is not installed or does not know it.
+        By common key. Names that do not meet stay as they are, if no config
+        names the model, or transformers is not installed or does not know it.
 
     Raises
     ------
@@ -87,23 +87,26 @@ def common_keys(
     >>> folder = tempfile.mkdtemp()
     >>> save_file({"h.0.q.weight": torch.ones(2, 3)}, f"{folder}/model.safetensors")
     >>> checkpoint = Checkpoint.open(folder)
-    >>> list(common_keys(checkpoint.tensors, checkpoint.tensors, checkpoint, checkpoint)[0])
+    >>> list(common_keys(checkpoint.tensors, checkpoint.tensors, (checkpoint, checkpoint))[0])
     ['h.0.q.weight']
     """
-    if not (_unmet(tuned, base) and _unmet(base, tuned)):
-        return tuned, base
-    _refuse_rotary_layouts(tuned, base)
-    model = _model(tuned_source, base_source)
-    return (tuned, base) if model is None else in_one_format(tuned, base, model)
+    met = _aligned(tuned, base)
+    if not (_unmet(met[0], met[1]) and _unmet(met[1], met[0])):
+        return met
+    _refuse_rotary_layouts(*met)
+    model = _model(*sources)
+    return met if model is None else in_one_format(tuned, base, model)
 
 
-def in_one_format(tuned: Tensors, base: Tensors, model: Any) -> tuple[Tensors, Tensors]:
+def in_one_format(
+    tuned: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor], model: Any
+) -> tuple[Tensors, Tensors]:
     """Bring the tensors of two files of one model into one key space; see :func:`common_keys`.
 
     Parameters
     ----------
     tuned, base
-        Key to tensor.
+        Name without wrappers to tensor.
     model
         A transformers model of that architecture and size, on any device.
 
@@ -113,12 +116,7 @@ def in_one_format(tuned: Tensors, base: Tensors, model: Any) -> tuple[Tensors, T
         As :func:`common_keys`.
     """
     (tuned_names, tuned_converted), (base_names, base_converted) = _loaded(tuned, model), _loaded(base, model)
-    tuned_keys, base_keys = _in_parts(tuned_names, base_names, tuned_converted, base_converted)
-    tuned_common, base_common = aligned(list(tuned_keys), list(base_keys))
-    return (
-        {tuned_common[key]: tensor for key, tensor in tuned_keys.items()},
-        {base_common[key]: tensor for key, tensor in base_keys.items()},
-    )
+    return _aligned(*_in_parts(tuned_names, base_names, tuned_converted, base_converted))
 
 
 def by_stored_tensor(
@@ -166,6 +164,11 @@ def _taken_apart(row: CoverageRow, tuned: Checkpoint, base: Checkpoint) -> Side:
     return "tuned" if of_tuned else "base"
 
 
+def _aligned(tuned: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor]) -> tuple[Tensors, Tensors]:
+    tuned_keys, base_keys = aligned(list(tuned), list(base))
+    return {tuned_keys[n]: t for n, t in tuned.items()}, {base_keys[n]: t for n, t in base.items()}
+
+
 def _unmet(one: Mapping[str, StoredTensor], other: Mapping[str, StoredTensor]) -> bool:
     return any(key not in other and len(tensor.shape) >= 2 for key, tensor in one.items())
 
@@ -204,7 +207,7 @@ def _model(*sources: Checkpoint) -> Any:
         return None
 
 
-def _loaded(tensors: Tensors, model: Any) -> tuple[Tensors, dict[str, _Conversion]]:
+def _loaded(tensors: Mapping[str, StoredTensor], model: Any) -> tuple[Tensors, dict[str, _Conversion]]:
     """Tensors by the names that they have once loaded, before anything is stacked or split; and what is."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming
@@ -219,7 +222,7 @@ def _loaded(tensors: Tensors, model: Any) -> tuple[Tensors, dict[str, _Conversio
         return {_prefixed(key, model.base_model_prefix, known): tensor for key, tensor in tensors.items()}, {}
     names = {conversion.renamed: tensors[conversion.source] for conversion in found}
     if len(names) != len(found):
-        return tensors, {}
+        return dict(tensors), {}
     return names, {c.renamed: c for c in found if c.converter is not None}
 
 

@@ -10,7 +10,7 @@ from rank_lab.conversion import by_stored_tensor, common_keys
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
-from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
+from rank_lab.key_space import canonical, layer_counts, nearest_pairs
 from rank_lab.names import identify, natural_order
 from rank_lab.orientation import stored_transposed
 from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, since
@@ -148,14 +148,7 @@ def _tied(
 
 
 def _keyed(tuned: Checkpoint, base: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    tuned_names, base_names = canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source)
-    tuned_keys, base_keys = aligned(list(tuned_names), list(base_names))
-    return common_keys(
-        {tuned_keys[n]: t for n, t in tuned_names.items()},
-        {base_keys[n]: t for n, t in base_names.items()},
-        tuned,
-        base,
-    )
+    return common_keys(canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source), (tuned, base))
 
 
 def _refuse_other_layers(
