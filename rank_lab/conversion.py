@@ -21,7 +21,7 @@ from rank_lab.key_space import aligned
 from rank_lab.names import natural_order
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["by_stored_tensor", "common_keys", "in_one_format"]
+__all__ = ["by_stored_tensor", "common_keys", "in_one_format", "names_in_memory"]
 
 Tensors = dict[str, StoredTensor]
 
@@ -96,6 +96,22 @@ def common_keys(
     _refuse_rotary_layouts(*met)
     model = _model(*sources)
     return met if model is None else in_one_format(tuned, base, model)
+
+
+def names_in_memory(tensors: Mapping[str, StoredTensor], source: Checkpoint) -> Tensors:
+    """Tensors by the names that their model has in memory, where adapters are trained.
+
+    What is stacked or split on loading stays as stored, under a name of its own.
+
+    Parameters
+    ----------
+    tensors
+        Name without wrappers to tensor.
+    source
+        Their checkpoint; without a config that transformers knows, names stay as they are.
+    """
+    model = _model(source)
+    return dict(tensors) if model is None else _loaded(tensors, model)[0]
 
 
 def in_one_format(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rank_lab.adapter_config import AdapterRecipe, read_recipe
 from rank_lab.checkpoint import Checkpoint
+from rank_lab.conversion import names_in_memory
 from rank_lab.coverage import CoverageRow, Plan, VectorChange, not_compared, unreadable
 from rank_lab.errors import CheckpointError, PairingError, ShapeMismatchError, UnsupportedUpdateError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
@@ -193,9 +194,9 @@ def _base_weights(
         return {}
     wanted = [f"{module}.weight" for module in groups] + [_base_key(key) for key in rest]
     found = canonical(base.tensors, base.source)
-    wanted_keys, base_keys = aligned(wanted, list(found))
-    by_key = {base_keys[name]: tensor for name, tensor in found.items()}
-    weights = {name: by_key[key] for name, key in wanted_keys.items() if key in by_key}
+    weights = _by_name(wanted, found)
+    if any(f"{module}.weight" not in weights for module in groups):  # adapters go by the names in memory
+        weights = max(weights, _by_name(wanted, names_in_memory(found, base)), key=len)
     missing = [
         f"{module}.weight"
         for module in groups
@@ -207,6 +208,12 @@ def _base_weights(
             f" {nearest_pairs(missing, list(found))}. Is it the model that the adapter was trained on?"
         )
     return weights
+
+
+def _by_name(wanted: list[str], found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    wanted_keys, base_keys = aligned(wanted, list(found))
+    by_key = {base_keys[name]: tensor for name, tensor in found.items()}
+    return {name: by_key[key] for name, key in wanted_keys.items() if key in by_key}
 
 
 def _spec(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -162,6 +163,25 @@ def test_biases_of_fused_weights_keep_their_norms(root: Path, tmp_path: Path) ->
             assert coverage.loc[name, "frobenius_norm"] == pytest.approx(change, rel=1e-6)
         assert coverage.loc[f"{key}.bias", "status"] == "vector"
         assert coverage.loc["encoder.layer.0.mlp.weights_in.bias", "status"] == "analysed"
+
+
+def test_an_adapter_finds_its_weights_in_a_base_in_hub_format(root: Path, tmp_path: Path) -> None:
+    folder = pair("gemma3", root)
+    base = transformers.Gemma3ForConditionalGeneration.from_pretrained(folder / "base" / "hub")
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj", "gate_proj"]))
+    model.save_pretrained(tmp_path)
+    plan = plan_updates(Checkpoint.open(tmp_path), Checkpoint.open(folder / "base" / "hub"))
+    assert {spec.module for spec in plan.specs} == {
+        name.removesuffix(".base_layer").removeprefix("base_model.model.")
+        for name, _ in model.named_modules()
+        if name.endswith(".base_layer")
+    }
+    stored = load_file(folder / "base" / "hub" / "model.safetensors")
+    held = dict(base.named_parameters())
+    for spec in plan.specs:
+        assert spec.weight is not None
+        assert torch.equal(stored[spec.weight.name], held[f"{spec.module}.base_layer.weight"])
+    assert_all_accounted_for(plan, tmp_path, folder / "base" / "hub")
 
 
 def test_experts_are_named_and_numbered(root: Path) -> None:
