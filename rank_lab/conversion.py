@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Side, VectorChange
+from rank_lab.coverage import CoverageRow, Side, VectorChange, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.key_space import aligned
 from rank_lab.names import natural_order
@@ -95,7 +95,9 @@ def common_keys(
         return met
     _refuse_rotary_layouts(*met)
     model = _model(*sources)
-    return met if model is None else in_one_format(tuned, base, model)
+    if model is None:
+        return met
+    return max(met, in_one_format(tuned, base, model), key=lambda sides: len(sides[0].keys() & sides[1].keys()))
 
 
 def names_in_memory(tensors: Mapping[str, StoredTensor], source: Checkpoint) -> Tensors:
@@ -186,7 +188,7 @@ def _aligned(tuned: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor]
 
 
 def _unmet(one: Mapping[str, StoredTensor], other: Mapping[str, StoredTensor]) -> bool:
-    return any(key not in other and len(tensor.shape) >= 2 for key, tensor in one.items())
+    return any(key not in other and len(tensor.shape) >= 2 and not unreadable(tensor) for key, tensor in one.items())
 
 
 def _refuse_rotary_layouts(tuned: Tensors, base: Tensors) -> None:

@@ -212,6 +212,32 @@ def test_one_format_on_both_sides_asks_nobody(root: Path, form: str, monkeypatch
     assert plan_of(folder, form, form).specs
 
 
+def test_other_heads_on_one_body_leave_its_names_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+    }
+    config = transformers.BertConfig(**sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "tuned")
+    transformers.BertModel(config).save_pretrained(tmp_path / "base")
+    plan = plan_updates(Checkpoint.open(tmp_path / "tuned"), Checkpoint.open(tmp_path / "base"))
+    assert "encoder.layer.0.attention.self.query" in {spec.module for spec in plan.specs}
+    assert_all_accounted_for(plan, tmp_path / "tuned", tmp_path / "base")
+    asked = []
+    monkeypatch.setattr(conversion, "_model", lambda *sources: asked.append(sources))
+    names = {"classifier.dense.weight": torch.ones(2, 8), "bert.layer.0.query.weight": torch.ones(8, 8)}
+    save(tmp_path / "one", names)
+    save(
+        tmp_path / "other",
+        {"position_ids": torch.ones(1, 4, dtype=torch.int64), "layer.0.query.weight": torch.ones(8, 8)},
+    )
+    assert plan_updates(Checkpoint.open(tmp_path / "one"), Checkpoint.open(tmp_path / "other")).specs
+    assert not asked, "a buffer that one file lacks is no difference of formats"
+
+
 def test_a_rearrangement_within_tensors_is_refused_by_name(tmp_path: Path) -> None:
     model = causal("inkling2_text")
     for form in ("hub", "memory"):
