@@ -13,6 +13,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan
 from rank_lab.engine import available_cores, run
 from rank_lab.errors import PairingError, RankLabError
+from rank_lab.forensics import merged_rank
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.provenance import provenance_of
@@ -213,9 +214,10 @@ def _tables(
             key = {"run": run_name, "method": step.plan.method, "step": step.step, "delta": delta}
             vectors = _vector_norms(step.plan) if delta == "cumulative" else {}
             energy = _energy(kept, measured, vectors)
+            merged = merged_rank((spec, measured[spec]) for spec in kept) if delta == "cumulative" else None
             for spec in kept:
                 found = measured[spec]
-                record = update_record(spec, found, key)
+                record = update_record(spec, found, key, merged)
                 record["change_share"] = found.frobenius_norm**2 / energy if energy > 0 else math.nan
                 updates.append(record)
                 spectra.append(

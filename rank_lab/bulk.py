@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rank_lab.errors import UnsupportedUpdateError
-from rank_lab.null import marchenko_pastur_median
+from rank_lab.null import marchenko_pastur_median, white_edge
 from rank_lab.quantities import numerical_rank_tolerance
 from rank_lab.spectrum import Spectrum
 
 __all__ = ["gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"]
 
-_TRACY_WIDOM_95 = 0.9793  # upper 5 % point of the Tracy-Widom law of order one
 _MIN_TAIL_VALUES = 50
 _MIN_TAIL_FIT = 10
 
@@ -74,10 +73,8 @@ def gavish_donoho_rank(spectrum: Spectrum, *, noise_std: float | None = None) ->
 def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None) -> int:
     r"""Values above the edge of white noise, at the 95 % point of its fluctuation.
 
-    The largest singular value of an :math:`m \times n` white matrix of standard
-    deviation :math:`s` has its square near :math:`s^2 (\sqrt{n - 1} + \sqrt{m})^2` with
-    Tracy-Widom fluctuations; values above its 95 % point are counted, but none
-    within :func:`rank_lab.quantities.numerical_rank_tolerance`.
+    Values above :func:`rank_lab.null.white_edge` times the noise's standard deviation are
+    counted, but none within :func:`rank_lab.quantities.numerical_rank_tolerance`.
 
     Parameters
     ----------
@@ -114,9 +111,7 @@ def marchenko_pastur_rank(spectrum: Spectrum, *, noise_std: float | None = None)
     """
     spectrum.require_complete("marchenko_pastur_rank")
     std = _noise_std(spectrum, "marchenko_pastur_rank") if noise_std is None else noise_std
-    first, second = math.sqrt(max(max(spectrum.shape) - 1, 1)), math.sqrt(min(spectrum.shape))
-    center, scale = (first + second) ** 2, (first + second) * (1 / first + 1 / second) ** (1 / 3)
-    return _count_above(spectrum, std * math.sqrt(center + _TRACY_WIDOM_95 * scale))
+    return _count_above(spectrum, std * white_edge(spectrum.shape))
 
 
 def tail_exponent(spectrum: Spectrum) -> float:

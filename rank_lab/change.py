@@ -4,18 +4,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rank_lab.decomposition import spectrum_of
+from rank_lab.decomposition import convergence, spectrum_of
 from rank_lab.errors import NonFiniteError
+from rank_lab.grid import GRIDS, grid_name, lies_on, rounding_variance
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import TILE_BYTES, DenseUpdate, Matrix, return_freed_memory, tile_elements
 
 __all__ = ["ChangeStatistics", "WeightNorms", "change_statistics", "vector_change_norm", "weight_norms"]
 
-_GRIDS = (torch.bfloat16, torch.float16, torch.float32)
 _BLOCK_WIDTH = 8
 _MAX_STEPS = 40
 _CONVERGED = 1e-6
@@ -24,7 +25,7 @@ _EXACT_UP_TO = 512
 
 @dataclass(frozen=True)
 class ChangeStatistics:
-    """One pass over both matrices of a dense update.
+    r"""One pass over both matrices of a dense update.
 
     Parameters
     ----------
@@ -35,6 +36,12 @@ class ChangeStatistics:
         all values lie: a float32 file whose low bits are zero is bfloat16.
     tuned_non_finite, base_non_finite
         How many entries are NaN or infinite.
+    tuned_rounding, base_rounding
+        Sum of the variances of rounding to that grid, :math:`\sum_{ij} \mathrm{ulp}_{ij}^2 / 12`; zero
+        for float64, whose rounding is below that of any arithmetic here.
+    recast
+        ``"tuned"`` if that is the base rounded to another grid and nothing else, ``"base"`` if it is the
+        other way round, else empty.
     """
 
     identical_fraction: float
@@ -42,6 +49,19 @@ class ChangeStatistics:
     base_grid: str
     tuned_non_finite: int
     base_non_finite: int
+    tuned_rounding: float = 0.0
+    base_rounding: float = 0.0
+    recast: Literal["", "tuned", "base"] = ""
+
+    @property
+    def tuned_type(self) -> torch.dtype:
+        """The tuned grid as torch's type."""
+        return getattr(torch, self.tuned_grid)  # type: ignore[no-any-return]
+
+    @property
+    def base_type(self) -> torch.dtype:
+        """The base's grid as torch's type; the tuned one's where there is no base."""
+        return getattr(torch, self.base_grid or self.tuned_grid)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -71,36 +91,70 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
     >>> change_statistics(DenseUpdate(MemoryMatrix(tuned), MemoryMatrix(base))).identical_fraction
     0.5
     """
+    sides = _Side(update.tuned.torch_dtype), _Side((update.base or update.tuned).torch_dtype)
     identical = total = 0
-    bad = [0, 0]
-    grids = [list(_GRIDS), list(_GRIDS)]
-    for _, tuned, base in update.pairs():
+    energy = 0.0
+    for _, tuned, base in update.pieces():
         total += tuned.numel()
-        sides = (tuned,) if base is None else (tuned, base)
-        for side, tile in enumerate(sides):
-            bad[side] += int((~torch.isfinite(tile)).sum())
-            grids[side] = [grid for grid in grids[side] if _lies_on(tile, grid)]
+        sides[0].add(tuned, base)
         if base is not None:
+            sides[1].add(base, tuned)
             identical += int((tuned == base).sum())
-    stored = (
-        update.tuned.torch_dtype,
-        update.base.torch_dtype if update.base is not None else update.tuned.torch_dtype,
-    )
+            energy += float((tuned.to(torch.float64) - base.to(torch.float64)).square_().sum())
     return_freed_memory()
-    names = [_dtype_name(found[0] if found else own) for found, own in zip(grids, stored, strict=True)]
+    tuned_grid, base_grid = (side.grid for side in sides)
     return ChangeStatistics(
-        identical / max(total, 1), names[0], names[1] if update.base is not None else "", bad[0], bad[1]
+        identical / max(total, 1),
+        grid_name(tuned_grid),
+        grid_name(base_grid) if update.base is not None else "",
+        sides[0].non_finite,
+        sides[1].non_finite,
+        sides[0].rounding[tuned_grid],
+        sides[1].rounding[base_grid],
+        _recast(sides, energy) if update.base is not None and identical < total else "",
     )
 
 
-def _lies_on(tile: Tensor, grid: torch.dtype) -> bool:
-    if tile.dtype == grid:
-        return True
-    return bool((tile.to(grid).to(tile.dtype) == tile).all())
+class _Side:
+    """What one of the two matrices shows, tile by tile, for each grid on which it may lie."""
+
+    def __init__(self, stored: torch.dtype) -> None:
+        self.stored = stored
+        self.grids = [grid for grid in GRIDS if grid.itemsize <= stored.itemsize]
+        self.rounding = dict.fromkeys((*GRIDS, torch.float64), 0.0)
+        self.rounds_to_this = list(self.grids)
+        self.non_finite = 0
+
+    @property
+    def grid(self) -> torch.dtype:
+        """The coarsest on which everything so far lies."""
+        return self.grids[0] if self.grids else self.stored
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether every value so far is the other side's, rounded to a grid on which all of these lie."""
+        return any(grid in self.rounds_to_this for grid in self.grids)
+
+    def add(self, tile: Tensor, other: Tensor | None) -> None:
+        self.non_finite += int((~torch.isfinite(tile)).sum())
+        self.grids = [grid for grid in self.grids if lies_on(tile, grid)]
+        for grid in self.grids:
+            self.rounding[grid] += float(rounding_variance(tile, grid).sum())
+        if other is not None:
+            self.rounds_to_this = [grid for grid in self.rounds_to_this if _rounds_to(other, tile, grid)]
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _rounds_to(other: Tensor, tile: Tensor, grid: torch.dtype) -> bool:
+    return bool((other.to(grid).to(torch.float64) == tile.to(torch.float64)).all())
+
+
+def _recast(sides: tuple[_Side, _Side], energy: float) -> Literal["", "tuned", "base"]:
+    tuned, base = sides
+    if tuned.is_rounding:
+        return "tuned"
+    # A small update of a coarse base rounds back to it, too; but only a re-cast is as large as rounding.
+    alike = 0.8 < energy / max(base.rounding[base.grid], 1e-300) < 1.25
+    return "base" if base.is_rounding and alike else ""
 
 
 def vector_change_norm(tuned: StoredTensor, base: StoredTensor | None) -> float:
@@ -151,7 +205,8 @@ def weight_norms(weight: Matrix) -> WeightNorms:
     frobenius = math.sqrt(sum(float(torch.linalg.vector_norm(tile, dtype=torch.float64)) ** 2 for tile in tiles))
     if not math.isfinite(frobenius):
         raise NonFiniteError("the weight holds NaN or infinite values (in float32); its norms mean nothing.")
-    spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
+    with convergence(weight.shape):
+        spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
     del tiles
     return_freed_memory()
     return WeightNorms(frobenius, spectral)

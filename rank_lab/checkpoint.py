@@ -1,7 +1,6 @@
 """A checkpoint: which tensors it holds and where, from headers alone."""
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 from rank_lab import hub, torch_archive
 from rank_lab.errors import CheckpointError
+from rank_lab.plain_file import json_object
+from rank_lab.plain_text import MAX_NAME, is_plain, plain
 from rank_lab.safetensors_header import read_header
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.weight_files import WeightFiles, find_weight_files
@@ -95,8 +96,8 @@ class Checkpoint:
             source=str(source),
             folder=home,
             tensors=tensors,
-            config=_json(home / "config.json") or {},
-            adapter_config=_json(home / "adapter_config.json") if files.adapter else None,
+            config=json_object(home / "config.json") or {},
+            adapter_config=json_object(home / "adapter_config.json") if files.adapter else None,
             tied=tied,
             set_aside=files.set_aside + unlisted,
             step=_step(home),
@@ -155,6 +156,7 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
         if file.suffix != ".safetensors":
             tied |= torch_archive.aliases(file)
         for name, entry in found.items():
+            _refuse_unprintable(name, file)
             if files.weight_map is not None and files.weight_map.get(name) != file.name:
                 unlisted.append((name, f"lies in {file.name}, where the shard index does not look for it"))
             elif name in tensors:
@@ -173,6 +175,14 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
     return tensors, tied, tuple(unlisted)
 
 
+def _refuse_unprintable(name: str, file: Path) -> None:
+    if not is_plain(name):
+        raise CheckpointError(
+            f"{file}: the tensor name '{plain(name, limit=80)}' of {len(name)} characters holds control characters or"
+            f" is longer than {MAX_NAME}; the file is damaged, or made to mislead: get it again from its source."
+        )
+
+
 def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     return {
         name: StoredTensor(name=name, shape=tuple(value.shape), dtype=torch_archive.storage_type(value), file=file)
@@ -180,24 +190,13 @@ def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not JSON ({error}); restore the file that the model was saved with.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file}: a JSON {type(content).__name__}, expected an object; restore the file that the model was saved"
-            " with."
-        )
-    return content
-
-
 def _step(folder: Path) -> int | None:
-    state = _json(folder / "trainer_state.json") or {}
-    if isinstance(state.get("global_step"), int):
-        return int(state["global_step"])
-    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(match[1]) if match else None
+    state = json_object(folder / "trainer_state.json") or {}
+    step = state.get("global_step")
+    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+        raise CheckpointError(
+            f"{folder / 'trainer_state.json'}: global_step is {plain(repr(step), limit=80)}, expected a number of"
+            " steps; restore the file that the trainer saved."
+        )
+    match = re.fullmatch(r"checkpoint-(\d{1,18})", folder.name)
+    return int(match[1]) if step is None and match else step

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from rank_lab.errors import RankLabError
+from rank_lab.plain_text import plain
 
 __all__ = ["app", "main"]
 
@@ -49,6 +50,9 @@ def analyze(
     method: Annotated[str, typer.Option(help="auto, gram, svd or randomized.")] = "auto",
     k: Annotated[int | None, typer.Option(min=1, help="Number of values for --method randomized.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    noise: Annotated[
+        str, typer.Option(help="off, rounding (a test where it matters) or full (also against i.i.d. noise).")
+    ] = "rounding",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
     lora_alpha: Annotated[
         float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
@@ -64,7 +68,9 @@ def analyze(
     """
     from rank_lab.commands import analyze_runs
 
-    request: dict[str, Any] = {"method": method, "k": k, "device": device, "workers": workers, "lora_alpha": lora_alpha}
+    request: dict[str, Any] = {
+        "method": method, "k": k, "device": device, "noise": noise, "workers": workers, "lora_alpha": lora_alpha,
+    }  # fmt: skip
     failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
@@ -123,7 +129,7 @@ def main() -> None:
     try:
         app()
     except (RankLabError, OSError) as error:
-        sys.stderr.write("error: " + " ".join(_text(error).split()) + "\n")
+        sys.stderr.write(f"error: {plain(' '.join(_text(error).split()))}\n")
         raise SystemExit(2) from None
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:

@@ -16,6 +16,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.export import FORMATS, export_reports
 from rank_lab.measurement import MeasurementOptions
+from rank_lab.noise import NOISE_MODES
 from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.spectrum import METHODS
 from rank_lab.terminal import render, summary
@@ -94,9 +95,11 @@ def _reports(study: Path) -> list[RankReport]:
 
 
 def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
-    method, device = str(request["method"]), str(request["device"])
+    method, device, noise = str(request["method"]), str(request["device"]), request["noise"]
     if method not in METHODS:
         raise RankLabError(f"--method {method}: expected one of {', '.join(METHODS)}.")
+    if noise not in NOISE_MODES:
+        raise RankLabError(f"--noise {noise}: expected one of {', '.join(NOISE_MODES)}.")
     if device != "cpu":
         import torch
 
@@ -104,7 +107,7 @@ def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
             raise RankLabError(f"--device {device}: torch sees no such device here; use cpu.")
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
-    return MeasurementOptions(method=method, k=request["k"], device=device, cache=study / ".spectra")
+    return MeasurementOptions(method=method, k=request["k"], device=device, noise=noise, cache=study / ".spectra")
 
 
 def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOptions, settings: Settings) -> RankReport:

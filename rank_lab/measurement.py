@@ -17,6 +17,7 @@ import torch
 from rank_lab.change import WeightNorms, change_statistics, weight_norms
 from rank_lab.decomposition import spectrum_of
 from rank_lab.errors import NonFiniteError, RankLabError
+from rank_lab.noise import Noise, NoiseMode, noise_from, noise_of
 from rank_lab.spec import UpdateSpec, read_update
 from rank_lab.spectrum import Method, Spectrum
 from rank_lab.stored_tensor import StoredTensor
@@ -25,7 +26,7 @@ from rank_lab.update import DenseUpdate
 __all__ = ["Measurement", "MeasurementOptions", "measure"]
 
 # Raise it when a change of the code changes stored numbers: older cache entries are then left alone.
-_NUMERICS = 2
+_NUMERICS = 3
 _NO_WEIGHT = WeightNorms(math.nan, math.nan)
 
 
@@ -41,6 +42,8 @@ class MeasurementOptions:
         Number of values for ``"randomized"``.
     device
         ``"cpu"`` or ``"cuda"``.
+    noise
+        Tests against rounding; see :func:`rank_lab.noise.noise_of`.
     cache
         Folder of measured updates by content, or None.
     """
@@ -48,6 +51,7 @@ class MeasurementOptions:
     method: Method = "auto"
     k: int | None = None
     device: str = "cpu"
+    noise: NoiseMode = "rounding"
     cache: Path | None = None
 
 
@@ -63,8 +67,10 @@ class Measurement:
         Role and digest of each tensor read.
     values, frobenius_norm, method, floor
         Of the spectrum; empty and NaN if there is none.
-    identical_fraction, tuned_grid, base_grid
+    identical_fraction, tuned_grid, base_grid, recast
         Of a dense update; NaN and empty for factors.
+    noise
+        What rounding leaves of it; None for factors, which hold none.
     weight
         Norms of the base weight; NaN where there is none.
     failure
@@ -80,6 +86,8 @@ class Measurement:
     identical_fraction: float = math.nan
     tuned_grid: str = ""
     base_grid: str = ""
+    recast: str = ""
+    noise: Noise | None = None
     weight: WeightNorms = _NO_WEIGHT
     failure: str = ""
 
@@ -90,7 +98,11 @@ class Measurement:
 
     def spectrum(self, spec: UpdateSpec) -> Spectrum:
         """The spectrum of the update that ``spec`` describes."""
-        return Spectrum(self.values, spec.shape, spec.rank_bound, self.frobenius_norm, self.method, self.floor)
+        edge = math.nan if self.noise is None else self.noise.edge
+        known = None if math.isnan(edge) else edge
+        return Spectrum(
+            self.values, spec.shape, spec.rank_bound, self.frobenius_norm, self.method, self.floor, noise=known
+        )
 
 
 def measure(spec: UpdateSpec, options: MeasurementOptions) -> Measurement:
@@ -122,28 +134,29 @@ def measure(spec: UpdateSpec, options: MeasurementOptions) -> Measurement:
 def _measure(spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]:
     try:
         update = read_update(spec)
-        about: dict[str, object] = {}
         if isinstance(update, DenseUpdate):
-            statistics = change_statistics(update)
-            about = {
-                "identical_fraction": statistics.identical_fraction,
-                "tuned_grid": statistics.tuned_grid,
-                "base_grid": statistics.base_grid,
-            }
-            _refuse_non_finite(statistics.tuned_non_finite, statistics.base_non_finite, spec)
-            if statistics.identical_fraction == 1.0:
-                return {
-                    **about,
-                    "values": np.zeros(spec.rank_bound),
-                    "frobenius_norm": 0.0,
-                    "method": "identical",
-                    "floor": 0.0,
-                }
-        spectrum = spectrum_of(update, method=_method(spec, options), k=options.k, device=options.device)
+            return _measure_dense(update, spec, options)
+        return _about_spectrum(spectrum_of(update, method=_method(spec, options), k=options.k, device=options.device))
     except (RankLabError, OSError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         return {"values": np.zeros(0), "failure": _one_line(error)}
+
+
+def _measure_dense(update: DenseUpdate, spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]:
+    statistics = change_statistics(update)
+    about = {name: getattr(statistics, name) for name in ("identical_fraction", "tuned_grid", "base_grid", "recast")}
+    _refuse_non_finite(statistics.tuned_non_finite, statistics.base_non_finite, spec)
+    if statistics.identical_fraction == 1.0:
+        unchanged = Spectrum(np.zeros(spec.rank_bound), spec.shape, spec.rank_bound, 0.0, "identical")
+        return about | _about_spectrum(unchanged) | {"noise": Noise("unresolved")}
+    spectrum = spectrum_of(update, method=options.method, k=options.k, device=options.device)
+    noise = noise_of(
+        update, spectrum, statistics, mode=options.noise, base_rounded=spec.base_rounded, device=options.device
+    )
+    return about | _about_spectrum(spectrum) | {"noise": noise}
+
+
+def _about_spectrum(spectrum: Spectrum) -> dict[str, object]:
     return {
-        **about,
         "values": spectrum.values,
         "frobenius_norm": spectrum.frobenius_norm,
         "method": spectrum.method,
@@ -194,6 +207,7 @@ def _content_key(spec: UpdateSpec, digests: tuple[tuple[str, str], ...], options
         "scaling": [spec.scaling, spec.previous.scaling if spec.previous is not None else None],
         "layout": [spec.transposed, spec.rows, spec.rank_bound, list(spec.shape)],
         "method": [_method(spec, options), options.k, options.device.split(":")[0]],
+        "noise": [options.noise, spec.base_rounded] if spec.update_kind == "dense" else [],
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -217,8 +231,10 @@ def _load(cache: Path | None, key: str) -> dict[str, object] | None:
         return None
     try:
         with (cache / f"{key}.npz").open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-            return {**json.loads(str(stored["about"])), "values": stored["values"]}
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+            about = json.loads(str(stored["about"]))
+            noise = {} if about.get("noise") is None else {"noise": noise_from(about["noise"])}
+            return {**about, **noise, "values": stored["values"]}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None  # not there, or damaged by a crash of the machine: it is measured again
 
 
@@ -226,7 +242,7 @@ def _store(cache: Path | None, key: str, found: dict[str, object]) -> None:
     if cache is None or found.get("failure"):
         return
     cache.mkdir(parents=True, exist_ok=True)
-    about = json.dumps({name: value for name, value in found.items() if name != "values"})
+    about = json.dumps({name: value for name, value in found.items() if name != "values"}, default=asdict)
     descriptor, name = tempfile.mkstemp(dir=cache, suffix=".part")
     with os.fdopen(descriptor, "wb") as handle:
         np.savez(handle, values=np.asarray(found["values"]), about=np.asarray(about))

@@ -20,12 +20,20 @@ from scipy.optimize import brentq
 
 from rank_lab.spectrum import Spectrum
 
-__all__ = ["factor_null", "marchenko_pastur_median", "null_ranks", "null_spectrum"]
+__all__ = [
+    "factor_null",
+    "marchenko_pastur_median",
+    "marchenko_pastur_quadrature",
+    "null_ranks",
+    "null_spectrum",
+    "white_edge",
+]
 
 Array = npt.NDArray[np.float64]
 
 _NODES = 400
 _FACTOR_SAMPLES = 16
+_TRACY_WIDOM_95 = 0.9793  # upper 5 % point of the Tracy-Widom law of order one
 
 
 def null_ranks(shape: tuple[int, int]) -> dict[str, float]:
@@ -121,6 +129,43 @@ def marchenko_pastur_median(shape: tuple[int, int]) -> float:
     0.6528
     """
     return _median(min(shape) / max(shape))
+
+
+def marchenko_pastur_quadrature(shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Nodes and weights for means over the eigenvalues, for entries of variance ``1 / max(shape)``.
+
+    Examples
+    --------
+    >>> x, weights = marchenko_pastur_quadrature((100, 300))
+    >>> float(weights.sum().round(9)), float((weights @ x).round(9))
+    (1.0, 1.0)
+    """
+    return _quadrature(min(shape) / max(shape), 0.0, np.pi)
+
+
+def white_edge(shape: tuple[int, int]) -> float:
+    r"""Largest singular value of white noise of unit variance, at the 95 % point of its fluctuation.
+
+    Its square lies near :math:`(\sqrt{n - 1} + \sqrt{m})^2` with Tracy-Widom fluctuations of scale
+    :math:`(\sqrt{n - 1} + \sqrt{m}) (1/\sqrt{n - 1} + 1/\sqrt{m})^{1/3}`, with m the shorter side.
+
+    Parameters
+    ----------
+    shape
+        Of the matrix, in either order.
+
+    References
+    ----------
+    .. [1] Johnstone (2001), https://doi.org/10.1214/aos/1009210544
+
+    Examples
+    --------
+    >>> round(white_edge((1024, 1024)), 2)
+    64.18
+    """
+    first, second = float(np.sqrt(max(max(shape) - 1, 1))), float(np.sqrt(min(shape)))
+    center, scale = (first + second) ** 2, (first + second) * (1 / first + 1 / second) ** (1 / 3)
+    return float(np.sqrt(center + _TRACY_WIDOM_95 * scale))
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ row with a reason.
 
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.conversion import by_stored_tensor, common_keys
-from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
+from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, belongs_to_packed, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored, plan_factors, refuse_other_adapters
 from rank_lab.key_space import canonical, layer_counts, nearest_pairs
@@ -196,7 +196,7 @@ def _both(
     vectors: list[VectorChange],
 ) -> CoverageRow:
     row = CoverageRow(tensor.name, "both", "analysed", tuned=tensor, base=partner)
-    aside = not_compared(row, tensor, partner)
+    aside = not_compared(row, tensor, partner) or belongs_to_packed(row, tensor, sources[0].tensors)
     if aside is not None:
         return aside
     module = key.removesuffix(".weight")

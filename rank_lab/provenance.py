@@ -40,7 +40,8 @@ def provenance_of(
         "command": [*sys.argv],
         "tuned": [_source(checkpoint) for checkpoint in tuned],
         "base": None if base is None else _source(base),
-        "settings": {"method": options.method, "k": options.k, "device": options.device, **settings},
+        "settings": {"method": options.method, "k": options.k, "device": options.device, "noise": options.noise}
+        | settings,
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "platform": platform.platform(),
         "processor": platform.machine(),

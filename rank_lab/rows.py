@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from rank_lab.coverage import CoverageRow
+from rank_lab.forensics import suspicions
 from rank_lab.measurement import Measurement
 from rank_lab.metrics import evaluate
+from rank_lab.noise import Noise
 from rank_lab.null import factor_null, null_ranks
 from rank_lab.schema import RANKS, UPDATES
 from rank_lab.spec import UpdateSpec
@@ -20,7 +22,9 @@ __all__ = ["coverage_record", "settled", "update_record"]
 Record = dict[str, Any]
 
 
-def update_record(spec: UpdateSpec, measurement: Measurement, key: Mapping[str, Any]) -> Record:
+def update_record(
+    spec: UpdateSpec, measurement: Measurement, key: Mapping[str, Any], merged: int | None = None
+) -> Record:
     """One row of ``updates``.
 
     Parameters
@@ -29,6 +33,8 @@ def update_record(spec: UpdateSpec, measurement: Measurement, key: Mapping[str, 
         The update and what was measured of it.
     key
         ``run``, ``method``, ``step`` and ``delta``.
+    merged
+        Rank of the adapter that the whole file looks like a merge of; see :func:`rank_lab.forensics.merged_rank`.
 
     Returns
     -------
@@ -53,13 +59,40 @@ def update_record(spec: UpdateSpec, measurement: Measurement, key: Mapping[str, 
         "tuned_grid": measurement.tuned_grid or None,
         "base_grid": measurement.base_grid or None,
         "identical_fraction": measurement.identical_fraction,
-        "noise_regime": None if spec.update_kind == "dense" else "exact",
+        "noise_regime": "exact",
         "content": measurement.content,
-        "warning": "; ".join(text for text in (spec.note, measurement.failure) if text),
+        "warning": "; ".join(
+            text for text in (spec.note, measurement.failure, *_warnings(spec, measurement, merged)) if text
+        ),
     }
+    if measurement.noise is not None:
+        record |= _noise(measurement.noise)
     if measurement.failure:
         return record
     return record | _quantities(spec, measurement) | _nulls(spec)
+
+
+def _warnings(spec: UpdateSpec, measurement: Measurement, merged: int | None) -> list[str]:
+    found = suspicions(spec, measurement)
+    if merged is not None and measurement.noise is not None and measurement.noise.above_rounding.value == merged:
+        found.append(
+            f"exactly {merged} directions above rounding and nothing beside them, as in nearly all matrices of this"
+            f" file: a merged adapter of rank {merged}, not full fine-tuning?"
+        )
+    return found
+
+
+def _noise(noise: Noise) -> Record:
+    found = {"rank_above_rounding": noise.above_rounding, "rank_above_iid": noise.above_iid}
+    found |= {f"{name}_denoised": estimate for name, estimate in noise.ranks.items()}
+    record: Record = {
+        "noise_regime": noise.regime,
+        "rounding_energy_fraction": noise.energy_fraction,
+        "noise_edge": noise.edge,
+    }
+    for name, estimate in found.items():
+        record |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return record
 
 
 def _quantities(spec: UpdateSpec, measurement: Measurement) -> Record:

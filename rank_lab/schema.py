@@ -2,17 +2,21 @@
 
 import pyarrow as pa
 
+from rank_lab.denoised import DENOISED_RANKS
 from rank_lab.metrics import METRICS
 
-__all__ = ["COVERAGE", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES"]
+__all__ = ["COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 KEY = ("run", "step", "delta", "module")
 """What identifies a row of ``updates`` and of ``spectra``."""
 
 RANKS = tuple(name for name, metric in METRICS.items() if metric.rank)
 """Quantities that count directions; each stands beside its null."""
+
+DENOISED = tuple(f"{name}_denoised" for name in DENOISED_RANKS)
+"""Ranks with the rounding taken out."""
 
 _COUNTS = frozenset({"numerical_rank", "gavish_donoho_rank", "marchenko_pastur_rank"})
 
@@ -32,8 +36,8 @@ UPDATES = pa.schema(
         ("relative_frobenius", pa.float64()), ("relative_spectral", pa.float64()), ("change_share", pa.float64()),
         *((f"null_{name}", pa.float64()) for name in RANKS),
         *((f"factor_null_{name}", pa.float64()) for name in RANKS),
-        ("identical_fraction", pa.float64()), ("rounding_energy_fraction", pa.float64()), ("noise_regime", pa.string()),
-        *((f"{test}{end}", pa.float64()) for test in ("rank_above_rounding", "rank_above_iid", "energy_rank_90_denoised") for end in ("", "_low", "_high")),
+        ("identical_fraction", pa.float64()), ("rounding_energy_fraction", pa.float64()), ("noise_edge", pa.float64()), ("noise_regime", pa.string()),
+        *((f"{test}{end}", pa.float64()) for test in ("rank_above_rounding", "rank_above_iid", *DENOISED) for end in ("", "_low", "_high")),
         ("spectrum_method", pa.string()), ("spectrum_floor", pa.float64()), ("content", pa.string()), ("warning", pa.string()),
     ]
 )  # fmt: skip

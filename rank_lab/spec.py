@@ -57,6 +57,8 @@ class UpdateSpec:
         The base weight that the update is added to, for relative norms.
     previous
         Factored update to subtract, for the change since an earlier checkpoint.
+    base_rounded
+        Whether the base was rounded from the same run as the tuned weights: an earlier checkpoint.
     note
         What a reader must know about this update; empty if nothing.
     """
@@ -72,6 +74,7 @@ class UpdateSpec:
     rows: int | None = None
     weight: StoredTensor | None = None
     previous: "UpdateSpec | None" = None
+    base_rounded: bool = False
     note: str = ""
 
     def source(self, role: str) -> StoredTensor | None:
@@ -208,7 +211,7 @@ def since(spec: UpdateSpec, earlier: UpdateSpec | None) -> UpdateSpec:
     if spec.update_kind == "dense":
         note = "; ".join(text for text in spec.note.split("; ") if not text.startswith(BASE_IS_TIED))
         sources = (("tuned", spec.required("tuned")), ("base", earlier.required("tuned")))
-        return replace(spec, sources=sources, note=note)
+        return replace(spec, sources=sources, note=note, base_rounded=True)
     return replace(spec, previous=earlier, rank_bound=min(spec.rank_bound + earlier.rank_bound, *spec.shape))
 
 

@@ -1,5 +1,6 @@
 """A report in the terminal: coverage first, then a table of ranks beside their nulls."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ def render(report: RankReport, *, modules: bool = False) -> Group:
     cumulative = report.updates[report.updates["delta"] == "cumulative"]
     if len(cumulative):
         last = _last(cumulative)
+        parts += _warnings(last)
         parts.append(_by_module(last) if modules else _by_kind(last))
         if cumulative["step"].nunique() > 1:
             parts.append(_by_step(report.updates))
@@ -108,8 +110,22 @@ def _problems(report: RankReport) -> list[Text]:
     return lines
 
 
+def _warnings(last: pd.DataFrame) -> list[Text]:
+    """One line for each kind of warning: those that differ in a number only stand together."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for row in last.itertuples():
+        for text in str(row.warning).split("; ") if row.warning else []:
+            found.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, str(row.module)))
+    lines = []
+    for entries in sorted(found.values(), key=len, reverse=True)[:6]:
+        text, module = entries[0]
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        lines.append(Text(f"  warning: {text} - {module}{more}", style="red"))
+    return lines
+
+
 def _by_kind(last: pd.DataFrame) -> Table:
-    table = _table("kind", "n", "shape", "share", "‖ΔW‖/‖W‖")
+    table = _table("kind", "n", "shape", "share", "‖ΔW‖/‖W‖", "rounding")
     for kind in sorted(last["kind"].dropna().unique(), key=KINDS.index):
         for shape, rows in _of_shape(last[last["kind"] == kind]):
             table.add_row(
@@ -118,17 +134,19 @@ def _by_kind(last: pd.DataFrame) -> Table:
                 shape,
                 _percent(rows["change_share"].sum()),
                 _median(rows["relative_frobenius"], "{:.3f}"),
+                _regime(rows),
                 *_rank_cells(rows),
             )
     return table
 
 
 def _by_module(last: pd.DataFrame) -> Table:
-    table = _table("module", "kind", "shape", "share", "‖ΔW‖/‖W‖")
+    table = _table("module", "kind", "shape", "share", "‖ΔW‖/‖W‖", "rounding")
     for index in sorted(last.index, key=lambda index: natural_order(str(last.loc[index, "module"]))):
         rows = last.loc[[index]]
         ((shape, _),) = _of_shape(rows)
         cells = [_percent(rows["change_share"].sum(min_count=1)), _median(rows["relative_frobenius"], "{:.3f}")]
+        cells.append(_regime(rows))
         table.add_row(str(rows["module"].iloc[0]), str(rows["kind"].iloc[0]), shape, *cells, *_rank_cells(rows))
     return table
 
@@ -145,8 +163,7 @@ def _by_step(updates: pd.DataFrame) -> Table:
         table.add_column(name, justify="left" if name == "delta" else "right")
     for (step, delta), rows in updates.groupby(["step", "delta"], sort=True):
         medians = [
-            rows[name].astype("float64").median()
-            for name in ("frobenius_norm", "energy_rank_90", "stable_rank", "effective_rank")
+            _told(rows, name).median() for name in ("frobenius_norm", "energy_rank_90", "stable_rank", "effective_rank")
         ]
         table.add_row(str(step), str(delta), f"{medians[0]:.4g}", *(f"{value:.4g}" for value in medians[1:]))
     return table
@@ -172,13 +189,32 @@ def _rank_cells(rows: pd.DataFrame) -> list[Text]:
         factored = rows[f"factor_null_{name}"].notna().any()
         null = rows["rank_bound"] if name == "numerical_rank" else rows[f"{'factor_' if factored else ''}null_{name}"]
         form = "{:.0f}" if name in _COUNTS else "{:.1f}"
-        cell = Text(_spread(rows[name], form) if name == "energy_rank_90" else _median(rows[name], form))
+        values = _told(rows, name)
+        cell = Text(_spread(values, form) if name == "energy_rank_90" else _median(values, form))
         cells.append(cell.append(f" / {_median(null, '{:.0f}')}", style="dim"))
     return cells
 
 
+def _told(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A rank as far as the files tell it: without the rounding where that was measured, not at all where it rules."""
+    raw = rows[name].astype("float64")
+    if name == "frobenius_norm":
+        return raw
+    clean = rows["rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised"].astype("float64")
+    blurred = rows["noise_regime"].isin(["partial", "unresolved"]) & (rows["frobenius_norm"] > 0)
+    tested = rows["rank_above_rounding"].notna()
+    return clean.where(tested | blurred, raw)
+
+
+def _regime(rows: pd.DataFrame) -> str:
+    found = rows["noise_regime"].dropna().unique()
+    return "-" if not len(found) else str(found[0]) if len(found) == 1 else "mixed"
+
+
 def _spread(values: pd.Series, form: str) -> str:
     found = values.astype("float64").dropna()
+    if found.empty:
+        return "-"
     low, high = form.format(found.min()), form.format(found.max())
     return _median(values, form) + (f" ({low}-{high})" if low != high else "")
 
@@ -199,8 +235,9 @@ def _legend(last: pd.DataFrame) -> str:
     )
     if (last["update_kind"] == "dense").any():
         text += (
-            " Rounding to the storage type also raises the ranks of a stored difference: see the grids and the"
-            " identical fraction in the report."
+            " Rounding to the storage type: exact, none; resolved, little; partial, the ranks are those of what stands"
+            " above it; unresolved, nothing can be told (-). rank counts what is above rounding where that was tested,"
+            " else the numerical rank."
         )
     if (last["update_kind"] != "dense").any():
         text += " For factors the null is a product of random factors of the same rank."

@@ -20,6 +20,7 @@ TILE_BYTES = 16 << 20
 TILE_LENGTH = 256
 """Limit on its size in rows or columns of the short side: products run at full speed, a Gram matrix is larger."""
 
+_PIECE = 1 << 17  # elements; what is computed entry by entry stays in the processor's cache
 _ROWS_AT_ONCE = 64  # of a tile in a subtraction, which converts one side on its way
 _COLUMN_TILES_PER_READ = 4  # columns lie apart in a file: one system call for each row of a read
 
@@ -180,6 +181,16 @@ class DenseUpdate:
             part = slice(start, min(start + step, length))
             block = (part, slice(0, columns)) if axis == 0 else (slice(0, rows), part)
             yield part, self.tuned.block(*block), None if self.base is None else self.base.block(*block)
+
+    def pieces(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Stream both matrices in few whole rows at a time, for what is computed entry by entry; see :meth:`pairs`."""
+        step = max(1, _PIECE // self.stored_shape[1])
+        for part, tuned, base in self.pairs():
+            for start in range(0, len(tuned), step):
+                rows = slice(start, start + step)
+                place = slice(part.start + start, min(part.start + start + step, part.stop))
+                yield place, tuned[rows], None if base is None else base[rows]
+            del tuned, base  # before the next are read
 
     def _tile_length(self, axis: Literal[0, 1]) -> int:
         return max(1, tile_elements(*self.stored_shape) // max(self.stored_shape[1 - axis], 1))

@@ -1,16 +1,25 @@
 """Which files of a folder hold its weights; pure look-up, nothing is opened but indexes."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rank_lab.errors import CheckpointError
+from rank_lab.plain_file import json_object, size_of
+from rank_lab.plain_text import plain
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+_UNREAD = {
+    ".gguf": "GGUF, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
+    ".ggml": "GGML, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
+    ".h5": "TensorFlow's weights are not read; load them with transformers 4 (from_tf=True) and save them again",
+    ".msgpack": "Flax's weights are not read; load them with transformers 4 (from_flax=True) and save them again",
+    ".onnx": "ONNX graphs are not read; give the safetensors or torch file that it was exported from",
+    ".npz": "NumPy archives are not read; save the arrays by their names with safetensors.numpy.save_file",
+}
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -57,17 +66,20 @@ def find_weight_files(path: Path) -> WeightFiles:
         If there are no weights, a shard is missing or surplus, or several
         files could be meant.
     """
-    if path.is_file():
+    if not path.is_dir():
+        size_of(path)  # refuses what is no regular file
+        if path.suffix in _UNREAD:
+            raise CheckpointError(f"{path}: {_UNREAD[path.suffix]}.")
         if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
             raise CheckpointError(
                 f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
                 " file, or the folder that holds it."
             )
-        adapter = path.name in _ADAPTER_FILES and (path.parent / "adapter_config.json").is_file()
+        adapter = path.name in _ADAPTER_FILES and _is_there(path.parent / "adapter_config.json")
         return WeightFiles((path,), adapter=adapter)
-    if (path / "adapter_config.json").is_file():
+    if _is_there(path / "adapter_config.json"):
         for name in _ADAPTER_FILES:
-            if (path / name).is_file():
+            if _is_there(path / name):
                 return WeightFiles((path / name,), adapter=True, set_aside=_others(path, {name}))
         raise CheckpointError(
             f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
@@ -76,6 +88,9 @@ def find_weight_files(path: Path) -> WeightFiles:
         found = _model_files(path, suffix)
         if found:
             return found
+    unread = next((file for file in sorted(path.iterdir()) if file.suffix in _UNREAD), None)
+    if unread is not None:
+        raise CheckpointError(f"{unread}: {_UNREAD[unread.suffix]}.")
     raise CheckpointError(
         f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
         " name the folder that holds the weights."
@@ -85,9 +100,9 @@ def find_weight_files(path: Path) -> WeightFiles:
 def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     single = folder / _MODEL_FILES[0 if suffix == "safetensors" else 1]
     index = folder / f"{single.name}.index.json"
-    if index.is_file():
+    if _is_there(index):
         return _indexed(index)
-    if single.is_file():
+    if _is_there(single):
         return WeightFiles((single,), set_aside=_others(folder, {single.name}))
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
@@ -102,13 +117,13 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
 
 
 def _indexed(index: Path) -> WeightFiles:
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (RecursionError, KeyError, TypeError, ValueError) as error:
+    weight_map = (json_object(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(
-            f"{index}: not a shard index ({error}); expected an object with a weight_map: copy it again."
-        ) from error
-    names = sorted({str(name) for name in weight_map.values()})
+            f"{index}: not a shard index; expected an object whose weight_map gives a file name for each tensor: copy"
+            " it again."
+        )
+    names = sorted(set(weight_map.values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
@@ -122,7 +137,7 @@ def _indexed(index: Path) -> WeightFiles:
             f" {index.name} lists; download them."
         )
     single = index.parent / index.name.removesuffix(".index.json")
-    if single.is_file() and single.name not in names:
+    if _is_there(single) and single.name not in names:
         raise CheckpointError(
             f"{single}: lies beside {index.name}, which does not list it: two saves are mixed;"
             " remove the older one's files."
@@ -174,9 +189,15 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
         and file.suffix in {".safetensors", *_TORCH_SUFFIXES}
         and not _TRAINER_STATE.fullmatch(file.name)
     )
-    return tuple((name, f"weight file beside the one that was read ({', '.join(sorted(used)[:2])})") for name in rest)
+    beside = plain(", ".join(sorted(used)[:2]))
+    return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether anything has that name, be it a broken link or a pipe, which reading then refuses by name."""
+    return file.exists() or file.is_symlink()
 
 
 def _what_is_there(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir())
-    return f"no weights among {len(names)} entries ({', '.join(names[:4])})" if names else "the folder is empty"
+    return f"no weights among {len(names)} entries ({plain(', '.join(names[:4]))})" if names else "the folder is empty"

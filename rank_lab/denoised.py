@@ -1,0 +1,252 @@
+"""Ranks of an update once its rounding is taken out, with intervals by parametric bootstrap."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rank_lab.change import ChangeStatistics
+from rank_lab.rounding_energy import FEW_ZEROS, RoundingEnergy, added_energy, swallowed_or_added
+from rank_lab.scaled_gram import scaled_gram
+from rank_lab.spectrum import Spectrum
+from rank_lab.spikes import debiased, fluctuation, overlaps, shown, undiffused
+from rank_lab.update import DenseUpdate
+from rank_lab.whitening import Whitening
+
+__all__ = ["DENOISED_RANKS", "UNKNOWN", "Denoised", "Estimate", "Whitened", "count_interval", "denoised_ranks"]
+
+Array = npt.NDArray[np.float64]
+
+DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_rank")
+"""Ranks of which a denoised value is given."""
+
+_DRAWS = 200
+_PERCENT = (2.5, 97.5)
+_NEGLIGIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+UNKNOWN = Estimate(math.nan)
+"""Not measured, or not to be had."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """A stored difference once its rounding was made white.
+
+    Parameters
+    ----------
+    whitening
+        The scalings.
+    energy
+        Squared norm of the scaled difference.
+    values
+        Its singular values above the edge.
+    vectors
+        Those of the short side, or None where there are too many.
+    """
+
+    whitening: Whitening
+    energy: float
+    values: Array
+    vectors: Tensor | None
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Denoised ranks by name, and whether energy above rounding is left that no counted direction holds."""
+
+    ranks: dict[str, Estimate]
+    diffuse: bool
+
+
+def count_interval(values: Array, shape: tuple[int, int], edge: float) -> Estimate:
+    """How many values are above the edge, with the interval over the noise.
+
+    Parameters
+    ----------
+    values
+        Whitened singular values above the edge.
+    shape
+        Of the matrix.
+    edge
+        That they were counted by.
+
+    Examples
+    --------
+    >>> count_interval(np.array([400.0, 200.0]), (100, 100), 20.4)
+    Estimate(value=2.0, low=2.0, high=2.0)
+    """
+    count = len(values)
+    if not count:
+        return Estimate(0.0, 0.0, 0.0)
+    drawn = (_drawn(debiased(values, shape), shape) > edge).sum(axis=1)
+    low, high = np.percentile(drawn, _PERCENT, method="inverted_cdf")
+    return Estimate(float(count), min(float(low), count), max(float(high), count))
+
+
+def denoised_ranks(
+    update: DenseUpdate,
+    spectrum: Spectrum,
+    statistics: ChangeStatistics,
+    whitened: Whitened,
+    *,
+    base_rounded: bool = False,
+    device: str = "cpu",
+) -> Denoised:
+    r"""Ranks of the update that the counted directions make, rounding taken out.
+
+    Each whitened value is debiased, the directions are scaled back, and the true energy of the update is
+    estimated without them: what it has over the counted directions is diffuse (many directions, each below
+    the edge). A rank that would need it has no value, only a bound.
+
+    Parameters
+    ----------
+    update, spectrum, statistics
+        The stored difference and what was measured of it.
+    whitened
+        What stood above the edge once it was whitened.
+    base_rounded
+        See :func:`rank_lab.noise.noise_of`.
+    device
+        Where to compute.
+
+    Notes
+    -----
+    While vectors are at hand (few directions), 200 draws of the values from their asymptotic law give the
+    intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
+    directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
+    at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy alone. Stable and
+    effective rank have an interval in the first case only, and only where nothing was swallowed: what a
+    grid does to small changes shifts them by more than they fluctuate.
+    """
+    few = whitened.vectors is not None
+    if not few and not spectrum.complete:
+        return Denoised({}, diffuse=False)
+    energy = swallowed_or_added(
+        update, _added(spectrum, whitened, statistics.identical_fraction), statistics, base_rounded=base_rounded
+    )
+    if whitened.vectors is not None:
+        values, drawn = _scaled_back(update, whitened, whitened.vectors, swallowed=energy.swallowed, device=device)
+    else:
+        std = math.sqrt(whitened.whitening.total_variance / math.prod(spectrum.shape))
+        values = undiffused(spectrum.values, spectrum.shape, std)[: len(whitened.values)]
+        drawn = values[None]
+    held = float((values**2).sum())
+    if not held:
+        return Denoised({}, diffuse=False)
+    seen = debiased(whitened.values, update.stored_shape) if energy.whitened else values
+    least, likely, most = (share * held for share in energy.diffuse(float((seen**2).sum())))
+    continuous = statistics.identical_fraction <= FEW_ZEROS and few
+    ranks = {
+        name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum)
+        if continuous or name.startswith("energy_rank")
+        else Estimate(value)
+        for name, value in _ranks(values, likely).items()
+    }
+    return Denoised(ranks, likely > _NEGLIGIBLE * held)
+
+
+def _added(spectrum: Spectrum, whitened: Whitened, zeros: float) -> RoundingEnergy:
+    """The energy without the rounding variances: of the whitened difference where that is what is debiased."""
+    if whitened.vectors is not None:
+        variance = float(math.prod(spectrum.shape))
+        return added_energy(whitened.energy, variance, variance, zeros, whitened=True)
+    total, square = whitened.whitening.total_variance, whitened.whitening.total_square
+    return added_energy(spectrum.frobenius_norm**2, total, square, zeros, whitened=False)
+
+
+def _scaled_back(
+    update: DenseUpdate, whitened: Whitened, vectors: Tensor, *, swallowed: bool, device: str
+) -> tuple[Array, Array]:
+    """Denoised singular values in the original scale, and draws of them; none where noise hides the vectors."""
+    shape, whitening = update.stored_shape, whitened.whitening
+    theta, short = debiased(whitened.values, shape), vectors.cpu()
+    other = _product(update, whitening, short, device) / torch.from_numpy(whitened.values.copy())
+    sides = (other, short) if shape[0] >= shape[1] else (short, other)
+    # Where changes were swallowed, coarse rows hold less noise than their variance says: nothing to correct.
+    cosines = (np.ones_like(theta),) * 2 if swallowed else overlaps(theta, shape)
+    scales = _inverted(whitening.rows), _inverted(whitening.columns)
+    left, right = (scaled_gram(*side) for side in zip(sides, scales, cosines, strict=True))
+    if left is None or right is None:
+        return np.zeros(0), np.zeros((0, 0))
+    values = torch.from_numpy(np.concatenate([theta[None], debiased(_drawn(theta, shape), shape)]))
+    rng = np.random.default_rng(1)
+    left_root, right_root = (gram.root(gram.drawn(_DRAWS, rng)) for gram in (left, right))
+    spectra = torch.linalg.svdvals((left_root * values[:, None, :]) @ right_root.mT).numpy()
+    return spectra[0], spectra[1:]
+
+
+def _product(update: DenseUpdate, whitening: Whitening, short: Tensor, device: str) -> Tensor:
+    """The whitened update, or its transpose, times vectors of its short side."""
+    rows, columns = update.stored_shape
+    if rows >= columns:
+        tiles = update.tiles(device=device)
+        return torch.cat([(whitening.scaled(part, tile, 0) @ short.to(tile.device)).cpu() for part, tile in tiles])
+    total = torch.zeros(columns, short.shape[1], dtype=torch.float64)
+    for part, tile in update.tiles(device=device):
+        total += (whitening.scaled(part, tile, 0).T @ short[part].to(tile.device)).cpu()
+    return total
+
+
+def _inverted(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, 1.0 / scale.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def _drawn(theta: Array, shape: tuple[int, int]) -> Array:
+    """Draws of what values show as, ``(draws, values)``."""
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(theta)))
+    return np.asarray(shown(theta, shape) + fluctuation(theta, shape) * noise)
+
+
+def _ranks(values: Array, diffuse: float) -> dict[str, float]:
+    energies = np.sort(values**2)[::-1]
+    held = float(energies.sum())
+    total = held + diffuse
+    if held <= 0.0:
+        return dict.fromkeys(DENOISED_RANKS, math.nan)
+    reached = np.cumsum(energies) / total
+    shares = np.sqrt(energies[energies > 0])
+    shares = shares / shares.sum()
+    whole = diffuse <= _NEGLIGIBLE * total
+    return {
+        "energy_rank_90": _first(reached, 0.90),
+        "energy_rank_99": _first(reached, 0.99),
+        "stable_rank": total / float(energies[0]),
+        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())) if whole else math.nan,
+    }
+
+
+def _first(reached: Array, share: float) -> float:
+    at = int(np.searchsorted(reached, share * (1.0 - 1e-12)))
+    return float(at + 1) if at < len(reached) else math.nan
+
+
+def _samples(drawn: Array, name: str, diffuse: tuple[float, float]) -> tuple[Array, Array]:
+    """Draws of a rank with the least and with the most diffuse energy."""
+    least, most = (np.array([_ranks(row, energy)[name] for row in drawn]) for energy in diffuse)
+    return least, most
+
+
+def _estimate(name: str, value: float, samples: tuple[Array, Array], spectrum: Spectrum) -> Estimate:
+    bound = float(spectrum.rank_bound)
+    method: Any = "inverted_cdf" if name.startswith("energy") else "linear"
+    low, high = (
+        float(np.percentile(np.where(np.isnan(drawn), bound, drawn), percent, method=method))
+        for drawn, percent in zip(samples, _PERCENT, strict=True)
+    )
+    if math.isnan(value):
+        return Estimate(value, low, high)
+    return Estimate(value, min(low, value), max(high, value))
