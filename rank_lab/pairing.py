@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from rank_lab.adapter_pairing import is_adapter, plan_adapter
 from rank_lab.checkpoint import Checkpoint
+from rank_lab.conversion import by_stored_tensor, common_keys
 from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, belongs_to_packed, not_compared, unreadable
 from rank_lab.errors import PairingError
 from rank_lab.factor_pairing import is_factored
 from rank_lab.foreign_adapters import plan_foreign
 from rank_lab.foreign_names import foreign_format, refuse_merged_factors, saved_in_full
 from rank_lab.fused_pairing import pair_fused
-from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
+from rank_lab.key_space import canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
 from rank_lab.names import identify, natural_order
 from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, since
@@ -161,6 +162,7 @@ def _plan_dense(tuned: Checkpoint, base: Checkpoint, *, split_fused: bool) -> Pl
             rows.append(_both(key, tensor, partner, (tuned, base), specs, vectors, split_fused=split_fused))
     used = {row.base.name for row in rows if row.base is not None}
     rows += [_only_base(tensor, base) for tensor in base_tensors.values() if tensor.name not in used]
+    rows, vectors = by_stored_tensor(rows, vectors, tuned, base)
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
     rows += [CoverageRow(name, "base", "skipped", reason) for name, reason in base.set_aside]
     if not specs:
@@ -183,9 +185,7 @@ def _tied(
 
 
 def _keyed(tuned: Checkpoint, base: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    tuned_names, base_names = canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source)
-    tuned_keys, base_keys = aligned(list(tuned_names), list(base_names))
-    return ({tuned_keys[n]: t for n, t in tuned_names.items()}, {base_keys[n]: t for n, t in base_names.items()})
+    return common_keys(canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source), (tuned, base))
 
 
 def _refuse_other_layers(
