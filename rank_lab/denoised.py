@@ -150,6 +150,8 @@ def denoised_ranks(
         return Denoised({}, diffuse=False)
     seen = debiased(whitened.values, update.stored_shape) if energy.whitened else values
     least, likely, most = (share * held for share in energy.diffuse(float((seen**2).sum())))
+    if few and not least:
+        likely = 0.0  # few directions hold all energy until the files exclude it
     continuous = statistics.identical_fraction <= FEW_ZEROS and few
     ranks = {
         name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(values))
