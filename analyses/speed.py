@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from analyses.machine import about_machine, memory_of, restart_on_one_thread, table, write
+from analyses.noise_cost import cost_table, time_noise
 from analyses.rivals import METHODS, TALL, Method, Pair, Values, available, method, others, ours
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, LowRankUpdate
@@ -253,6 +254,7 @@ def _report(results: dict[str, Any]) -> str:
             factored,
             table(("target", "found", "verdict"), verdicts),
             _for_the_record(summary),
+            cost_table(results["noise"], quick=results["quick"]),
         )
     )
 
@@ -312,6 +314,7 @@ def main() -> None:
         "repetitions": options.repetitions,
         "matrices": {text: texts.count(text) for text in texts},
         **time_in_turns(pairs, options.device, options.repetitions),
+        "noise": time_noise(pairs, options.device, options.repetitions),
         "low_rank": time_low_rank(256 if options.quick else 4096, _LOW_RANK, options.device),
         "peak_memory": peak_memory(max(pairs, key=lambda pair: pair.base.numel()), options.device),
     }

@@ -29,7 +29,7 @@ from rank_lab.grid import rounding_variance
 from rank_lab.null import white_edge
 from rank_lab.spectrum import Spectrum
 from rank_lab.spikes import leading
-from rank_lab.update import DenseUpdate
+from rank_lab.update import DenseUpdate, return_freed_memory
 from rank_lab.whitening import Whitening, whitening_of
 
 __all__ = ["NOISE_MODES", "Noise", "NoiseMode", "Regime", "noise_from", "noise_of", "regime_of"]
@@ -229,6 +229,8 @@ def _with_iid(noise: Noise, update: DenseUpdate, device: str) -> Noise:
     gram = gram_matrix(update, device=device, whitening=whitening)
     edge = white_edge(shape)
     found = leading(gram, edge, vectors=False)
+    del gram
+    return_freed_memory()
     values = dict(vars(noise)) | {"above_iid": count_interval(found.values, shape, edge)}
     return Noise(**values)
 
@@ -240,4 +242,6 @@ def _whitened(update: DenseUpdate, whitening: Whitening, spectrum: Spectrum, dev
     relative_floor = spectrum.floor / spectrum.values[0] if len(spectrum.values) and spectrum.values[0] else 0.0
     edge = max(MARGIN * white_edge(update.stored_shape), relative_floor * math.sqrt(energy))
     found = leading(gram, edge)
+    del gram
+    return_freed_memory()
     return Whitened(whitening, energy, found.values, found.vectors)

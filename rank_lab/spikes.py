@@ -233,9 +233,10 @@ def count_above(gram: Tensor, threshold: float) -> int:
     gram.diagonal().sub_(threshold)  # in place, and put back: a copy would be one Gram matrix more
     factors, pivots, _ = torch.linalg.ldl_factor_ex(gram)
     gram.diagonal().copy_(diagonal)
-    single = pivots > 0
+    single, signs = pivots > 0, factors.diagonal() > 0
+    del factors
     # A pair of negative pivots is a two by two block, which is indefinite by the choice of the pivot.
-    return int((factors.diagonal()[single] > 0).sum()) + int((~single).sum()) // 2
+    return int(signs[single].sum()) + int((~single).sum()) // 2
 
 
 def leading(gram: Tensor, edge: float, *, vectors: bool = True) -> Leading:

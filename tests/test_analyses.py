@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from analyses import machine, module_names, rivals, structure
+from analyses import machine, module_names, noise_cost, rivals, structure
 from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,9 @@ def test_speed_times_every_method_on_the_same_matrices(tmp_path: Path) -> None:
     assert results["machine"]["versions"]["torch"] == torch.__version__
     assert len(results["targets"]) == 4
     assert text.count("not judged (--quick)") == 4
+    assert set(results["noise"]["seconds"]) == set(noise_cost.COSTS)
+    assert all(counts["rounding"] == counts["both"] > 0 for counts in results["noise"]["found"])
+    assert "both tests and nulls" in text
     assert ("not installed" in text) == ("weightwatcher" not in expected)
 
 
@@ -121,3 +124,14 @@ def test_memory_of_this_process_grows_with_what_it_holds() -> None:
     after = machine.memory_of()
     assert after["anonymous"] - before["anonymous"] > 0.9 * held.nbytes
     assert after["peak"] >= after["resident"] > after["anonymous"]
+
+
+def test_noise_tables_are_what_the_tests_say(tmp_path: Path) -> None:
+    results, text = results_of("noise_tables", out=tmp_path)
+    planted = [row for row in results["sizes"] if row["kind"] == "low" and row["size"] >= 3e-4]
+    assert all(row["T1"][0] == 16 for row in planted)
+    assert all(row["regime"] == "resolved" for row in planted)
+    assert all(row["T2"][0] == 0 for row in results["sizes"] if row["kind"] == "iid")
+    assert all(row["T1"] == 0 for row in results["recasts"])
+    assert {row["regime"] for row in results["sizes"] if row["size"] == 3e-6} == {"unresolved"}
+    assert text.count("refused") >= 4
