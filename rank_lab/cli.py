@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Read by OpenMP when torch is loaded: spinning threads cost a factor of five on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,14 +74,13 @@ def analyze(
     A run that was stopped goes on where it was: measured updates are kept in
     STUDY/.spectra by content, and a changed input is measured afresh.
     """
-    from rank_lab.commands import analyze_runs
+    from rank_lab.commands import Choices, analyze_runs
 
-    request: dict[str, Any] = {
-        "method": method, "k": k, "device": device, "noise": noise, "workers": workers, "lora_alpha": lora_alpha,
-        "split_fused": split_fused,
-        "initial_adapter": initial_adapter,
-    }  # fmt: skip
-    failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
+    choices = Choices(
+        name=name, method=method, k=k, device=device, noise=noise, workers=workers,
+        lora_alpha=lora_alpha, initial_adapter=initial_adapter, split_fused=split_fused,
+    )  # fmt: skip
+    failed = analyze_runs(tuned, base, study, choices, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
 

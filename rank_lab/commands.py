@@ -4,8 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,7 +21,7 @@ from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.spectrum import METHODS
 from rank_lab.terminal import render, summary
 
-__all__ = ["analyze_runs", "console", "export_study", "progress_bar", "show_study"]
+__all__ = ["Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
 _WIDTH_IN_FILES = 150
 
@@ -38,8 +38,35 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What ``analyze`` was asked for, as typed: checked when it is carried out.
+
+    Parameters
+    ----------
+    name
+        Of the run; empty for the folder's.
+    method, k, device, noise
+        How updates are measured.
+    workers
+        Processes; 0 for as many as cores where that pays.
+    lora_alpha, initial_adapter, split_fused
+        See :func:`rank_lab.pairing.plan_updates`.
+    """
+
+    name: str = ""
+    method: str = "auto"
+    k: int | None = None
+    device: str = "cpu"
+    noise: str = "rounding"
+    workers: int = 0
+    lora_alpha: float | None = None
+    initial_adapter: str | None = None
+    split_fused: bool = False
+
+
 def analyze_runs(
-    tuned: Sequence[str], base: str | None, study: Path, *, name: str, request: dict[str, Any], as_json: bool = False
+    tuned: Sequence[str], base: str | None, study: Path, choices: Choices, *, as_json: bool = False
 ) -> bool:
     """Analyse each run, save each report as soon as it is there, print it.
 
@@ -48,18 +75,18 @@ def analyze_runs(
     bool
         Whether anything that should have been analysed was not.
     """
-    options = _options(study, request)
-    if name and len(tuned) > 1:
-        raise RankLabError(f"--name {name} with {len(tuned)} runs; name one run at a time or leave it out.")
+    options = _options(study, choices)
+    if choices.name and len(tuned) > 1:
+        raise RankLabError(f"--name {choices.name} with {len(tuned)} runs; name one run at a time or leave it out.")
     original = Checkpoint.open(base) if base is not None else None
     failed, summaries = False, []
     for source in tuned:
         settings = Settings(
-            run=name,
-            workers=request["workers"],
-            lora_alpha=request["lora_alpha"],
-            split_fused=request["split_fused"],
-            initial=request.get("initial_adapter"),
+            run=choices.name,
+            workers=choices.workers,
+            lora_alpha=choices.lora_alpha,
+            split_fused=choices.split_fused,
+            initial=choices.initial_adapter,
         )
         report = _with_progress(source, original, options, settings)
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
@@ -100,8 +127,8 @@ def _reports(study: Path) -> list[RankReport]:
     return [RankReport.load(folder) for folder in reports_of(study)]
 
 
-def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
-    method, device, noise = str(request["method"]), str(request["device"]), request["noise"]
+def _options(study: Path, choices: Choices) -> MeasurementOptions:
+    method, device, noise = choices.method, choices.device, choices.noise
     if method not in METHODS:
         raise RankLabError(f"--method {method}: expected one of {', '.join(METHODS)}.")
     if noise not in NOISE_MODES:
@@ -113,7 +140,7 @@ def _options(study: Path, request: dict[str, Any]) -> MeasurementOptions:
             raise RankLabError(f"--device {device}: torch sees no such device here; use cpu.")
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
-    return MeasurementOptions(method=method, k=request["k"], device=device, noise=noise, cache=study / ".spectra")
+    return MeasurementOptions(method=method, k=choices.k, device=device, noise=noise, cache=study / ".spectra")
 
 
 def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOptions, settings: Settings) -> RankReport:

@@ -5,12 +5,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.progress import Progress
 from rich.table import Table
 
-from rank_lab.commands import analyze_runs, console, progress_bar
+from rank_lab.commands import Choices, analyze_runs, console, progress_bar
 from rank_lab.demo.adapt import BASE, SAVE_AT, Adaptation, adapt_full, adapt_lora
 from rank_lab.errors import RankLabError
 
@@ -50,9 +49,8 @@ def run_demo(study: Path, *, steps: int = 200) -> None:
         ]
     _record(study, runs)
     screen.print(_learned(runs))
-    request: dict[str, Any] = {"method": "auto", "k": None, "device": "cpu", "workers": 0, "lora_alpha": None}
     for name in ("full", "lora"):
-        analyze_runs([str(study / name)], str(BASE), study, name="", request=request)
+        analyze_runs([str(study / name)], str(BASE), study, Choices())
     screen.print(
         "\nOne learning rate and one seed each: this shows the tool, not which method is better.\n"
         f"Look closer:  rank-lab show {study} --modules      Take it along:  rank-lab export {study} -o tables/",
