@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from rank_lab.bounded_pattern import refuse_slow
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
 
 __all__ = ["AdapterRecipe", "read_recipe", "refuse_other_settings"]
@@ -266,6 +267,7 @@ def _kept(mask: Any, name: str) -> int:
 
 def _check_patterns(*patterns: str) -> None:
     for pattern in patterns:
+        refuse_slow(pattern)
         try:
             _anchored(pattern)
         except re.error as error:

@@ -14,6 +14,7 @@ from rank_lab.coverage import CoverageRow, Plan
 from rank_lab.engine import available_cores, run
 from rank_lab.errors import PairingError, RankLabError
 from rank_lab.forensics import merged_rank
+from rank_lab.joined import joined
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.provenance import provenance_of
@@ -46,6 +47,8 @@ class Settings:
         ``if __name__ == "__main__":``.
     lora_alpha
         For LoRA files that do not record it.
+    split_fused
+        Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
     initial
         The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`.
     """
@@ -53,6 +56,7 @@ class Settings:
     run: str = ""
     workers: int = 1
     lora_alpha: float | None = None
+    split_fused: bool = False
     initial: Checkpoint | str | Path | None = None
 
 
@@ -113,12 +117,12 @@ def analyze(
     checkpoints = _opened(tuned)
     original = _one(base)
     initial = _one(settings.initial)
-    steps = _steps(checkpoints, original, settings.lora_alpha, initial)
+    steps = _steps(checkpoints, original, settings, initial)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
-    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha}
+    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
     if initial is not None:
         chosen["initial"] = initial.source
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
@@ -154,15 +158,14 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _steps(
-    checkpoints: Sequence[Checkpoint],
-    base: Checkpoint | None,
-    lora_alpha: float | None,
-    initial: Checkpoint | None,
+    checkpoints: Sequence[Checkpoint], base: Checkpoint | None, settings: Settings, initial: Checkpoint | None
 ) -> list[_Step]:
     steps: list[_Step] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        plan = plan_updates(checkpoint, base, lora_alpha=lora_alpha, initial=initial)
+        plan = plan_updates(
+            checkpoint, base, lora_alpha=settings.lora_alpha, initial=initial, split_fused=settings.split_fused
+        )
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
@@ -289,6 +292,9 @@ def _coverage_records(
     run_name: str,
 ) -> list[dict[str, Any]]:
     by_module = {spec.module: measured[spec] for spec in step.plan.specs}
+    by_module |= {
+        row.module: joined([by_module[part] for part in row.parts]) for row in step.plan.coverage if row.parts
+    }
     records = []
     for row in step.plan.coverage:
         final = _untied(settled(row, by_module, vectors), tied)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rank_lab.decomposition import spectrum_of
+from rank_lab.decomposition import convergence, spectrum_of
 from rank_lab.errors import NonFiniteError
 from rank_lab.grid import GRIDS, grid_name, lies_on, rounding_variance
 from rank_lab.stored_tensor import StoredTensor
@@ -130,6 +130,11 @@ class _Side:
         """The coarsest on which everything so far lies."""
         return self.grids[0] if self.grids else self.stored
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether every value so far is the other side's, rounded to a grid on which all of these lie."""
+        return any(grid in self.rounds_to_this for grid in self.grids)
+
     def add(self, tile: Tensor, other: Tensor | None) -> None:
         self.non_finite += int((~torch.isfinite(tile)).sum())
         self.grids = [grid for grid in self.grids if lies_on(tile, grid)]
@@ -145,11 +150,11 @@ def _rounds_to(other: Tensor, tile: Tensor, grid: torch.dtype) -> bool:
 
 def _recast(sides: tuple[_Side, _Side], energy: float) -> Literal["", "tuned", "base"]:
     tuned, base = sides
-    if tuned.grid in tuned.rounds_to_this:
+    if tuned.is_rounding:
         return "tuned"
     # A small update of a coarse base rounds back to it, too; but only a re-cast is as large as rounding.
     alike = 0.8 < energy / max(base.rounding[base.grid], 1e-300) < 1.25
-    return "base" if base.grid in base.rounds_to_this and alike else ""
+    return "base" if base.is_rounding and alike else ""
 
 
 def vector_change_norm(tuned: StoredTensor, base: StoredTensor | None) -> float:
@@ -200,7 +205,8 @@ def weight_norms(weight: Matrix) -> WeightNorms:
     frobenius = math.sqrt(sum(float(torch.linalg.vector_norm(tile, dtype=torch.float64)) ** 2 for tile in tiles))
     if not math.isfinite(frobenius):
         raise NonFiniteError("the weight holds NaN or infinite values (in float32); its norms mean nothing.")
-    spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
+    with convergence(weight.shape):
+        spectral = frobenius * min(_largest_ritz_value(tiles, frobenius), 1.0) if frobenius else 0.0
     del tiles
     return_freed_memory()
     return WeightNorms(frobenius, spectral)

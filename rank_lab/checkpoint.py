@@ -1,15 +1,16 @@
 """A checkpoint: which tensors it holds and where, from headers alone."""
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rank_lab import hub, torch_archive
+from rank_lab import distributed_archive, hub, torch_archive
 from rank_lab.errors import CheckpointError
+from rank_lab.plain_file import json_object
+from rank_lab.plain_text import MAX_NAME, is_plain, plain
 from rank_lab.safetensors_header import read_header
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.weight_files import WeightFiles, find_weight_files
@@ -43,6 +44,8 @@ class Checkpoint:
         Optimizer step of a trainer's checkpoint, or None if it does not say.
     revision
         Commit of a hub repository, or None.
+    metadata
+        Free text entries of the safetensors headers.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class Checkpoint:
     set_aside: tuple[tuple[str, str], ...] = ()
     step: int | None = None
     revision: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: str | Path, *, revision: str | None = None) -> "Checkpoint":
@@ -72,8 +76,8 @@ class Checkpoint:
         Parameters
         ----------
         source
-            A safetensors or torch file, a folder with weights or an adapter,
-            or a hub id (``org/name``, ``org/name@revision``).
+            A safetensors or torch file, a folder with weights or an adapter, a
+            distributed checkpoint's folder, or a hub id (``org/name``, ``org/name@revision``).
         revision
             Branch, tag or commit of a hub repository.
 
@@ -86,7 +90,7 @@ class Checkpoint:
         folder = local_folder(source, revision=revision)
         files = find_weight_files(folder)
         home = folder if folder.is_dir() else folder.parent
-        tensors, tied, unlisted = _index(files)
+        tensors, tied, unlisted, metadata = _index(files)
         if not tensors:
             raise CheckpointError(
                 f"{folder}: holds no tensor; was it saved before any weight was gathered? Save it again."
@@ -95,12 +99,13 @@ class Checkpoint:
             source=str(source),
             folder=home,
             tensors=tensors,
-            config=_json(home / "config.json") or {},
-            adapter_config=_json(home / "adapter_config.json") if files.adapter else None,
+            config=json_object(home / "config.json") or {},
+            adapter_config=json_object(home / "adapter_config.json") if files.adapter else None,
             tied=tied,
             set_aside=files.set_aside + unlisted,
             step=_step(home),
             revision=hub.resolved_revision(home),
+            metadata=metadata,
         )
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -146,15 +151,26 @@ def _path(source: str | Path) -> Path:
         raise CheckpointError(f"{source}: no such user's home; check the path.") from error
 
 
-def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...]]:
+_Index = tuple[dict[str, StoredTensor], dict[str, str], tuple[tuple[str, str], ...], dict[str, str]]
+
+
+def _index(files: WeightFiles) -> _Index:
+    metadata: dict[str, str] = {}
     tensors: dict[str, StoredTensor] = {}
     tied: dict[str, str] = {}
     unlisted: list[tuple[str, str]] = []
     for file in files.files:
-        found = read_header(file)[0] if file.suffix == ".safetensors" else _archive_entries(file)
-        if file.suffix != ".safetensors":
+        if file.suffix == ".safetensors":
+            found, about = read_header(file)
+            metadata |= about
+        elif file.name == distributed_archive.METADATA_FILE:
+            found = _distributed_entries(file)
+            unlisted += distributed_archive.other_state(file)
+        else:
+            found = _archive_entries(file)
             tied |= torch_archive.aliases(file)
         for name, entry in found.items():
+            _refuse_unprintable(name, file)
             if files.weight_map is not None and files.weight_map.get(name) != file.name:
                 unlisted.append((name, f"lies in {file.name}, where the shard index does not look for it"))
             elif name in tensors:
@@ -170,7 +186,15 @@ def _index(files: WeightFiles) -> tuple[dict[str, StoredTensor], dict[str, str],
                 f"{files.files[0].parent / file_name}: lacks tensor {name!r}, which the shard index places there; copy"
                 " the shard again."
             )
-    return tensors, tied, tuple(unlisted)
+    return tensors, tied, tuple(unlisted), metadata
+
+
+def _refuse_unprintable(name: str, file: Path) -> None:
+    if not is_plain(name):
+        raise CheckpointError(
+            f"{file}: the tensor name '{plain(name, limit=80)}' of {len(name)} characters holds control characters or"
+            f" is longer than {MAX_NAME}; the file is damaged, or made to mislead: get it again from its source."
+        )
 
 
 def _archive_entries(file: Path) -> dict[str, StoredTensor]:
@@ -180,24 +204,20 @@ def _archive_entries(file: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not JSON ({error}); restore the file that the model was saved with.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file}: a JSON {type(content).__name__}, expected an object; restore the file that the model was saved"
-            " with."
-        )
-    return content
+def _distributed_entries(file: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(name=name, shape=entry.shape, dtype=entry.dtype, file=file)
+        for name, entry in distributed_archive.entries(file).items()
+    }
 
 
 def _step(folder: Path) -> int | None:
-    state = _json(folder / "trainer_state.json") or {}
-    if isinstance(state.get("global_step"), int):
-        return int(state["global_step"])
-    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(match[1]) if match else None
+    state = json_object(folder / "trainer_state.json") or {}
+    step = state.get("global_step")
+    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+        raise CheckpointError(
+            f"{folder / 'trainer_state.json'}: global_step is {plain(repr(step), limit=80)}, expected a number of"
+            " steps; restore the file that the trainer saved."
+        )
+    match = re.fullmatch(r"checkpoint-(\d{1,18})", folder.name)
+    return int(match[1]) if step is None and match else step

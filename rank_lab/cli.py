@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from rank_lab.errors import RankLabError
+from rank_lab.plain_text import plain
 
 __all__ = ["app", "main"]
 
@@ -41,7 +42,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def analyze(
     tuned: Annotated[
         list[str],
-        typer.Argument(help="Full checkpoint, adapter, loralib file, hub id, or a trainer's folder of checkpoint-*."),
+        typer.Argument(
+            help="Full checkpoint, adapter of any known format, hub id, or a trainer's folder of checkpoint-*."
+        ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
     base: Annotated[str | None, typer.Option(help="What it was tuned from; LoRA factors need none.")] = None,
@@ -54,8 +57,11 @@ def analyze(
     ] = "rounding",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
     lora_alpha: Annotated[
-        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib).")
+        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib, torchtune).")
     ] = None,
+    split_fused: Annotated[
+        bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")
+    ] = False,
     initial_adapter: Annotated[
         str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
     ] = None,
@@ -72,6 +78,7 @@ def analyze(
 
     request: dict[str, Any] = {
         "method": method, "k": k, "device": device, "noise": noise, "workers": workers, "lora_alpha": lora_alpha,
+        "split_fused": split_fused,
         "initial_adapter": initial_adapter,
     }  # fmt: skip
     failed = analyze_runs(tuned, base, study, name=name, request=request, as_json=as_json)
@@ -132,7 +139,7 @@ def main() -> None:
     try:
         app()
     except (RankLabError, OSError) as error:
-        sys.stderr.write("error: " + " ".join(_text(error).split()) + "\n")
+        sys.stderr.write(f"error: {plain(' '.join(_text(error).split()))}\n")
         raise SystemExit(2) from None
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:

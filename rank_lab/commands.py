@@ -58,6 +58,7 @@ def analyze_runs(
             run=name,
             workers=request["workers"],
             lora_alpha=request["lora_alpha"],
+            split_fused=request["split_fused"],
             initial=request.get("initial_adapter"),
         )
         report = _with_progress(source, original, options, settings)

@@ -1,13 +1,14 @@
 """What became of every tensor of either checkpoint."""
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import FLOAT_DTYPES, StoredTensor
 
-__all__ = ["CoverageRow", "Plan", "Side", "Status", "VectorChange", "not_compared", "unreadable"]
+__all__ = ["CoverageRow", "Plan", "Side", "Status", "VectorChange", "belongs_to_packed", "not_compared", "unreadable"]
 
 Side = Literal["both", "tuned", "base"]
 Status = Literal["analysed", "identical", "vector", "new", "skipped"]
@@ -112,6 +113,14 @@ _BUFFER = re.compile(
 )
 
 
+# What GPTQ, AWQ, bitsandbytes and compressed-tensors keep beside packed weights, and the names of those.
+_UNPACKS = {
+    "scales": ("qweight",), "qzeros": ("qweight",), "g_idx": ("qweight",), "SCB": ("weight",),
+    "weight_scale": ("weight", "weight_packed"), "weight_scale_inv": ("weight",), "input_scale": ("weight",),
+}  # fmt: skip
+_STATE_OF_PACKED = frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map"})
+
+
 def not_compared(row: CoverageRow, *tensors: StoredTensor) -> CoverageRow | None:
     """The row's fate if the values of one of its tensors are no weights; None if all are.
 
@@ -130,6 +139,25 @@ def not_compared(row: CoverageRow, *tensors: StoredTensor) -> CoverageRow | None
         if reason:
             return row.but("skipped", reason, failed=True)
     return None
+
+
+def belongs_to_packed(row: CoverageRow, tensor: StoredTensor, names: Container[str]) -> CoverageRow | None:
+    """The fate of a float tensor that serves to unpack a quantised one: scales, zero points; None if it does not.
+
+    Parameters
+    ----------
+    row
+        As it stands.
+    tensor
+        Of the tuned checkpoint.
+    names
+        All names of that checkpoint.
+    """
+    module, _, leaf = tensor.name.rpartition(".")
+    packed = next((f"{module}.{name}" for name in _UNPACKS.get(leaf, ()) if f"{module}.{name}" in names), None)
+    if packed is None and leaf in _STATE_OF_PACKED and module in names:
+        packed = module
+    return None if packed is None else row.but("skipped", f"serves to unpack the quantised {packed}")
 
 
 def unreadable(tensor: StoredTensor) -> str:

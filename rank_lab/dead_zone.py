@@ -2,13 +2,15 @@ r"""How much of an update a grid swallows: the dead zone of rounding a small cha
 
 Where the base lies on the grid of the tuned file, a change of less than half a spacing is lost: the stored
 change is :math:`\mathrm{ulp} \cdot \mathrm{round}(d / \mathrm{ulp})`. Entries of one spacing share one
-quantiser, and their share of zeros gives the size of the change, taken for Gaussian with standard deviation
-:math:`s` there: :math:`P(|d| < \mathrm{ulp}/2) = \mathrm{erf}(\mathrm{ulp} / (2\sqrt2\, s))`. On average the
-quantiser multiplies the change by :math:`\kappa = E[d\, Q(d)] / s^2` (Bussgang), whatever its structure.
+quantiser, which on average multiplies the change by :math:`\kappa = E[d\, Q(d)] / E[d^2]`, whatever its
+structure (Bussgang). How changes are distributed is read off the entries of the finest spacings, which
+hold them to some per cent, and taken for that of all entries. Where there are too few of these, each
+spacing's share of zeros gives the size of a Gaussian change,
+:math:`P(|d| < \mathrm{ulp}/2) = \mathrm{erf}(\mathrm{ulp} / (2\sqrt2\, s))`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +21,15 @@ from torch import Tensor
 
 from rank_lab.grid import spacing
 
-__all__ = ["SpacingClass", "SwallowedEnergy", "spacing_classes", "swallowed_energy"]
+__all__ = ["SpacingClass", "SwallowedEnergy", "fine_changes", "spacing_classes", "swallowed_energy"]
 
 Array = npt.NDArray[np.float64]
 
 _FEW_ZEROS = 0.03  # below, the quantiser is a uniform noise to better than a part in ten thousand
 _MOST_ZEROS = 0.99  # above, the tail of the law decides, which nobody knows
 _LEVELS = 40
+_FINE = 3.0  # spacings in a change of typical size
+_ENOUGH, _SAMPLE = 1000, 100_000
 
 
 @dataclass(frozen=True)
@@ -89,39 +93,71 @@ def spacing_classes(pairs: Iterable[tuple[slice, Tensor, Tensor | None]], grid: 
     ]
 
 
-def swallowed_energy(classes: Iterable[SpacingClass]) -> SwallowedEnergy:
-    """Estimate the true energy and the attenuation from the classes.
+def fine_changes(
+    pairs: Iterable[tuple[slice, Tensor, Tensor | None]], grid: torch.dtype, classes: Sequence[SpacingClass]
+) -> Array:
+    """Changes of entries whose spacing is fine against them; empty where there are too few to stand for all.
 
-    A class in which nearly nothing changed takes the size of the change from the others: that the size
-    does not depend on the spacing is the assumption here.
+    Parameters
+    ----------
+    pairs, grid
+        As for :func:`spacing_classes`.
+    classes
+        Which it found.
+    """
+    fine = [found for found in classes if math.sqrt(found.energy / found.entries) > _FINE * found.spacing]
+    count = sum(found.entries for found in fine)
+    if count < _ENOUGH:
+        return np.zeros(0)
+    limit, every = max(found.spacing for found in fine), max(1, count // _SAMPLE)
+    kept = []
+    for _, tuned, base in pairs:
+        change = tuned.to(torch.float64) - (0.0 if base is None else base.to(torch.float64))
+        kept.append(change[spacing(tuned, grid) <= limit][::every])
+    return np.asarray(torch.cat(kept).numpy(), dtype=np.float64)
+
+
+def swallowed_energy(classes: Sequence[SpacingClass], changes: Array) -> SwallowedEnergy:
+    """Estimate the true energy and the attenuation.
 
     Parameters
     ----------
     classes
         From :func:`spacing_classes`.
+    changes
+        From :func:`fine_changes`; empty to take changes for Gaussian, class by class.
 
     Examples
     --------
-    >>> fine = SpacingClass(1.0, 10_000, 0, 4e6)  # changes of 20 spacings
-    >>> found = swallowed_energy([fine])
-    >>> round(found.energy), found.attenuation
-    (3999167, 1.0)
+    >>> coarse = SpacingClass(1.0, 1000, 500, 500.0)
+    >>> found = swallowed_energy([coarse], np.array([0.4, -0.6]))
+    >>> round(found.energy, 3), round(found.attenuation, 3)
+    (260.0, 1.154)
     """
     kept = [found for found in classes if found.entries]
     counts = np.array([found.entries for found in kept], dtype=np.float64)
-    sizes = np.array([_size(found) for found in kept])
-    known = np.isfinite(sizes)
-    if not known.any():
-        return SwallowedEnergy(math.nan, math.nan, math.nan)
-    pooled = math.sqrt(float((counts[known] * sizes[known] ** 2).sum() / counts[known].sum()))
-    sizes = np.where(known, sizes, pooled)
-    factors = np.array([_attenuation(size / found.spacing) for size, found in zip(sizes, kept, strict=True)])
+    if len(changes):
+        mean = float((changes**2).mean())
+        factors = np.array([_measured_attenuation(changes, found.spacing) for found in kept])
+        energy = float(counts.sum() * mean)
+    else:
+        sizes = np.array([_size(found) for found in kept])
+        known = np.isfinite(sizes)
+        if not known.any():
+            return SwallowedEnergy(math.nan, math.nan, math.nan)
+        pooled = math.sqrt(float((counts[known] * sizes[known] ** 2).sum() / counts[known].sum()))
+        sizes = np.where(known, sizes, pooled)
+        factors = np.array([_attenuation(size / found.spacing) for size, found in zip(sizes, kept, strict=True)])
+        energy = float((counts * sizes**2).sum())
     total = counts.sum()
     return SwallowedEnergy(
-        float((counts * sizes**2).sum()),
-        float((counts * factors).sum() / total),
-        math.sqrt(float((counts * factors**2).sum() / total)),
+        energy, float((counts * factors).sum() / total), math.sqrt(float((counts * factors**2).sum() / total))
     )
+
+
+def _measured_attenuation(changes: Array, step: float) -> float:
+    energy = float((changes**2).sum())
+    return float((changes * step * np.round(changes / step)).sum() / energy) if energy else 0.0
 
 
 def _size(found: SpacingClass) -> float:

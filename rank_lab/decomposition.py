@@ -8,18 +8,20 @@ SVD and never needs the matrix in memory; its price is a floor at about
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rank_lab.errors import NonFiniteError, UnsupportedUpdateError
+from rank_lab.errors import ConvergenceError, NonFiniteError, UnsupportedUpdateError
 from rank_lab.spectrum import METHODS, Method, Spectrum
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update, return_freed_memory
 from rank_lab.whitening import Whitening
 
-__all__ = ["gram_matrix", "spectrum_of"]
+__all__ = ["convergence", "gram_matrix", "spectrum_of"]
 
 _EPS = float(np.finfo(np.float64).eps)
 # Rounding errors of an eigenvalue add up like a random walk, to about sqrt(q) eps of the largest. Seen in zero
@@ -73,6 +75,8 @@ def spectrum_of(
     ------
     NonFiniteError
         If the update holds NaN or infinity.
+    ConvergenceError
+        If LAPACK or cuSOLVER gives up.
     UnsupportedUpdateError
         If the method does not apply to this kind of update.
     ValueError
@@ -101,21 +105,53 @@ def spectrum_of(
     vectors = min(vectors, update.rank_bound)
     if method == "auto":
         method = "factors" if isinstance(update, LowRankUpdate) else "gram"
-    if method == "factors":
-        if not isinstance(update, LowRankUpdate):
-            raise UnsupportedUpdateError(
-                "method 'factors' needs an update that is stored as factors; this one is dense: use 'gram'."
-            )
-        return _from_factors(update, vectors, device)
-    if method == "svd":
-        return _from_svd(update, vectors, device)
-    if method == "randomized":
-        return _randomized(update, k=k or _DEFAULT_K, vectors=vectors, device=device, seed=seed)
+    with convergence(update.shape):
+        if method == "factors":
+            return _from_factors(_factored(update), vectors, device)
+        if method == "svd":
+            return _from_svd(update, vectors, device)
+        if method == "randomized":
+            return _randomized(update, k=k or _DEFAULT_K, vectors=vectors, device=device, seed=seed)
+        return _from_gram(_dense(update), vectors, device)
+
+
+@contextmanager
+def convergence(shape: tuple[int, ...]) -> Iterator[None]:
+    """Tell a decomposition that does not converge from a fault of the program.
+
+    Parameters
+    ----------
+    shape
+        Of what is decomposed, for the message.
+
+    Raises
+    ------
+    ConvergenceError
+        In the place of torch's own kind.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ConvergenceError(
+            f"the decomposition of {shape[0]} x {shape[1]} failed ({str(error).splitlines()[0]}); try another --method,"
+            " or --device cpu."
+        ) from error
+
+
+def _factored(update: Update) -> LowRankUpdate:
+    if not isinstance(update, LowRankUpdate):
+        raise UnsupportedUpdateError(
+            "method 'factors' needs an update that is stored as factors; this one is dense: use 'gram'."
+        )
+    return update
+
+
+def _dense(update: Update) -> DenseUpdate:
     if not isinstance(update, DenseUpdate):
         raise UnsupportedUpdateError(
             "method 'gram' is for dense updates; this one is stored as factors: use 'factors', which is exact."
         )
-    return _from_gram(update, vectors, device)
+    return update
 
 
 def gram_matrix(update: DenseUpdate, *, device: str = "cpu", whitening: Whitening | None = None) -> Tensor:

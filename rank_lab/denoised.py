@@ -141,7 +141,8 @@ def denoised_ranks(
     if whitened.vectors is not None:
         values, drawn = _scaled_back(update, whitened, whitened.vectors, swallowed=energy.swallowed, device=device)
     else:
-        std = math.sqrt(whitened.whitening.total_variance / math.prod(spectrum.shape))
+        noise = spectrum.frobenius_norm**2 - energy.attenuation**2 * energy.value
+        std = math.sqrt(max(noise, 0.0) / math.prod(spectrum.shape))
         values = undiffused(spectrum.values, spectrum.shape, std)[: len(whitened.values)]
         drawn = values[None]
     held = float((values**2).sum())
@@ -149,9 +150,11 @@ def denoised_ranks(
         return Denoised({}, diffuse=False)
     seen = debiased(whitened.values, update.stored_shape) if energy.whitened else values
     least, likely, most = (share * held for share in energy.diffuse(float((seen**2).sum())))
+    if few and not least:
+        likely = 0.0  # few directions hold all energy until the files exclude it
     continuous = statistics.identical_fraction <= FEW_ZEROS and few
     ranks = {
-        name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum)
+        name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(values))
         if continuous or name.startswith("energy_rank")
         else Estimate(value)
         for name, value in _ranks(values, likely).items()
@@ -240,12 +243,15 @@ def _samples(drawn: Array, name: str, diffuse: tuple[float, float]) -> tuple[Arr
     return least, most
 
 
-def _estimate(name: str, value: float, samples: tuple[Array, Array], spectrum: Spectrum) -> Estimate:
-    bound = float(spectrum.rank_bound)
+def _estimate(name: str, value: float, samples: tuple[Array, Array], spectrum: Spectrum, counted: int) -> Estimate:
+    """A rank that needs more energy than the counted directions hold is above their number, and has no other bound."""
+    ends = float(min(counted + 1, spectrum.rank_bound)), float(spectrum.rank_bound)
+    if name == "effective_rank" and math.isnan(value):
+        return UNKNOWN
     method: Any = "inverted_cdf" if name.startswith("energy") else "linear"
     low, high = (
-        float(np.percentile(np.where(np.isnan(drawn), bound, drawn), percent, method=method))
-        for drawn, percent in zip(samples, _PERCENT, strict=True)
+        float(np.percentile(np.where(np.isnan(drawn), end, drawn), percent, method=method))
+        for drawn, percent, end in zip(samples, _PERCENT, ends, strict=True)
     )
     if math.isnan(value):
         return Estimate(value, low, high)

@@ -7,6 +7,7 @@ one line and exits with code 2.
 
 __all__ = [
     "CheckpointError",
+    "ConvergenceError",
     "IncompleteSpectrumError",
     "NonFiniteError",
     "PairingError",
@@ -39,6 +40,10 @@ class ShapeMismatchError(RankLabError, ValueError):
 
 class NonFiniteError(RankLabError, ArithmeticError):
     """A tensor holds NaN or infinite values."""
+
+
+class ConvergenceError(RankLabError, ArithmeticError):
+    """A decomposition did not converge."""
 
 
 class IncompleteSpectrumError(RankLabError, ValueError):

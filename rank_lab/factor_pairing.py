@@ -29,7 +29,7 @@ from rank_lab.saved_whole import (
 from rank_lab.spec import UpdateSpec, has_vocabulary
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["is_factored", "plan_factors", "refuse_other_adapters"]
+__all__ = ["is_factored", "plan_factors"]
 
 _ROLES = {
     "lora_A": "A", "lora_B": "B", "lora_E": "gate", "lora_gate": "gate", "gate": "gate",
@@ -40,12 +40,6 @@ _PART = re.compile(
 )
 _EMBEDDING = "lora_embedding_"
 _FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.|$)")
-_OTHER_FORMATS = {
-    re.compile(r"\.lora_(down|up|mid)\."): "kohya's",
-    re.compile(r"\.lora\.(down|up)\."): "diffusers'",
-    re.compile(r"\.lora_[ab]$"): "MLX's",
-    re.compile(r"\.(hada|lokr)_w\w+$"): "LyCORIS'",
-}
 
 Parts = dict[str, StoredTensor]
 
@@ -53,23 +47,6 @@ Parts = dict[str, StoredTensor]
 def is_factored(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds LoRA factors, beside base names as loralib saves them or in PEFT's layout."""
     return any(_FACTOR.search(name) for name in checkpoint.tensors)
-
-
-def refuse_other_adapters(checkpoint: Checkpoint) -> None:
-    """Refuse by name the adapter formats that are recognised and not read.
-
-    Raises
-    ------
-    UnsupportedUpdateError
-        If a tensor is named as in one of them.
-    """
-    for name, tensor in checkpoint.tensors.items():
-        for pattern, owner in _OTHER_FORMATS.items():
-            if pattern.search(name):
-                raise UnsupportedUpdateError(
-                    f"{tensor.file}: tensor {name!r} is of {owner} adapter format, which is not read yet; convert it"
-                    " to PEFT's, or merge it into its base and compare with --base."
-                )
 
 
 def plan_factors(

@@ -8,6 +8,7 @@ from rank_lab.adapter_config import AdapterRecipe
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, unreadable
 from rank_lab.errors import PairingError, ShapeMismatchError, UnsupportedUpdateError
+from rank_lab.expert_stacks import expert_module
 from rank_lab.names import identify, strip_wrappers
 from rank_lab.saved_whole import readable_weight
 from rank_lab.spec import UpdateSpec
@@ -192,7 +193,7 @@ def _experts(path: str, level: Level, recipe: AdapterRecipe, weight: StoredTenso
         )
     for expert in range(count):
         stacked = weight is not None and len(weight.shape) == 3
-        module = _expert_path(path, expert) if stacked or count > 1 else path
+        module = expert_module(path, expert) if stacked or count > 1 else path
         identity = identify(module)
         yield UpdateSpec(
             module=module,
@@ -225,10 +226,3 @@ def _rank(path: str, level: Level, recipe: AdapterRecipe) -> int:
         f" {' or '.join(map(str, ranks))} makes no number of experts; restore the adapter_config.json that was saved"
         " with it."
     )
-
-
-def _expert_path(path: str, expert: int) -> str:
-    """With the number where files with one matrix per expert have it, behind the experts' own component."""
-    parts = path.split(".")
-    at = next((i + 1 for i in reversed(range(len(parts) - 1)) if "expert" in parts[i]), len(parts))
-    return ".".join([*parts[:at], str(expert), *parts[at:]])

@@ -12,8 +12,12 @@ __all__ = ["aligned", "canonical", "layer_counts", "nearest_pairs"]
 # transformers' base_model_prefix values: the name under which a model with a head keeps its body.
 BODY_PREFIXES = (
     "model", "transformer", "bert", "roberta", "distilbert", "electra", "deberta", "albert", "gpt_neox", "mpnet",
-    "camembert", "xlm_roberta", "ernie", "biogpt", "gte", "nomic_bert",
+    "camembert", "xlm_roberta", "ernie", "biogpt", "gte", "nomic_bert", "language_model",
 )  # fmt: skip
+_PREFIXES = (*((f"{prefix}.", "") for prefix in BODY_PREFIXES), ("model.language_model.", "model."))
+
+
+_MOST_COMPARED = 5000  # names, for an error message: each takes some ten microseconds
 
 
 def canonical(tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
@@ -40,7 +44,8 @@ def aligned(tuned: Sequence[str], base: Sequence[str]) -> tuple[dict[str, str], 
     """Map both sets of names to common keys by stripping one known body prefix from one of them.
 
     A model saved with its head keeps its body under a prefix (``bert.``,
-    ``model.``), one saved without does not. Of the known prefixes the one that
+    ``model.``), one saved without does not; one that also sees images keeps its
+    text part under ``language_model.`` or ``model.language_model.``. Of the known prefixes the one that
     makes most names meet is stripped; where none helps, names stay as they are.
 
     Parameters
@@ -61,8 +66,11 @@ def aligned(tuned: Sequence[str], base: Sequence[str]) -> tuple[dict[str, str], 
     identity_tuned, identity_base = {name: name for name in tuned}, {name: name for name in base}
     best = (identity_tuned, identity_base)
     most = len(set(tuned) & set(base))
-    for prefix in BODY_PREFIXES:
-        for keys in ((_stripped(tuned, prefix), identity_base), (identity_tuned, _stripped(base, prefix))):
+    for start, instead in _PREFIXES:
+        for keys in (
+            (_stripped(tuned, start, instead), identity_base),
+            (identity_tuned, _stripped(base, start, instead)),
+        ):
             if keys[0] is None or keys[1] is None:
                 continue
             shared = len(set(keys[0].values()) & set(keys[1].values()))
@@ -75,7 +83,7 @@ def nearest_pairs(tuned: Sequence[str], base: Sequence[str], *, count: int = 3) 
     """The names of one side, each beside the most similar of the other, for an error message."""
     pairs = []
     for name in tuned[:count]:
-        near = difflib.get_close_matches(name, base, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name, base[:_MOST_COMPARED], n=1, cutoff=0.0)
         pairs.append(f"{name} ~ {near[0] if near else 'nothing'}")
     return "; ".join(pairs)
 
@@ -98,8 +106,7 @@ def layer_counts(names: Sequence[str]) -> dict[str, set[int]]:
     return found
 
 
-def _stripped(names: Sequence[str], prefix: str) -> dict[str, str] | None:
-    start = f"{prefix}."
-    keys = {name: name.removeprefix(start) for name in names}
+def _stripped(names: Sequence[str], start: str, instead: str) -> dict[str, str] | None:
+    keys = {name: instead + name.removeprefix(start) if name.startswith(start) else name for name in names}
     changed = any(name.startswith(start) for name in names)
     return keys if changed and len(set(keys.values())) == len(keys) else None

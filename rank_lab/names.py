@@ -3,41 +3,93 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "Identity", "identify", "natural_order", "strip_wrappers"]
+__all__ = ["KINDS", "Identity", "identify", "is_known", "natural_order", "strip_wrappers"]
 
 KINDS = (
     "q", "k", "v", "qkv", "kv", "o", "gate", "up", "gate_up", "down",
     "embed", "head", "router", "conv", "other",
 )  # fmt: skip
-"""Kinds of module, in the order in which tables and maps show them."""
+"""Kinds of module, in the order in which tables and maps show them.
+
+Queries, keys, values and outputs of any attention, linear and cross-attention too: the module says where. ``gate``: of
+a feed-forward block or of an attention's output. ``head``: what stands between body and predictions. ``conv``:
+convolutions, and the patch projections of vision models, which are convolutions however they are stored.
+"""
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 _TRAINED_COPY = re.compile(r"(?<=\.)modules_to_save\.\w+\.")  # PEFT keeps it beside the frozen "original_module"
 _LEADING = ("module.", "base_model.model.")
 
-# The last path component that is not "weight" decides; the first rule that matches wins.
-_BY_LEAF: tuple[tuple[str, str], ...] = (
-    (r"(c_attn|qkv(_proj|_linear)?|query_key_value|in_proj(_weight)?|Wqkv|att_proj|wqkv)", "qkv"),
-    (r"(kv_proj|key_value|kv_a_proj_with_mqa|kv_b_proj|kv)", "kv"),
-    (r"(q_proj|query(_proj|_layer)?|q_lin|q_a_proj|q_b_proj|wq|q|q_attn|to_q|linear_q)", "q"),
-    (r"(k_proj|key(_proj|_layer)?|k_lin|wk|k|to_k|linear_k)", "k"),
-    (r"(v_proj|value(_proj|_layer)?|v_lin|wv|v|to_v|linear_v)", "v"),
-    (r"(o|o_proj|out_lin|to_out|wo_attn|linear_out)", "o"),
-    (r"(gate_up_proj|gate_and_up_proj|w13|Wi)", "gate_up"),
-    (r"(gate_proj|w1|wi_0|gate_linear|linear_gate)", "gate"),
-    (r"(up_proj|w3|wi_1|wi|fc1|fc_in|c_fc|dense_h_to_4h|lin1|linear1|intermediate|ffn_1|ffn|w_in)", "up"),
-    (r"(down_proj|w2|fc2|fc_out|dense_4h_to_h|lin2|linear2|ffn_2|ffn_output|w_out)", "down"),
-    (r"(embed_tokens|wte|wpe|word_embeddings|position_embeddings|token_type_embeddings|embed_positions|tok_embeddings|token_embedding|position_embedding|shared|embeddings?|relative_attention_bias|embed_in)", "embed"),
-    (r"((generator_)?lm_head|vocab_projector|embed_out|score|classifier|qa_outputs|decoder|predictions|output_projection)", "head"),
-    (r"(router|gate|shared_expert_gate)", "router"),
-    (r"(conv\d*d?|patch_embedding|patch_embeddings|conv_proj)", "conv"),
+# What kind of block a component is; the nearest one above the module decides, and transparent ones are looked through.
+_BLOCKS: tuple[tuple[str, str], ...] = (
+    (r"router(_\w+)?|gate", "router"),
+    (r"(\w+_)?(cross)?(attn|att|attention)s?(_\d+|_layers)?|\w*Attention", "attention"),
+    (r"(\w+_)?(mlp|ffn|ff|moe|feed_?forward)s?\d?(_block|_in|_out)?|Dense\w*Dense", "feed_forward"),
+    (r"mamba(_\w+)?|mixer|temporal_block|rg_lru|conv|forget_gate|mlstm_layer", "recurrence"),
+    (r"(\w+_)?(layers?|blocks?)|resblocks|h", "layer"),
 )  # fmt: skip
-_AMBIGUOUS = re.compile(r"(dense|c_proj|[wW]o|out_proj|proj|output|linear|fc)")
-_ATTENTION = re.compile(
-    r"(self_?|cross_?|encoder_?)?(attn|attention|att|mha|SelfAttention|EncDecAttention)", re.IGNORECASE
-)
-_FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|dense_?relu_?dense|output|experts?)", re.IGNORECASE)
-_HEADS = frozenset({"classifier", "score", "lm_head", "predictions", "cls", "qa_outputs", "pooler"})
+_TRANSPARENT = re.compile(r"\d+|self|output|(\w+_)?experts?(_\d+)?")
+
+# Block around it ("" any, "-" none of a layer's); last component, or last two or three; kind. The first that fits wins.
+_RULES: tuple[tuple[str, str, str], ...] = (
+    ("router", r".+", "router"),
+    # Names that mean something else in one place than everywhere below.
+    ("feed_forward", r"key", "up"),  # RWKV names its channel mixing by key and value
+    ("feed_forward", r"value", "down"),
+    ("feed_forward", r"receptance", "gate"),
+    ("attention", r"experts\.input_linear", "q"),  # JetMoE's mixture of attention heads
+    ("attention", r"experts\.output_linear", "o"),
+    ("feed_forward", r"experts\.mlp\.w1", "gate"),  # DBRX
+    ("feed_forward", r"experts\.mlp\.w2", "down"),
+    ("feed_forward", r"mlp\.w[12]", "other"),  # Qwen-1 calls its up projection w1 and its gate w2
+    ("", r"(compressor|indexer)\.gate_proj|relative_pos_embeddings", "other"),
+    # Attention, and what replaces it.
+    ("", r"c_attn|(\w+_)?qkv(_proj|_linear)?|query_key_value|in_proj_(weight|qkvz?)|Wqkv|att_proj|wqkv", "qkv"),
+    ("", r"(to_|w)?kv|kv_proj|key_value|kv_[ab]_proj(_with_mqa)?|wkv_[ab]|Wkv", "kv"),
+    ("", r"q_(proj|lin|attn|head|gate_proj|a_proj|b_proj)|[wW]q|wq_[ab]|q|to_q|linear_q|project_q|q_proj\.linear|query_(proj|layer|global)", "q"),
+    ("", r"k_(proj|lin|head)|[wW]k|k|to_k|linear_k|project_k|k_proj\.linear|key_(proj|layer|global)", "k"),
+    ("", r"v_(proj|lin|head|proj_current|proj_delayed)|[wW]v|v|to_v|linear_v|project_v|v_proj\.linear|value_(proj|layer|global)", "v"),
+    ("", r"o|o_proj|o_[ab]_proj|out_lin|to_out|wo_attn|wo_[ab]|attention_out|o_proj\.linear|mlstm_layer\.out_proj", "o"),
+    ("attention", r"in_proj", "qkv"),
+    ("attention", r"(\w+_)?query", "q"),
+    ("attention", r"key", "k"),
+    ("attention", r"value", "v"),
+    ("attention", r"dense|c_proj|[wW]o|out_proj|proj|projection|projection_layer|proj_out|post_proj|linear_out|output|out|fc", "o"),
+    ("attention", r"gate_proj|g_([ab]_)?proj|in_proj_z|output_gate", "gate"),
+    ("recurrence", r"ogate_preact", "gate"),
+    # Feed-forward, dense or one expert.
+    ("", r"gate_up_proj|gate_and_up_proj|w13|Wi", "gate_up"),
+    ("feed_forward", r"input_linear", "gate_up"),
+    ("", r"gate_proj|wi_0|gate_linear|linear_gate|proj_up_gate|w_in\.w_0|gate_proj\.linear", "gate"),
+    ("feed_forward", r"w1", "gate"),
+    ("", r"up_proj|wi_1|wi|fc_in|c_fc|dense_h_to_4h|proj_up|w_in\.w_1|up_proj\.linear|(intermediate(_\w+)?|dense)\.dense|\d+\.ffn|ffn\.0", "up"),
+    ("feed_forward", r"w3|v1|fc1|lin1|linear_?1|linear_fc1|dense_?1|layer_1|ffn_1|intermediate|w_in", "up"),
+    ("layer", r"fc1|lin1|linear_?1", "up"),
+    ("", r"down_proj|fc_out|dense_4h_to_h|proj_down|ffn_output|down_proj\.linear|output(_\w+)?\.dense|ffn\.2", "down"),
+    ("feed_forward", r"w2|fc2|lin2|linear_?2|linear_fc2|dense_?2|layer_2|ffn_2|w_out|output_linear|dense|c_proj|[wW]o|out_proj|proj|output|fc", "down"),
+    ("layer", r"fc2|lin2|linear_?2", "down"),
+    # What stands before and after the layers, and convolutions anywhere.
+    ("", r"(patch_embed|patch_embeddings?)(\.(proj|projection|linear))?|patch_conv|(\w+_)?(conv|conv_?[123]d)(s|\d|_in)?|conv_proj|conv_qk_\w+|conv_upsampler\d|\w*conv_attn_layer\.(depth|point)wise", "conv"),
+    ("", r"wte|wpe|shared|embed_(in|tokens|positions|global|tokens_per_layer)|(tokens|positions)_embed|embeddings?|cls_token|transformer\.w", "embed"),
+    ("", r"(\w+_)?(word|tok|token|position|positional|pos|segment|seg|class|entity|ngram|value|input|row|column|shape|pronunciation|token_type|generation|rel)_(embed|emb|embedding)s?(_\d+|_vlm)?", "embed"),
+    ("", r"relative_attention_bias|rel_pos_[hw]|(\w+_)?position_embedding_table", "embed"),
+    ("", r"(\w+_)?lm_head|vocab_projector|embed_out|score|classifier|qa_outputs|predictions|output_projection", "head"),
+    ("-", r"embed", "embed"),
+    ("-", r"head|output|decoder|(head|projection_head|transform)\.dense", "head"),
+    ("attention", r"gate", "other"),  # it routes nothing
+    ("", r"router|gate|shared_expert_gate", "router"),
+    # Known, and none of the kinds: state spaces, linear recurrences and short convolutions; the forget gates, decays,
+    # sinks and relative positions of attention; indexers, hyper-connections, projections between widths or modalities.
+    ("recurrence", r"(in|out|x|dt|f|f_a|f_b)_proj(_weight)?|A_log|D|linear(_\w+)?|\w+_gate_weight|[if]gate_preact", "other"),
+    ("attention", r"in_proj_(a|b|ba)|(a|b|dt|r|sink)_proj|time_mix_\w+|receptance|r|r_kernel|query_key", "other"),
+    ("feed_forward", r"time_mix_\w+|(pre|post)_expert_proj", "other"),
+    ("", r"rel_logits_proj\.proj|[qk]_l2_clip\.scale|rel_l2_clip\.scale|attention_input\.query|conv_(kernel|out)_layer", "other"),
+    ("", r"indexer\.\w+|scorer\.\w+|(attn|ffn)_hc\.fn|hc_head\.hc_fn|altup\.\w+|altup_\w+(\.\d+)?|laurel\.\w+|per_layer_\w+", "other"),
+    ("", r"\w*(projector|merger|aligner|connector)\w*(\.\w+)?|(merger|merger_list)\.mlp|mlp\.\d+|embedding_hidden_mapping_in|embeddings_project", "other"),
+)  # fmt: skip
+_HEADS = frozenset({
+    "classifier", "score", "lm_head", "predictions", "cls", "qa_outputs", "pooler", "generator_predictions", "vocab_transform",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,9 +153,9 @@ def identify(module: str) -> Identity:
 
     The first integer component is the layer, what stands before it the stack;
     an integer behind a component with ``expert`` in its name is the expert.
-    Leaves that attention and feed-forward share (``dense``, ``c_proj`` ...) are
-    decided by the nearest ancestor that looks like either. What no rule knows
-    is ``"other"``, never dropped.
+    Names that attention and feed-forward share (``dense``, ``c_proj`` ...) are
+    decided by the block around them. What no rule knows is ``"other"``, as is
+    what rules know to be none of the kinds; :func:`is_known` tells them apart.
 
     Parameters
     ----------
@@ -121,45 +173,56 @@ def identify(module: str) -> Identity:
     """
     parts = module.removesuffix(".weight").split(".")
     layer_at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
-    expert_at = next(
-        (i for i, part in enumerate(parts) if part.isdecimal() and i and "expert" in parts[i - 1] and i != layer_at),
-        None,
+    numbers = [re.fullmatch(r"(?:expert_)?(\d+)", part) for part in parts]
+    experts = (
+        int(number[1])
+        for i, number in enumerate(numbers)
+        if number and i and i != layer_at and "expert" in parts[i - 1]
     )
     return Identity(
         stack=".".join(parts[:layer_at]) if layer_at is not None else "",
         layer=int(parts[layer_at]) if layer_at is not None else None,
-        kind=_kind([part for part in parts if not part.isdecimal()], inside_layer=layer_at is not None),
-        expert=int(parts[expert_at]) if expert_at is not None else None,
+        kind=_kind(parts) or "other",
+        expert=next(experts, None),
     )
 
 
-def _kind(parts: list[str], *, inside_layer: bool) -> str:
-    if not inside_layer and _HEADS & set(parts):
+def is_known(module: str) -> bool:
+    """Whether a rule names this module, be it to say that it is none of the kinds.
+
+    Parameters
+    ----------
+    module
+        Path without wrappers and without ``.weight``.
+
+    Examples
+    --------
+    >>> identify("backbone.layers.0.mixer.x_proj").kind, is_known("backbone.layers.0.mixer.x_proj")
+    ('other', True)
+    >>> identify("layers.0.something.new").kind, is_known("layers.0.something.new")
+    ('other', False)
+    """
+    return _kind(module.removesuffix(".weight").split(".")) is not None
+
+
+def _kind(parts: list[str]) -> str | None:
+    names = [part for part in parts if not part.isdecimal()]
+    inside_layer = len(names) < len(parts)
+    if not inside_layer and _HEADS & set(names):
         return "head"
-    leaf = parts[-1] if parts else ""  # a bare nn.Sequential has numbers only
-    for pattern, kind in _BY_LEAF:
-        if re.fullmatch(pattern, leaf):
-            # A gate inside attention routes nothing, an in_proj outside of it (Mamba's) makes no queries.
-            fits = leaf not in {"gate", "in_proj"} or (leaf == "in_proj") == _inside_attention(parts)
-            return kind if fits else "other"
-    if _AMBIGUOUS.fullmatch(leaf):
-        return _by_ancestor(parts)
-    return "other"
+    leaf = names[-1] if names else ""  # a bare nn.Sequential has numbers only
+    place = _block(parts, leaf)
+    tails = (leaf, ".".join(parts[-2:]), ".".join(parts[-3:]))
+    for where, pattern, kind in _RULES:
+        holds = where in {"", place} or (where == "-" and not inside_layer)
+        if holds and any(re.fullmatch(pattern, tail) for tail in tails):
+            return kind
+    return None
 
 
-def _inside_attention(parts: list[str]) -> bool:
-    return any(_ATTENTION.fullmatch(part) for part in parts[:-1])
-
-
-def _by_ancestor(parts: list[str]) -> str:
-    leaf = parts[-1]
-    for part in reversed(parts[:-1]):
-        if part == "intermediate":
-            return "up"
-        if _ATTENTION.fullmatch(part):
-            return "o"
-        if part == "output" and leaf == "dense":
-            continue  # BERT: attention.output.dense and output.dense
-        if _FEED_FORWARD.fullmatch(part):
-            return "down"
-    return "down" if "output" in parts[:-1] else "other"
+def _block(parts: list[str], leaf: str) -> str:
+    above = parts[: len(parts) - 1 - parts[::-1].index(leaf)] if leaf else []
+    for part in reversed(above):
+        if not _TRANSPARENT.fullmatch(part):
+            return next((block for pattern, block in _BLOCKS if re.fullmatch(pattern, part)), "")
+    return ""

@@ -5,14 +5,20 @@ never by substring: what does not meet by a stated rule is refused or becomes a
 row with a reason.
 """
 
+from dataclasses import replace
+
 from rank_lab.adapter_pairing import is_adapter, plan_adapter
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, not_compared, unreadable
+from rank_lab.conversion import by_stored_tensor, common_keys
+from rank_lab.coverage import CoverageRow, Plan, Side, VectorChange, belongs_to_packed, not_compared, unreadable
 from rank_lab.errors import PairingError
-from rank_lab.factor_pairing import refuse_other_adapters
-from rank_lab.key_space import aligned, canonical, layer_counts, nearest_pairs
+from rank_lab.factor_pairing import is_factored
+from rank_lab.foreign_adapters import plan_foreign
+from rank_lab.foreign_names import foreign_format, refuse_merged_factors, saved_in_full
+from rank_lab.fused_pairing import pair_fused
+from rank_lab.key_space import canonical, layer_counts, nearest_pairs
+from rank_lab.matrices import matrix_specs, stored_as
 from rank_lab.names import identify, natural_order
-from rank_lab.orientation import stored_transposed
 from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, since
 from rank_lab.stored_tensor import StoredTensor
 
@@ -25,23 +31,30 @@ def plan_updates(
     *,
     lora_alpha: float | None = None,
     initial: Checkpoint | None = None,
+    split_fused: bool = False,
 ) -> Plan:
     """Pair the tensors of two checkpoints into updates, from headers and configs alone.
 
     Parameters
     ----------
     tuned
-        Full checkpoint, PEFT adapter or loralib file.
+        Full checkpoint, adapter (PEFT's, kohya's and LyCORIS', diffusers',
+        MLX's, torchtune's) or loralib file.
     base
         What it was tuned from. Factors that are added to a weight (LoRA's) need
         none, but then norms relative to the weights are missing; adapters of
         methods that depend on the weight (DoRA, IA3, VeRA ...) need it.
     lora_alpha
-        Numerator of LoRA's scaling for files that do not record it (loralib).
+        Numerator of LoRA's scaling for files that do not record it (loralib,
+        torchtune).
     initial
         The adapter as it was saved before the first step of training, for
         initialisations that take something out of the base (PiSSA, CorDA,
         LoRA-GA ...): the update is that against the original base.
+    split_fused
+        Take fused weights of full checkpoints (q, k and v; gate and up) apart,
+        where :mod:`rank_lab.fused_weights` knows how; by default they stay one
+        matrix, which is what an adapter sees.
 
     Raises
     ------
@@ -66,24 +79,32 @@ def plan_updates(
     >>> plan.specs[0].module, plan.specs[0].shape
     ('h.0.q_proj', (4, 3))
     """
-    if base is not None and is_adapter(base):
+    if base is not None and (is_adapter(base) or foreign_format(base)):
         raise PairingError(f"{base.source}: the base is an adapter; give the full model that it was trained on.")
     if base is not None and _same_files(tuned, base):
         raise PairingError(
             f"{base.source}: base and tuned are the same files; give the model as it was before fine-tuning as --base."
         )
-    if is_adapter(tuned):
+    kind = foreign_format(tuned)
+    adapter = kind is not None or is_factored(tuned) or (tuned.adapter_config is not None and not saved_in_full(tuned))
+    if adapter and split_fused:
+        raise PairingError(f"{tuned.source}: an adapter's updates are not taken apart; leave out --split-fused.")
+    if initial is not None and (kind is not None or not adapter):
+        what = f"{kind}'s adapter" if kind is not None else "a full checkpoint"
+        raise PairingError(f"{tuned.source}: {what} has no initial adapter; leave out --initial-adapter.")
+    if kind is not None:
+        return plan_foreign(tuned, base, kind, lora_alpha=lora_alpha)
+    if adapter:
+        if tuned.adapter_config is None:
+            refuse_merged_factors(tuned)
         return plan_adapter(tuned, base, lora_alpha=lora_alpha, initial=initial)
-    refuse_other_adapters(tuned)
-    if initial is not None:
-        raise PairingError(f"{tuned.source}: a full checkpoint has no initial adapter; leave out --initial-adapter.")
     if lora_alpha is not None:
         raise PairingError(f"{tuned.source}: a full checkpoint has no LoRA scaling; leave out --lora-alpha.")
     if base is None:
         raise PairingError(
             f"{tuned.source}: a full checkpoint shows no update by itself; give what it was tuned from as --base."
         )
-    return _plan_dense(tuned, base)
+    return _plan_dense(tuned, base, split_fused=split_fused)
 
 
 def plan_step(now: Plan, before: Plan | None) -> tuple[UpdateSpec, ...]:
@@ -118,14 +139,17 @@ def _same_files(tuned: Checkpoint, base: Checkpoint) -> bool:
     }
 
 
-def _plan_dense(tuned: Checkpoint, base: Checkpoint) -> Plan:
+def _plan_dense(tuned: Checkpoint, base: Checkpoint, *, split_fused: bool) -> Plan:
     tuned_tensors, base_tensors = _keyed(tuned, base)
     _refuse_other_layers(tuned_tensors, base_tensors, tuned, base)
-    _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
-    specs: list[UpdateSpec] = []
-    vectors: list[VectorChange] = []
-    rows: list[CoverageRow] = []
     tied = _tied(tuned_tensors, base_tensors, tuned, base)
+    fused = pair_fused(tuned_tensors, base_tensors, (tuned, base))
+    tuned_tensors = {key: tensor for key, tensor in tuned_tensors.items() if key not in fused.tuned_keys}
+    base_tensors = {key: tensor for key, tensor in base_tensors.items() if key not in fused.base_keys}
+    _refuse_other_key_space(tuned_tensors, base_tensors, tuned, base)
+    specs: list[UpdateSpec] = list(fused.specs)
+    vectors: list[VectorChange] = list(fused.vectors)
+    rows: list[CoverageRow] = list(fused.rows)
     for key, tensor in tuned_tensors.items():
         partner = base_tensors.get(key)
         if key in tied:
@@ -135,9 +159,10 @@ def _plan_dense(tuned: Checkpoint, base: Checkpoint) -> Plan:
         elif partner is None:
             rows.append(_only_tuned(key, tensor, tuned_tensors, base_tensors, base, specs))
         else:
-            rows.append(_both(key, tensor, partner, (tuned, base), specs, vectors))
+            rows.append(_both(key, tensor, partner, (tuned, base), specs, vectors, split_fused=split_fused))
     used = {row.base.name for row in rows if row.base is not None}
     rows += [_only_base(tensor, base) for tensor in base_tensors.values() if tensor.name not in used]
+    rows, vectors = by_stored_tensor(rows, vectors, tuned, base)
     rows += [CoverageRow(name, "tuned", "skipped", reason) for name, reason in tuned.set_aside]
     rows += [CoverageRow(name, "base", "skipped", reason) for name, reason in base.set_aside]
     if not specs:
@@ -160,9 +185,7 @@ def _tied(
 
 
 def _keyed(tuned: Checkpoint, base: Checkpoint) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    tuned_names, base_names = canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source)
-    tuned_keys, base_keys = aligned(list(tuned_names), list(base_names))
-    return ({tuned_keys[n]: t for n, t in tuned_names.items()}, {base_keys[n]: t for n, t in base_names.items()})
+    return common_keys(canonical(tuned.tensors, tuned.source), canonical(base.tensors, base.source), (tuned, base))
 
 
 def _refuse_other_layers(
@@ -208,9 +231,11 @@ def _both(
     sources: tuple[Checkpoint, Checkpoint],
     specs: list[UpdateSpec],
     vectors: list[VectorChange],
+    *,
+    split_fused: bool,
 ) -> CoverageRow:
     row = CoverageRow(tensor.name, "both", "analysed", tuned=tensor, base=partner)
-    aside = not_compared(row, tensor, partner)
+    aside = not_compared(row, tensor, partner) or belongs_to_packed(row, tensor, sources[0].tensors)
     if aside is not None:
         return aside
     module = key.removesuffix(".weight")
@@ -219,16 +244,15 @@ def _both(
         if len(tensor.shape) == len(partner.shape) == 1 and has_vocabulary(key.removesuffix(".bias")):
             return row.but("skipped", f"{shapes}: one value per token of a resized vocabulary")
         return row.but("skipped", f"{shapes}: not the same module", failed=True)
-    if len(tensor.shape) < 2 or _is_vector(key):
+    vector = len(tensor.shape) < 2 or _is_vector(key)
+    found = () if vector else matrix_specs(key, tensor, partner, sources, split_fused=split_fused)
+    if not found:
         vectors.append(VectorChange(tensor.name, tensor, partner))
-        return row.but("vector", "")
-    if len(tensor.shape) > 2:
-        vectors.append(VectorChange(tensor.name, tensor, partner))
-        return row.but("vector", f"{len(tensor.shape)} dimensions: norm only")
-    transposed, note = stored_transposed(key, sources)
-    spec = dense_spec(module, tensor, partner, transposed=transposed, note=note)
-    specs.append(spec)
-    return CoverageRow(tensor.name, "both", "analysed", spec.note if spec.rows else "", module, tensor, partner)
+        return row.but("vector", "" if vector else f"{len(tensor.shape)} dimensions: norm only")
+    specs += found
+    reason = found[0].note if found[0].rows else stored_as(found)
+    parts = tuple(spec.module for spec in found) if len(found) > 1 or found[0].module != module else ()
+    return replace(row, reason=reason, module=module, parts=parts)
 
 
 def _is_vector(key: str) -> bool:

@@ -11,12 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rank_lab.errors import SchemaError
+from rank_lab.errors import CheckpointError, SchemaError
+from rank_lab.plain_file import parse_json, size_of
+from rank_lab.plain_text import holds_controls, plain
 from rank_lab.schema import COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
 
 __all__ = ["RankReport", "read_provenance", "reports_of"]
 
 _ROW_GROUP = 200  # one spectrum is then read without its neighbours
+_MAX_VALUES = 200_000_000  # a thousand matrices of 4096 values at fifty steps
+_LARGE, _MAX_RATIO = 100_000_000, 100
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -124,14 +128,7 @@ class RankReport:
         tables: dict[str, pd.DataFrame] = {}
         for name, schema in _tables().items():
             file = path / f"{name}.parquet"
-            try:
-                tables[name] = pq.read_table(file).to_pandas(types_mapper=_TYPES.get)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise SchemaError(
-                    f"{file}: cannot be read ({str(error).splitlines()[0][:100]}); run 'rank-lab analyze' again:"
-                    " finished updates are kept."
-                ) from error
-            tables[name] = _typed(tables[name], schema, str(file))
+            tables[name] = _table(file, schema)
         return cls(tables["updates"], tables["spectra"], tables["coverage"], head["provenance"])
 
 
@@ -170,19 +167,79 @@ def _tables() -> dict[str, pa.Schema]:
     return {"updates": UPDATES, "spectra": SPECTRA, "coverage": COVERAGE}
 
 
+def _table(file: Path, schema: pa.Schema) -> pd.DataFrame:
+    try:
+        size_of(file)
+        _refuse_bomb(file)
+        frame = _typed(pq.read_table(file).to_pandas(types_mapper=_TYPES.get), schema, str(file))
+    except (OSError, pa.ArrowException, CheckpointError, TypeError, ValueError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        raise SchemaError(
+            f"{file}: cannot be read ({str(error).splitlines()[0][:100]}); run 'rank-lab analyze' again: finished"
+            " updates are kept."
+        ) from error
+    for name in schema.names:
+        if schema.field(name).type == pa.string():
+            frame[name] = _shown_column(frame[name])
+    return frame
+
+
+def _refuse_bomb(file: Path) -> None:
+    """Refuse a table that would take far more memory than its file is large."""
+    with pq.ParquetFile(file) as table:
+        about = table.metadata
+        chunks = [about.row_group(i).column(j) for i in range(about.num_row_groups) for j in range(about.num_columns)]
+    values, inflated = sum(c.num_values for c in chunks), sum(c.total_uncompressed_size for c in chunks)
+    size = file.stat().st_size
+    if values > _MAX_VALUES or (inflated > _LARGE and inflated > _MAX_RATIO * size):
+        raise ValueError(f"{values} values, {inflated} bytes once unpacked, in a file of {size}")
+
+
+def _shown_column(column: pd.Series) -> pd.Series:
+    if not holds_controls(" ".join(column.dropna().unique())):
+        return column
+    return column.map(_shown, na_action="ignore").astype(_TYPES[pa.string()])
+
+
+def _shown(value: Any) -> Any:
+    """The value with what a terminal would obey written out: reports are passed on, and what they say is printed."""
+    if isinstance(value, str):
+        return plain(value) if holds_controls(value) else value
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_provenance(value: object) -> bool:
+    """Whether it names what was analysed and how, as everything that shows a report expects."""
+    match value:
+        case {"tuned": [_, *_] as tuned, "base": base, "settings": {"run": str()}}:
+            return all(
+                isinstance(one, dict) and isinstance(one.get("source"), str) for one in [*tuned, base or tuned[0]]
+            )
+    return False
+
+
 def _head(path: Path) -> dict[str, Any]:
     file = path / "report.json"
     try:
-        head = json.loads(file.read_text(encoding="utf-8"))
+        size_of(file)
+        head = parse_json(file.read_bytes())
         version = head["schema_version"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(f"{file}: not the head of a report ({error}); make one with 'rank-lab analyze'.") from error
     if version != SCHEMA_VERSION:
         raise SchemaError(
             f"{file}: schema version {version}, this rank_lab reads {SCHEMA_VERSION}; analyze again or use the rank_lab"
             " that wrote it."
         )
-    return dict(head)
+    if not _is_provenance(head.get("provenance")):
+        raise SchemaError(
+            f"{file}: its provenance does not say what was analysed (tuned, base, settings); run 'rank-lab analyze'"
+            " again: finished updates are kept."
+        )
+    return {name: _shown(value) for name, value in head.items()}
 
 
 def _typed(frame: pd.DataFrame, schema: pa.Schema, name: str) -> pd.DataFrame:

@@ -9,13 +9,17 @@ import math
 from dataclasses import dataclass
 
 from rank_lab.change import ChangeStatistics
-from rank_lab.dead_zone import spacing_classes, swallowed_energy
+from rank_lab.dead_zone import fine_changes, spacing_classes, swallowed_energy
 from rank_lab.update import DenseUpdate
 
 __all__ = ["FEW_ZEROS", "RoundingEnergy", "added_energy", "swallowed_or_added"]
 
 _MODEL_ERROR = 0.003  # of the rounding variance, by which the uniform law may be wrong
-_DEAD_ZONE_ERROR = 0.1  # of the true energy, by which the law of small changes may be wrong
+_NARROW = 0.1  # of the energy: doubt below which the added noise alone says enough
+_MEASURED_ERROR, _GAUSSIAN_ERROR = (
+    0.05,
+    0.5,
+)  # of the true energy: seen on real updates, up to 0.03 and (rarely) above 1
 FEW_ZEROS = 0.03
 """Share of unchanged entries up to which rounding is an added noise."""
 
@@ -45,7 +49,7 @@ class RoundingEnergy:
     @property
     def swallowed(self) -> bool:
         """Whether changes too small for the grid were lost in a share that matters."""
-        return self.attenuation < 1.0
+        return self.attenuation != 1.0
 
     def diffuse(self, held: float) -> tuple[float, float, float]:
         """Energy that the counted directions do not hold, as shares of what they hold.
@@ -58,10 +62,9 @@ class RoundingEnergy:
         Returns
         -------
         least, likely, most
-            The likely is zero where the least is.
         """
         least = max(self.low * self.attenuation**2 / held - 1.0, 0.0)
-        likely = max(self.value * self.attenuation**2 / held - 1.0, 0.0) if least else 0.0
+        likely = max(self.value * self.attenuation**2 / held - 1.0, 0.0)
         return least, likely, max(self.high * self.attenuation_rms**2 / held - 1.0, likely)
 
 
@@ -100,11 +103,15 @@ def swallowed_or_added(
     base_rounded
         Whether the base was rounded from the same run; see :func:`rank_lab.noise.noise_of`.
     """
-    narrow = added.high - added.value <= _DEAD_ZONE_ERROR * added.value
+    narrow = added.high - added.value <= _NARROW * added.value
     if narrow or base_rounded or statistics.identical_fraction <= FEW_ZEROS:
         return added
-    swallowed = swallowed_energy(spacing_classes(update.pieces(), statistics.tuned_type))
+    grid = statistics.tuned_type
+    classes = spacing_classes(update.pieces(), grid)
+    changes = fine_changes(update.pieces(), grid, classes)
+    swallowed = swallowed_energy(classes, changes)
     if math.isnan(swallowed.energy):
         return added
-    low, high = ((1.0 + sign * _DEAD_ZONE_ERROR) * swallowed.energy for sign in (-1, 1))
+    error = _MEASURED_ERROR if len(changes) else _GAUSSIAN_ERROR
+    low, high = (1.0 - error) * swallowed.energy, (1.0 + error) * swallowed.energy
     return RoundingEnergy(low, swallowed.energy, high, swallowed.attenuation, swallowed.attenuation_rms)

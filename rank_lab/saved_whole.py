@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rank_lab.checkpoint import Checkpoint
+from rank_lab.conversion import names_in_memory
 from rank_lab.coverage import CoverageRow, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import CheckpointError, PairingError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
@@ -67,9 +68,10 @@ def base_weights(
     needed = {f"{module}.weight": module for module in modules}
     found = canonical(base.tensors, base.source)
     biases = [f"{module}.bias" for module in needed.values()]
-    wanted_keys, base_keys = aligned(list(dict.fromkeys([*needed, *biases, *others, *optional])), list(found))
-    by_key = {base_keys[name]: tensor for name, tensor in found.items()}
-    weights = {name: by_key[key] for name, key in wanted_keys.items() if key in by_key}
+    wanted = list(dict.fromkeys([*needed, *biases, *others, *optional]))
+    weights = _by_name(wanted, found)
+    if any(name not in weights for name in needed):  # adapters go by the names in memory
+        weights = max(weights, _by_name(wanted, names_in_memory(found, base)), key=len)
     missing = [name for name, module in needed.items() if name not in weights and identify(module).kind != "head"]
     if missing:  # a tied head is not stored
         raise PairingError(
@@ -77,6 +79,12 @@ def base_weights(
             f" {nearest_pairs(missing, list(found))}. Is it the model that the adapter was trained on?"
         )
     return weights
+
+
+def _by_name(wanted: list[str], found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    wanted_keys, base_keys = aligned(wanted, list(found))
+    by_key = {base_keys[name]: tensor for name, tensor in found.items()}
+    return {name: by_key[key] for name, key in wanted_keys.items() if key in by_key}
 
 
 def readable_weight(weight: StoredTensor) -> StoredTensor:

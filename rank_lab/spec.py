@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from rank_lab.errors import PairingError
+from rank_lab.factor_products import product_factors
 from rank_lab.merging import initial_factors, merged_layer
 from rank_lab.names import Identity, identify
 from rank_lab.stored_tensor import StoredTensor
@@ -24,7 +25,7 @@ __all__ = [
     "since",
 ]
 
-UpdateKind = Literal["dense", "lora", "adalora", "sora", "merged"]
+UpdateKind = Literal["dense", "lora", "adalora", "sora", "loha", "lokr", "merged"]
 
 BASE_IS_TIED = "the base ties this head"
 """Start of a note that holds for the change since the base, not for that since an earlier checkpoint."""
@@ -56,7 +57,8 @@ class UpdateSpec:
         The largest rank that shape and factors allow.
     sources
         Role to tensor: ``tuned`` and ``base``, or ``B``, ``A`` and ``gate``, or
-        all that is merged into ``base``; whatever the numbers depend on.
+        those of :func:`rank_lab.factor_products.product_factors`, or all that is
+        merged into ``base``; whatever the numbers depend on.
     scaling
         Factor of a factored update, resolved once from the config.
     transposed
@@ -171,7 +173,13 @@ def common_rows(tuned: StoredTensor, base: StoredTensor, module: str) -> int | N
 
 
 def dense_spec(
-    module: str, tuned: StoredTensor, base: StoredTensor, *, transposed: bool = False, note: str = ""
+    module: str,
+    tuned: StoredTensor,
+    base: StoredTensor,
+    *,
+    transposed: bool = False,
+    note: str = "",
+    identity: Identity | None = None,
 ) -> UpdateSpec:
     """The difference of two stored matrices, of their common rows if a vocabulary was resized.
 
@@ -185,6 +193,8 @@ def dense_spec(
         Whether the files store ``(in, out)``.
     note
         What else a reader must know.
+    identity
+        Where the path does not tell it; default what the path tells.
     """
     rows = common_rows(tuned, base, module)
     stored = (tuned.shape[0] if rows is None else rows, tuned.shape[1])
@@ -194,7 +204,7 @@ def dense_spec(
         note = f"{note}; {resized}" if note else resized
     return UpdateSpec(
         module=module,
-        identity=identify(module),
+        identity=identify(module) if identity is None else identity,
         update_kind="dense",
         shape=(stored[1], stored[0]) if transposed else stored,
         rank_bound=min(stored),
@@ -263,6 +273,8 @@ def _tokens(spec: UpdateSpec) -> LowRankUpdate:
 
 
 def _factored(spec: UpdateSpec) -> LowRankUpdate:
+    if spec.update_kind in {"loha", "lokr"} or spec.source("mid") is not None:
+        return LowRankUpdate(*product_factors({role: part.read() for role, part in spec.sources}), spec.scaling)
     if spec.source("tokens") is not None:
         return _tokens(spec)
     B, A, gate = spec.required("B").read(), spec.required("A").read(), spec.source("gate")

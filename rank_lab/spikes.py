@@ -74,7 +74,7 @@ def debiased(values: Array, shape: tuple[int, int]) -> Array:
     middle = np.asarray(values, dtype=np.float64) ** 2 - sum(shape)
     inside = middle**2 - 4.0 * math.prod(shape)
     visible = (inside > 0) & (middle > 0)
-    return np.where(visible, np.sqrt((middle + np.sqrt(np.where(visible, inside, 0.0))) / 2.0), 0.0)
+    return np.asarray(np.sqrt(np.where(visible, middle + np.sqrt(np.where(visible, inside, 0.0)), 0.0) / 2.0))
 
 
 def shown(values: Array, shape: tuple[int, int]) -> Array:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rank_lab import torch_archive
+from rank_lab import distributed_archive, torch_archive
 from rank_lab.errors import CheckpointError, ShapeMismatchError
 
 __all__ = ["FLOAT_DTYPES", "Selection", "StoredTensor"]
@@ -27,6 +27,7 @@ FLOAT_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 """Storage types whose values are weights; anything else is packed or quantised."""
 
 _CHUNK = 1 << 20  # elements
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class StoredTensor:
         The file that holds it.
     offset
         Byte offset of its first element in a safetensors file; None for a
-        tensor of a torch archive, which torch itself locates.
+        tensor of a torch archive, which torch itself locates, or of a
+        distributed checkpoint, whose ``.metadata`` is the file.
     start
         First element of a part of a tensor of a torch archive; see :meth:`view`.
     selection
@@ -220,6 +222,10 @@ class StoredTensor:
     def _selected_block(self, chosen: Selection, rows: slice, columns: slice) -> Tensor:
         whole = self._unselected()
         runs = list(chosen.runs(rows if chosen.axis == 0 else columns)) or [slice(0, 0)]
+        if chosen.axis == 1 and len(runs) > 1 and chosen.length * self.torch_dtype.itemsize < _PAGE:
+            span = whole.block(rows, slice(runs[0].start, runs[-1].stop))
+            kept = [column - runs[0].start for run in runs for column in range(run.start, run.stop)]
+            return span[:, kept]  # a few bytes of every row: one read of the row is faster than many
         parts = [whole.block(run, columns) if chosen.axis == 0 else whole.block(rows, run) for run in runs]
         return torch.cat(parts, dim=chosen.axis)
 
@@ -264,7 +270,9 @@ class StoredTensor:
 
     def _mapped(self) -> Tensor:
         _ = self.torch_dtype  # a type of torch's, so that there are plain values
-        whole = torch_archive.tensor(self.file, self.name)
+        distributed = self.file.name == distributed_archive.METADATA_FILE
+        find = distributed_archive.tensor if distributed else torch_archive.tensor
+        whole = find(self.file, self.name)
         if tuple(whole.shape) == self.shape and not self.start:
             return whole
         return whole.reshape(-1)[self.start : self.start + self.elements].reshape(self.shape)

@@ -7,7 +7,6 @@ and plain containers; nothing here ever relaxes that.
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rank_lab.archive_check import check_archive, is_zip
 from rank_lab.errors import CheckpointError
 
 __all__ = ["aliases", "storage_type", "tensor", "tensors"]
@@ -84,9 +84,12 @@ def aliases(file: Path) -> dict[str, str]:
 @lru_cache(maxsize=4)
 def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: ARG001 - a part of the key
     try:
+        check_archive(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats concern those who write them
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         code = _CODE.search(str(error))
         if code is not None:
@@ -108,7 +111,12 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
             f"{file}: is a Git LFS pointer of {file.stat().st_size} bytes, not weights; run 'git lfs pull' in its"
             " repository."
         )
-    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
+    other = "GGUF" if start[:4] == b"GGUF" else "safetensors" if start[8:9] == b"{" else ""
+    if other:
+        return CheckpointError(
+            f"{file}: is a {other} file by its first bytes, not torch's; give it the ending .{other.lower()}."
+        )
+    if start.startswith(b"PK") and not is_zip(file):
         return CheckpointError(
             f"{file}: an archive of {file.stat().st_size} bytes without its end; the file was cut or is still being"
             " written: copy it again."

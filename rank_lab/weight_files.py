@@ -1,20 +1,38 @@
 """Which files of a folder hold its weights; pure look-up, nothing is opened but indexes."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from rank_lab.distributed_archive import METADATA_FILE
 from rank_lab.errors import CheckpointError
+from rank_lab.plain_file import json_object, size_of
+from rank_lab.plain_text import plain
+from rank_lab.weight_containers import distributed_folder, refuse_other_containers
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
 _TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+_UNREAD = {
+    ".ggml": "GGML, which is mostly quantised, is not read; give the safetensors or torch file that it was made of",
+    ".h5": "TensorFlow's weights are not read; load them with transformers 4 (from_tf=True) and save them again",
+    ".msgpack": "Flax's weights are not read; load them with transformers 4 (from_flax=True) and save them again",
+    ".onnx": "ONNX graphs are not read; give the safetensors or torch file that it was exported from",
+    ".npz": "NumPy archives are not read; save the arrays by their names with safetensors.numpy.save_file",
+}
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_FILES = (
+    "adapter_model.safetensors",  # PEFT's
+    "adapter_model.bin",
+    "adapter_model.pt",  # torchtune's
+    "adapters.safetensors",  # MLX's
+)
 _MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
+_TRAINER_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|recipe_state)[\w.-]*")
+_LOOSE_SUFFIXES = _TORCH_SUFFIXES - {".bin"}
+_LITGPT_LORA = ".pth.lora"
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ def find_weight_files(path: Path) -> WeightFiles:
 
     Order of preference: an adapter (``adapter_config.json``), a shard index,
     ``model.safetensors``, a complete set of numbered shards, the torch
-    equivalents, the only weight file there is.
+    equivalents, a distributed checkpoint, the only weight file there is.
 
     Parameters
     ----------
@@ -57,44 +75,70 @@ def find_weight_files(path: Path) -> WeightFiles:
         If there are no weights, a shard is missing or surplus, or several
         files could be meant.
     """
-    if path.is_file():
-        if path.suffix != ".safetensors" and path.suffix not in _TORCH_SUFFIXES:
-            raise CheckpointError(
-                f"{path}: {path.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
-                " file, or the folder that holds it."
-            )
-        adapter = path.name in _ADAPTER_FILES and (path.parent / "adapter_config.json").is_file()
-        return WeightFiles((path,), adapter=adapter)
-    if (path / "adapter_config.json").is_file():
-        for name in _ADAPTER_FILES:
-            if (path / name).is_file():
-                aside = _others(path, {name})
-                aside += tuple((below, "another adapter, to be named by itself") for below in _adapters_below(path))
-                return WeightFiles((path / name,), adapter=True, set_aside=aside)
+    if not path.is_dir():
+        size_of(path)  # refuses what is no regular file
+    refuse_other_containers(path)
+    if not path.is_dir():
+        return _single(path)
+    if _is_there(path / "adapter_config.json"):
+        return _adapter(path)
+    found = _model_files(path, "safetensors") or _model_files(path, "bin")
+    if found is not None:
+        return found
+    distributed = distributed_folder(path)
+    if distributed is not None:
+        return WeightFiles((distributed / METADATA_FILE,))
+    loose = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix in _LOOSE_SUFFIXES]
+    return _only(path, loose) or _refuse_without_weights(path)
+
+
+def _single(file: Path) -> WeightFiles:
+    if file.suffix in _UNREAD:
+        raise CheckpointError(f"{file}: {_UNREAD[file.suffix]}.")
+    if file.suffix not in {".safetensors", *_TORCH_SUFFIXES} and not file.name.endswith(_LITGPT_LORA):
         raise CheckpointError(
-            f"{path}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
+            f"{file}: {file.suffix or 'no'} file ending; expected .safetensors, .bin, .pt or .pth: name such a"
+            " file, or the folder that holds it."
         )
-    for suffix in ("safetensors", "bin"):
-        found = _model_files(path, suffix)
-        if found:
-            return found
+    adapter = file.name in _ADAPTER_FILES and _is_there(file.parent / "adapter_config.json")
+    return WeightFiles((file,), adapter=adapter)
+
+
+def _adapter(folder: Path) -> WeightFiles:
+    for name in _ADAPTER_FILES:
+        if _is_there(folder / name):
+            aside = tuple((below, "another adapter, to be named by itself") for below in _adapters_below(folder))
+            return WeightFiles((folder / name,), adapter=True, set_aside=_others(folder, {name}) + aside)
     raise CheckpointError(
-        f"{path}: {_what_is_there(path)}; expected model.safetensors, pytorch_model.bin, their shards, or an adapter:"
-        " name the folder that holds the weights."
+        f"{folder}: has adapter_config.json but neither {' nor '.join(_ADAPTER_FILES)}; save the adapter again."
+    )
+
+
+def _refuse_without_weights(folder: Path) -> NoReturn:
+    unread = next((file for file in sorted(folder.iterdir()) if file.suffix in _UNREAD), None)
+    if unread is not None:
+        raise CheckpointError(f"{unread}: {_UNREAD[unread.suffix]}.")
+    raise CheckpointError(
+        f"{folder}: {_what_is_there(folder)}; expected model.safetensors, pytorch_model.bin, their shards, .distcp"
+        " files or an adapter: name the folder that holds the weights."
     )
 
 
 def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
     single = folder / _MODEL_FILES[0 if suffix == "safetensors" else 1]
     index = folder / f"{single.name}.index.json"
-    if index.is_file():
+    if _is_there(index):
         return _indexed(index)
-    if single.is_file():
+    if _is_there(single):
         return WeightFiles((single,), set_aside=_others(folder, {single.name}))
     shards = sorted(file for file in folder.glob(f"*.{suffix}") if _SHARD.fullmatch(file.name))
     if shards:
         return _numbered(shards)
-    loose = sorted(file for file in folder.glob(f"*.{suffix}") if not _TRAINER_STATE.fullmatch(file.name))
+    return _only(folder, sorted(folder.glob(f"*.{suffix}")))
+
+
+def _only(folder: Path, files: list[Path]) -> WeightFiles | None:
+    loose = [file for file in files if not _TRAINER_STATE.fullmatch(file.name)]
     if len(loose) > 1:
         raise CheckpointError(
             f"{folder}: several weight files ({', '.join(file.name for file in loose[:4])}) and no index; name the file"
@@ -104,13 +148,13 @@ def _model_files(folder: Path, suffix: str) -> WeightFiles | None:
 
 
 def _indexed(index: Path) -> WeightFiles:
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (RecursionError, KeyError, TypeError, ValueError) as error:
+    weight_map = (json_object(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(
-            f"{index}: not a shard index ({error}); expected an object with a weight_map: copy it again."
-        ) from error
-    names = sorted({str(name) for name in weight_map.values()})
+            f"{index}: not a shard index; expected an object whose weight_map gives a file name for each tensor: copy"
+            " it again."
+        )
+    names = sorted(set(weight_map.values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
@@ -124,7 +168,7 @@ def _indexed(index: Path) -> WeightFiles:
             f" {index.name} lists; download them."
         )
     single = index.parent / index.name.removesuffix(".index.json")
-    if single.is_file() and single.name not in names:
+    if _is_there(single) and single.name not in names:
         raise CheckpointError(
             f"{single}: lies beside {index.name}, which does not list it: two saves are mixed;"
             " remove the older one's files."
@@ -180,7 +224,13 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
         and file.suffix in {".safetensors", *_TORCH_SUFFIXES}
         and not _TRAINER_STATE.fullmatch(file.name)
     )
-    return tuple((name, f"weight file beside the one that was read ({', '.join(sorted(used)[:2])})") for name in rest)
+    beside = plain(", ".join(sorted(used)[:2]))
+    return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether anything has that name, be it a broken link or a pipe, which reading then refuses by name."""
+    return file.exists() or file.is_symlink()
 
 
 def _what_is_there(folder: Path) -> str:
@@ -188,4 +238,4 @@ def _what_is_there(folder: Path) -> str:
     if adapters:
         return f"no weights, but adapters in the folders {', '.join(adapters)}, of which to name one"
     names = sorted(file.name for file in folder.iterdir())
-    return f"no weights among {len(names)} entries ({', '.join(names[:4])})" if names else "the folder is empty"
+    return f"no weights among {len(names)} entries ({plain(', '.join(names[:4]))})" if names else "the folder is empty"

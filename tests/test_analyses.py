@@ -1,4 +1,4 @@
-"""The scripts that measure time and memory run and write what they found."""
+"""The scripts that measure run and write what they found."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from analyses import machine, rivals
+from analyses import machine, module_names, rivals, structure
 from analyses.known_changes import Row
 from analyses.rivals_readings import NOT_ASKED, NOT_INSTALLED
+from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +47,46 @@ def test_speed_times_every_method_on_the_same_matrices(tmp_path: Path) -> None:
     assert len(results["targets"]) == 4
     assert text.count("not judged (--quick)") == 4
     assert ("not installed" in text) == ("weightwatcher" not in expected)
+
+
+def test_module_names_counts_and_compares_with_what_models_say(tmp_path: Path) -> None:
+    results, text = results_of("module_names", out=tmp_path)
+    causal = results["tasks"]["causal"]
+    assert set(causal["architectures"]) == {"gpt2", "llama", "mamba", "mixtral"}
+    assert not causal["failed"]
+    mixtral, mamba = causal["architectures"]["mixtral"], causal["architectures"]["mamba"]
+    assert mixtral["matrices"] == mixtral["tensors"] + 32 * 2 * 7  # 32 layers, two stacks of 8 experts
+    assert mamba["other"]["tensors"] > 0.5
+    assert mamba["unclassified"]["tensors"] == 0.0
+    for found in results["tasks"].values():
+        assert found["total"]["compared"] > 0.9 * found["total"]["tensors"]
+        assert found["total"]["contradicted"] == found["total"]["missed"] == 0
+    assert "not judged (--quick)" in text
+    assert "| mamba | 193 | 0.00 % |" in text
+
+
+def test_key_spaces_brings_the_two_formats_together(tmp_path: Path) -> None:
+    results, text = results_of("key_spaces", out=tmp_path)
+    fates = {name: entry["fate"] for name, entry in results["types"].items()}
+    assert fates == {"llama": "same names", "mixtral": "all tensors met", "llava": "all tensors met"}
+    assert "| mixtral | all tensors met | 995 in the file, 291 in memory |" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.layers.0.self_attn.q_proj", "down"),
+        ("model.layers.0.mlp.down_proj", "up"),
+        ("model.layers.0.mlp.up_proj", "o"),
+        ("model.embed_tokens", "head"),
+        ("lm_head", "embed"),
+        ("model.layers.0.self_attn.o_proj", "up"),
+    ],
+)
+def test_models_contradict_wrong_kinds(name: str, kind: str) -> None:
+    said = structure.evidence_of(module_names.model_on_meta("llama", "causal"))[f"{name}.weight"]
+    assert said.contradicts(kind)
+    assert not said.contradicts(identify(name).kind)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory of another process is read from /proc")

@@ -39,6 +39,16 @@ def test_a_body_with_and_without_its_prefix(prefix: str) -> None:
         assert {keys[name] for name in first} & {other_keys[name] for name in second} == set(BODY)
 
 
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model."])
+def test_the_text_part_of_a_model_that_sees_images(prefix: str) -> None:
+    text = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+    both = [f"{prefix}{name.removeprefix('model.') if prefix.startswith('model.') else name}" for name in text]
+    sees = [*both, "vision_tower.layers.0.mlp.fc1.weight"]
+    for first, second in ((sees, text), (text, sees)):
+        keys, other_keys = aligned(first, second)
+        assert {keys[name] for name in first} & {other_keys[name] for name in second} == set(text)
+
+
 def test_the_same_names_are_left_alone() -> None:
     names = [f"model.{name}" for name in BODY]
     keys, other_keys = aligned(names, [*names, "lm_head.weight"])

@@ -9,7 +9,7 @@ import torch
 
 from rank_lab import Checkpoint, RankReport, analyze, plan_updates, read_update
 from rank_lab.coverage import Plan
-from rank_lab.errors import PairingError, UnsupportedUpdateError
+from rank_lab.errors import PairingError
 from tests.checkpoints import (
     CONTAINERS,
     Container,
@@ -272,7 +272,7 @@ def assert_shares_sum_to_one(report: RankReport) -> None:
 
 def test_vectors_have_a_norm_and_a_share(tmp_path: Path, generator: torch.Generator) -> None:
     state = llama(generator) | {
-        "conv.weight": torch.zeros(2, 3, 4),
+        "bilinear.weight": torch.zeros(2, 3, 4),
         "h.experts_bias": torch.zeros(2, 8),
         "scale": torch.tensor(1.0),
         "untouched.bias": torch.ones(5),
@@ -281,11 +281,11 @@ def test_vectors_have_a_norm_and_a_share(tmp_path: Path, generator: torch.Genera
     report = analyze(save(tmp_path / "tuned", tuned), save(tmp_path / "base", state))
     planned(tmp_path / "tuned", tmp_path / "base")
     coverage = report.coverage.set_index("tensor")
-    for name in ("model.norm.weight", "conv.weight", "h.experts_bias", "scale"):
+    for name in ("model.norm.weight", "bilinear.weight", "h.experts_bias", "scale"):
         norm = float(torch.linalg.vector_norm(tuned[name].double() - state[name].double()))
         assert coverage.loc[name, "status"] == "vector"
         assert coverage.loc[name, "frobenius_norm"] == pytest.approx(norm, rel=1e-12)
-    assert coverage.loc["conv.weight", "reason"] == "3 dimensions: norm only"
+    assert coverage.loc["bilinear.weight", "reason"] == "3 dimensions: norm only"
     assert coverage.loc["untouched.bias", "status"] == "identical"
     assert_shares_sum_to_one(report)
 
@@ -331,20 +331,6 @@ def test_a_bare_stack_of_numbered_layers_is_paired(tmp_path: Path, generator: to
         ("2", 2, "other"),
         ("10", 10, "other"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "owner"),
-    [
-        ("lora_unet_down_blocks_0.lora_down.weight", "kohya's"),
-        ("unet.mid_block.to_q.lora.up.weight", "diffusers'"),
-        ("model.layers.0.self_attn.q_proj.lora_a", "MLX's"),
-        ("lora_te_text_model_encoder.hada_w1_a", "LyCORIS'"),
-    ],
-)
-def test_other_adapter_formats_are_refused_by_name(tmp_path: Path, name: str, owner: str) -> None:
-    with pytest.raises(UnsupportedUpdateError, match=f"is of {owner} adapter format, which is not read yet; convert"):
-        planned(save(tmp_path / "adapter", {name: torch.ones(2, 2)}), None)
 
 
 def test_an_adapter_accounts_for_every_tensor_of_both_sides(tmp_path: Path, generator: torch.Generator) -> None:
