@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from analyses import machine, module_names, noise_cost, rivals, structure
+from analyses.known_changes import Row
+from analyses.rivals_readings import NOT_ASKED, NOT_INSTALLED
 from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +109,46 @@ def test_every_method_gives_the_same_values(name: str, shape: tuple[int, int], g
     found = rivals.method(name, pair, "cpu")()
     assert found.shape == exact.shape
     assert abs(found - exact).max() < 1e-5 * exact[0]
+
+
+def test_this_tool_says_the_truth_where_others_do_not(tmp_path: Path) -> None:
+    """PEFT's and numpy's errors are really there: once PEFT mends one, this fails and the table is to be made again."""
+    results, text = results_of("rivals_errors", out=tmp_path)
+    rows = [(name, row) for name, found in results["cases"].items() for row in found]
+    assert {name for name, row in rows if isinstance(row["rank_lab"], str)} == {"inserted"}
+    assert {row["rank_lab"] for row in results["cases"]["inserted"]} == {"refused"}
+    assert "layers or experts were inserted or removed" in text
+    for name, row in rows:
+        assert name == "inserted" or abs(row["rank_lab"] - row["truth"]) <= row["tolerance"], row
+        assert row["tolerance"] <= max(0.02 * row["truth"], 1e-5), "it would hide an error"
+    wrong = {
+        tool: [(name, row["quantity"].split("PEFT: ")[-1].split()[0]) for name, row in rows if tool in row["wrong"]]
+        for tool in ("rank_lab", "peft", "numpy", "weightwatcher")
+    }
+    ways = ("of", "get_delta_weight", "save_as_lora")
+    assert wrong["rank_lab"] == []
+    assert wrong["peft"] == [(n, way) for n in ("dora", "pissa", "olora") for way in ways] + [
+        ("bfloat16", "save_as_lora")
+    ]
+    assert results["cases"]["bfloat16"][0]["peft"] > 8 * results["cases"]["bfloat16"][0]["truth"]
+    right = {name for name, row in rows if row["peft"] != NOT_ASKED and "peft" not in row["wrong"]}
+    assert right == {"scaling", "rslora", "patterns", "dora", "pissa", "olora", "bfloat16", "energy"}
+    assert {name for name, _ in wrong["numpy"]} == {"bfloat16", "recast"}
+    asked = {name for name, row in rows if row["weightwatcher"] != NOT_ASKED}
+    assert asked == set(results["cases"]) - {"energy"}
+    if results["machine"]["versions"]["weightwatcher"] == NOT_INSTALLED:
+        assert {row["weightwatcher"] for _, row in rows} == {NOT_ASKED, NOT_INSTALLED}
+        assert wrong["weightwatcher"] == []
+    else:
+        assert {name for name, _ in wrong["weightwatcher"]} == asked
+
+
+def test_an_answer_is_wrong_outside_its_tolerance_only() -> None:
+    row = Row("case", "asked", truth=2.0, rank_lab=2.0, tolerance=0.1)
+    assert not row.wrong(2.05)
+    assert row.wrong(2.2)
+    assert row.wrong(float("nan"))
+    assert not row.wrong(NOT_INSTALLED)
 
 
 def test_tables_are_markdown() -> None:
