@@ -32,7 +32,8 @@ _SIZES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 _SHAPES = ((256, 256), (192, 384), (384, 192), (256, 640))
 _MOST_FALSE_ALARMS = 0.05
 _COVERAGE_NOTE = """Random size (4e-5 to 1e-3), rank 2 to 16, spread, shape, grid on or off, rows alike or not. An
-interval of an integer holds more than its nominal share; stable and effective rank have one off the grid only."""
+interval of an integer holds more than its nominal share; stable and effective rank have one only off the grid and
+where rounding is less than a tenth of the energy."""
 
 
 def sizes(side: int, generator: torch.Generator) -> list[dict[str, Any]]:

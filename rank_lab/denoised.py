@@ -27,6 +27,7 @@ DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_
 _DRAWS = 200
 _PERCENT = (2.5, 97.5)
 _NEGLIGIBLE = 0.01
+_LITTLE = 0.1  # rounding in the energy: above, the scaling back is less exact than the draws say
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def denoised_ranks(
     intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
     directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
     at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy alone. Stable and
-    effective rank have an interval in the first case only, and only where nothing was swallowed and nothing
-    can be hidden: what a grid does to small changes shifts them by more than they fluctuate.
+    effective rank have an interval in the first case only, and only where rounding is less than a tenth of
+    the energy, nothing was swallowed and nothing can be hidden: else they are shifted by more than they
+    fluctuate.
     """
     few = whitened.vectors is not None
     if not few and not spectrum.complete:
@@ -152,7 +154,8 @@ def denoised_ranks(
     least, likely, most = (share * held for share in energy.diffuse(float((seen**2).sum())))
     if few and not least:
         likely = 0.0  # few directions hold all energy until the files exclude it
-    continuous = few and statistics.identical_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
+    little = whitened.whitening.total_variance <= _LITTLE * spectrum.frobenius_norm**2
+    continuous = few and little and statistics.identical_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
     ranks = {
         name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(values))
         if continuous or name.startswith("energy_rank")

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rank_lab.demo import adapt, text
 from rank_lab.demo.adapt import BASE, LORA_TARGETS, Adaptation, adapt_full, adapt_lora
 from rank_lab.demo.training import SEQUENCE, HeldOut, encode, sample_batches
+from tests.checkpoints import rank_lab
 
 Build: TypeAlias = Callable[[], text.Corpus]
 
@@ -244,3 +245,10 @@ def test_too_little_text_is_refused() -> None:
     batches = sample_batches(torch.zeros(SEQUENCE, dtype=torch.int64), generator=torch.Generator())
     with pytest.raises(ValueError, match="standard library"):
         next(batches)
+
+
+def test_the_demo_runs_from_end_to_end(tmp_path: Path) -> None:
+    done = rank_lab("demo", "-o", tmp_path / "study", "--steps", "1")
+    assert done.code == 0, done.err
+    assert {"full.rank", "lora.rank"} <= {path.name for path in (tmp_path / "study").iterdir()}
+    assert "what white noise of that shape would show" in done.out
