@@ -21,6 +21,7 @@ _BLOCK_WIDTH = 8
 _MAX_STEPS = 40
 _CONVERGED = 1e-6
 _EXACT_UP_TO = 512
+_CAN_SWALLOW = 1e-4  # share of rounding in the energy: below, no entry is so small that it could be lost
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class ChangeStatistics:
         all values lie: a float32 file whose low bits are zero is bfloat16.
     tuned_non_finite, base_non_finite
         How many entries are NaN or infinite.
+    swallowed_fraction
+        Share of unchanged entries where rounding can be the reason: in rows that changed at all (the others
+        are tokens that did not occur, or frozen), and zero where rounding is less than
+        1e-4 of the squared norm of the change.
     tuned_rounding, base_rounding
         Sum of the variances of rounding to that grid, :math:`\sum_{ij} \mathrm{ulp}_{ij}^2 / 12`; zero
         for float64, whose rounding is below that of any arithmetic here.
@@ -49,6 +54,7 @@ class ChangeStatistics:
     base_grid: str
     tuned_non_finite: int
     base_non_finite: int
+    swallowed_fraction: float = 0.0
     tuned_rounding: float = 0.0
     base_rounding: float = 0.0
     recast: Literal["", "tuned", "base"] = ""
@@ -92,27 +98,46 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
     0.5
     """
     sides = _Side(update.tuned.torch_dtype), _Side((update.base or update.tuned).torch_dtype)
-    identical = total = 0
-    energy = 0.0
+    counts = _Counts()
     for _, tuned, base in update.pieces():
-        total += tuned.numel()
+        counts.total += tuned.numel()
         sides[0].add(tuned, base)
         if base is not None:
             sides[1].add(base, tuned)
-            identical += int((tuned == base).sum())
-            energy += float((tuned.to(torch.float64) - base.to(torch.float64)).square_().sum())
+            counts.add(tuned, base)
     return_freed_memory()
     tuned_grid, base_grid = (side.grid for side in sides)
+    rounding = sides[0].rounding[tuned_grid]
     return ChangeStatistics(
-        identical / max(total, 1),
+        counts.identical / max(counts.total, 1),
         grid_name(tuned_grid),
         grid_name(base_grid) if update.base is not None else "",
         sides[0].non_finite,
         sides[1].non_finite,
-        sides[0].rounding[tuned_grid],
+        counts.unchanged / counts.in_changed_rows if rounding > _CAN_SWALLOW * counts.energy > 0.0 else 0.0,
+        rounding,
         sides[1].rounding[base_grid],
-        _recast(sides, energy) if update.base is not None and identical < total else "",
+        _recast(sides, counts.energy) if counts.energy > 0.0 else "",
     )
+
+
+@dataclass
+class _Counts:
+    """Entries so far: all, equal ones, those of rows that changed, equal ones there; and the energy of the change."""
+
+    total: int = 0
+    identical: int = 0
+    in_changed_rows: int = 0
+    unchanged: int = 0
+    energy: float = 0.0
+
+    def add(self, tuned: Tensor, base: Tensor) -> None:
+        equal = (tuned == base).sum(dim=1)
+        changed = equal < tuned.shape[1]
+        self.identical += int(equal.sum())
+        self.in_changed_rows += int(changed.sum()) * tuned.shape[1]
+        self.unchanged += int(equal[changed].sum())
+        self.energy += float((tuned.to(torch.float64) - base.to(torch.float64)).square_().sum())
 
 
 class _Side:
@@ -145,7 +170,15 @@ class _Side:
 
 
 def _rounds_to(other: Tensor, tile: Tensor, grid: torch.dtype) -> bool:
-    return bool((other.to(grid).to(torch.float64) == tile.to(torch.float64)).all())
+    """Whether these are the other values, rounded to the nearest of the grid, or cut off."""
+    rounded, exact = other.to(grid), tile.to(torch.float64)
+    if bool((rounded.to(torch.float64) == exact).all()):
+        return True
+    if grid.itemsize != 2:
+        return False
+    above = rounded.to(torch.float64).abs() > other.to(torch.float64).abs()
+    cut = torch.where(above, rounded.view(torch.int16) - 1, rounded.view(torch.int16)).view(grid)
+    return bool((cut.to(torch.float64) == exact).all())
 
 
 def _recast(sides: tuple[_Side, _Side], energy: float) -> Literal["", "tuned", "base"]:

@@ -138,7 +138,7 @@ def denoised_ranks(
     if not few and not spectrum.complete:
         return Denoised({}, diffuse=False)
     energy = swallowed_or_added(
-        update, _added(spectrum, whitened, statistics.identical_fraction), statistics, base_rounded=base_rounded
+        update, _added(spectrum, whitened, statistics.swallowed_fraction), statistics, base_rounded=base_rounded
     )
     if whitened.vectors is not None:
         values, drawn = _scaled_back(update, whitened, whitened.vectors, swallowed=energy.swallowed, device=device)
@@ -155,7 +155,7 @@ def denoised_ranks(
     if few and not least:
         likely = 0.0  # few directions hold all energy until the files exclude it
     little = whitened.whitening.total_variance <= _LITTLE * spectrum.frobenius_norm**2
-    continuous = few and little and statistics.identical_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
+    continuous = few and little and statistics.swallowed_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
     ranks = {
         name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(values))
         if continuous or name.startswith("energy_rank")

@@ -43,7 +43,7 @@ MARGIN = 1.01
 """Factor on the white edge: rounding is uniform only to some per cent of its variance."""
 
 _PLAINLY_RESOLVED = 1e-6  # share of rounding in the energy below which no rank but the numerical one feels it
-_RESOLVED_IDENTICAL, _UNRESOLVED_IDENTICAL = 0.35, 0.85
+_RESOLVED_SWALLOWED, _UNRESOLVED_SWALLOWED = 0.35, 0.85
 _RESOLVED_ENERGY = 0.1
 _LOW_RANK_SHARE = 0.25
 _RECAST: dict[str, Estimate] = dict.fromkeys(
@@ -149,7 +149,7 @@ def noise_of(
     if statistics.recast:
         return Noise("unresolved", 1.0, above_rounding=Estimate(0.0, 0.0, 0.0), ranks=dict(_RECAST))
     fraction = min(variance / energy, 1.0)
-    early = regime_of(statistics.identical_fraction, fraction)
+    early = regime_of(statistics.swallowed_fraction, fraction)
     if mode == "off" or (mode == "rounding" and not _matters(spectrum, fraction, variance)):
         found = Noise("exact" if variance == 0.0 else early, fraction)
     else:
@@ -159,7 +159,7 @@ def noise_of(
     return found
 
 
-def regime_of(identical_fraction: float, energy_fraction: float, above_rounding: float | None = None) -> Regime:
+def regime_of(swallowed_fraction: float, energy_fraction: float, above_rounding: float | None = None) -> Regime:
     """What a stored difference can tell.
 
     Calibrated by ``python -m analyses.noise_tables``: planted directions are found in the first two
@@ -167,8 +167,8 @@ def regime_of(identical_fraction: float, energy_fraction: float, above_rounding:
 
     Parameters
     ----------
-    identical_fraction
-        Share of entries that did not change a bit.
+    swallowed_fraction
+        Share of entries that did not change, where rounding can be the reason.
     energy_fraction
         Share of the squared norm that rounding explains.
     above_rounding
@@ -180,9 +180,9 @@ def regime_of(identical_fraction: float, energy_fraction: float, above_rounding:
     ('resolved', 'partial', 'unresolved', 'unresolved')
     """
     nothing = above_rounding == 0 if above_rounding is not None else energy_fraction >= 1.0
-    if nothing or identical_fraction > _UNRESOLVED_IDENTICAL:
+    if nothing or swallowed_fraction > _UNRESOLVED_SWALLOWED:
         return "unresolved"
-    resolved = identical_fraction < _RESOLVED_IDENTICAL and energy_fraction <= _RESOLVED_ENERGY
+    resolved = swallowed_fraction < _RESOLVED_SWALLOWED and energy_fraction <= _RESOLVED_ENERGY
     return "resolved" if resolved else "partial"
 
 
@@ -210,7 +210,7 @@ def _above_rounding(
     shape = update.stored_shape
     count = count_interval(found.values, shape, MARGIN * white_edge(shape))
     fraction = min(whitening.total_variance / spectrum.frobenius_norm**2, 1.0)
-    regime = regime_of(statistics.identical_fraction, fraction, count.value)
+    regime = regime_of(statistics.swallowed_fraction, fraction, count.value)
     noise = Noise(regime, fraction, whitening.norm_bound, count)
     if regime == "unresolved":
         return noise

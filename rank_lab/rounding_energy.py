@@ -104,7 +104,7 @@ def swallowed_or_added(
         Whether the base was rounded from the same run; see :func:`rank_lab.noise.noise_of`.
     """
     narrow = added.high - added.value <= _NARROW * added.value
-    if narrow or base_rounded or statistics.identical_fraction <= FEW_ZEROS:
+    if narrow or base_rounded or statistics.swallowed_fraction <= FEW_ZEROS:
         return added
     grid = statistics.tuned_type
     classes = spacing_classes(update.pieces(), grid)

@@ -103,6 +103,30 @@ def test_a_recast_has_rank_zero(
     assert blind.above_rounding.value == 0 or statistics.identical_fraction > 0.5
 
 
+def test_a_cast_that_cuts_off_is_a_recast_too(generator: torch.Generator) -> None:
+    weight = torch.randn(120, 150, generator=generator)
+    cut = (weight.view(torch.int32) & -65536).view(torch.float32).bfloat16()
+    assert not torch.equal(cut, weight.bfloat16())
+    update = DenseUpdate(MemoryMatrix(cut), MemoryMatrix(weight))
+    assert change_statistics(update).recast == "tuned"
+    assert noise(update).above_rounding.value == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_that_did_not_occur_were_not_swallowed(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """An embedding whose tokens were seldom seen: most entries are unchanged, and nothing was lost."""
+    base = (0.02 * torch.randn(600, 64, generator=generator)).to(dtype)
+    change = torch.zeros(600, 64)
+    change[:40] = 1e-2 * torch.randn(40, 5, generator=generator) @ torch.randn(5, 64, generator=generator)
+    update = DenseUpdate(MemoryMatrix((base.float() + change).to(dtype)), MemoryMatrix(base))
+    statistics = change_statistics(update)
+    assert statistics.identical_fraction > 0.9
+    assert statistics.swallowed_fraction < 0.05
+    found = noise(update)
+    assert found.regime == "resolved"
+    assert found.above_rounding.value == 5
+
+
 def test_the_base_as_the_recast_of_the_tuned(generator: torch.Generator) -> None:
     weight = torch.randn(200, 150, generator=generator)
     update = DenseUpdate(MemoryMatrix(weight), MemoryMatrix(weight.bfloat16()))
