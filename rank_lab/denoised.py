@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rank_lab.change import ChangeStatistics
 from rank_lab.rounding_energy import FEW_ZEROS, RoundingEnergy, added_energy, swallowed_or_added
-from rank_lab.scaled_gram import scaled_gram
+from rank_lab.scaled_gram import mostly_noise, scaled_gram
 from rank_lab.spectrum import Spectrum
 from rank_lab.spikes import debiased, fluctuation, overlaps, shown, undiffused
 from rank_lab.update import DenseUpdate
@@ -140,24 +140,24 @@ def denoised_ranks(
     energy = swallowed_or_added(
         update, _added(spectrum, whitened, statistics.swallowed_fraction), statistics, base_rounded=base_rounded
     )
-    if whitened.vectors is not None:
-        values, drawn = _scaled_back(update, whitened, whitened.vectors, swallowed=energy.swallowed, device=device)
+    if few:
+        values, drawn, seen = _scaled_back(update, whitened, swallowed=energy.swallowed, device=device)
     else:
         noise = spectrum.frobenius_norm**2 - energy.attenuation**2 * energy.value
         std = math.sqrt(max(noise, 0.0) / math.prod(spectrum.shape))
         values = undiffused(spectrum.values, spectrum.shape, std)[: len(whitened.values)]
-        drawn = values[None]
+        drawn, seen = values[None], values
     held = float((values**2).sum())
     if not held:
         return Denoised({}, diffuse=False)
-    seen = debiased(whitened.values, update.stored_shape) if energy.whitened else values
-    least, likely, most = (share * held for share in energy.diffuse(float((seen**2).sum())))
+    counted = seen if energy.whitened else values
+    least, likely, most = (share * held for share in energy.diffuse(float((counted**2).sum())))
     if few and not least:
         likely = 0.0  # few directions hold all energy until the files exclude it
     little = whitened.whitening.total_variance <= _LITTLE * spectrum.frobenius_norm**2
     continuous = few and little and statistics.swallowed_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
     ranks = {
-        name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(values))
+        name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(whitened.values))
         if continuous or name.startswith("energy_rank")
         else Estimate(value)
         for name, value in _ranks(values, likely).items()
@@ -175,24 +175,37 @@ def _added(spectrum: Spectrum, whitened: Whitened, zeros: float) -> RoundingEner
 
 
 def _scaled_back(
-    update: DenseUpdate, whitened: Whitened, vectors: Tensor, *, swallowed: bool, device: str
-) -> tuple[Array, Array]:
-    """Denoised singular values in the original scale, and draws of them; none where noise hides the vectors."""
+    update: DenseUpdate, whitened: Whitened, *, swallowed: bool, device: str
+) -> tuple[Array, Array, Array]:
+    """Denoised singular values in the original scale, draws of them, and the whitened values that they are made of.
+
+    Directions whose vectors would be mostly noise once they are scaled back are left out, and count as diffuse.
+    """
     shape, whitening = update.stored_shape, whitened.whitening
-    theta, short = debiased(whitened.values, shape), vectors.cpu()
+    theta, short = debiased(whitened.values, shape), _vectors(whitened)
     other = _product(update, whitening, short, device) / torch.from_numpy(whitened.values.copy())
     sides = (other, short) if shape[0] >= shape[1] else (short, other)
     # Where changes were swallowed, coarse rows hold less noise than their variance says: nothing to correct.
     cosines = (np.ones_like(theta),) * 2 if swallowed else overlaps(theta, shape)
     scales = _inverted(whitening.rows), _inverted(whitening.columns)
-    left, right = (scaled_gram(*side) for side in zip(sides, scales, cosines, strict=True))
-    if left is None or right is None:
-        return np.zeros(0), np.zeros((0, 0))
+    hidden = [mostly_noise(*side).numpy() for side in zip(sides, scales, cosines, strict=True)]
+    kept = ~(hidden[0] | hidden[1])
+    theta = theta[kept]
+    left, right = (
+        scaled_gram(side[:, torch.from_numpy(kept)], scale, cosine[kept])
+        for side, scale, cosine in zip(sides, scales, cosines, strict=True)
+    )
     values = torch.from_numpy(np.concatenate([theta[None], debiased(_drawn(theta, shape), shape)]))
     rng = np.random.default_rng(1)
     left_root, right_root = (gram.root(gram.drawn(_DRAWS, rng)) for gram in (left, right))
     spectra = torch.linalg.svdvals((left_root * values[:, None, :]) @ right_root.mT).numpy()
-    return spectra[0], spectra[1:]
+    return spectra[0], spectra[1:], theta
+
+
+def _vectors(whitened: Whitened) -> Tensor:
+    if whitened.vectors is None:
+        raise ValueError("no vectors were kept: more directions than are scaled back one by one.")
+    return whitened.vectors.cpu()
 
 
 def _product(update: DenseUpdate, whitening: Whitening, short: Tensor, device: str) -> Tensor:

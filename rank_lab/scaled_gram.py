@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ScaledGram", "scaled_gram"]
+__all__ = ["ScaledGram", "mostly_noise", "scaled_gram"]
 
 _MOSTLY = 0.5
 
@@ -27,9 +27,10 @@ class ScaledGram:
     gram
         :math:`U^T A^2 U`, estimated.
     quartic
-        :math:`U^T A^4 U / d`, the covariance of the cross terms of the noise.
+        :math:`(U^T A^4 U - (U^T A^2 U)^2) / d`, the covariance of the cross terms with noise that is
+        orthogonal to :math:`U`.
     square
-        Root of the mean of :math:`a^4` over :math:`d`: the error of the noise's own lengths.
+        Standard deviation of :math:`a^2` over :math:`\sqrt d`: the error of the noise's own lengths.
     tangent
         :math:`\sqrt{1 - c^2} / c` of each vector.
     """
@@ -57,13 +58,19 @@ class ScaledGram:
         return roots
 
 
-def scaled_gram(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]) -> ScaledGram | None:
-    """Scale vectors back; None where a noisy vector would be mostly noise.
+def mostly_noise(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]) -> Tensor:
+    """Which vectors would be mostly noise once they are scaled back, ``(k,)``; see :func:`scaled_gram`."""
+    lengths = (vectors * scale[:, None]).square().sum(dim=0)
+    return (1.0 - _squares(cosines)) * float(scale.square().mean()) > _MOSTLY * lengths
+
+
+def scaled_gram(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]) -> ScaledGram:
+    """Scale vectors back and take the noise out of their lengths.
 
     Parameters
     ----------
     vectors
-        Orthonormal columns, ``(d, k)``.
+        Orthonormal columns, ``(d, k)``, none of them :func:`mostly_noise`.
     scale
         :math:`a`, ``(d,)``.
     cosines
@@ -72,20 +79,23 @@ def scaled_gram(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]
     Examples
     --------
     >>> found = scaled_gram(torch.eye(4, 2, dtype=torch.float64), 2.0 * torch.ones(4, dtype=torch.float64), np.ones(2))
-    >>> found.gram.tolist()
-    [[4.0, 0.0], [0.0, 4.0]]
+    >>> found.gram.tolist(), found.square
+    ([[4.0, 0.0], [0.0, 4.0]], 0.0)
     """
-    squares = torch.from_numpy(np.clip(cosines, 1e-3, 1.0))
+    squares = _squares(cosines)
+    cosine = squares.sqrt()[:, None] * squares.sqrt()
+    second, fourth = float(scale.square().mean()), float(scale.pow(4).mean())
     scaled = vectors * scale[:, None]
-    gram, noise = scaled.T @ scaled, (1.0 - squares) * float(scale.square().mean())
-    if bool((noise > _MOSTLY * gram.diagonal()).any()):
-        return None
-    gram = (gram - torch.diag(noise)) / (squares.sqrt()[:, None] * squares.sqrt())
-    length = len(scale)
+    gram = (scaled.T @ scaled - torch.diag((1.0 - squares) * second)) / cosine
     twice = scaled * scale[:, None]
+    quartic = (twice.T @ twice - torch.diag((1.0 - squares) * fourth)) / cosine
     return ScaledGram(
         gram,
-        twice.T @ twice / length,
-        math.sqrt(float(scale.double().pow(4).mean()) / length),
+        (quartic - gram @ gram) / len(scale),
+        math.sqrt(max(fourth - second**2, 0.0) / len(scale)),
         ((1.0 - squares) / squares).sqrt(),
     )
+
+
+def _squares(cosines: npt.NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(np.clip(cosines, 1e-3, 1.0))
