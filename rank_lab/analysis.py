@@ -214,7 +214,7 @@ class _Measure:
 def _work(spec: UpdateSpec) -> float:
     out, across = spec.shape
     small = spec.rank_bound
-    if spec.update_kind != "dense":
+    if spec.factored:
         return float((out + across) * small**2 + small**3)
     return float(out * across * small) / 2 + 4 * float(small) ** 3
 

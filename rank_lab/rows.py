@@ -53,7 +53,7 @@ def update_record(
         "in_features": spec.shape[1],
         "rank_bound": spec.rank_bound,
         "update_kind": spec.update_kind,
-        "scaling": math.nan if spec.update_kind == "dense" else spec.scaling,
+        "scaling": spec.scaling if spec.factored else math.nan,
         "tuned_dtype": None if tuned is None else tuned.dtype,
         "base_dtype": None if base is None else base.dtype,
         "tuned_grid": measurement.tuned_grid or None,

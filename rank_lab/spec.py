@@ -92,6 +92,11 @@ class UpdateSpec:
     base_rounded: bool = False
     note: str = ""
 
+    @property
+    def factored(self) -> bool:
+        """Whether it is read as factors, and not as a whole matrix."""
+        return self.update_kind not in {"dense", "merged"}
+
     def source(self, role: str) -> StoredTensor | None:
         """The tensor in that role, or None."""
         return dict(self.sources).get(role)

@@ -245,6 +245,6 @@ def _legend(last: pd.DataFrame) -> str:
             " above it; unresolved, nothing can be told (-). rank counts what is above rounding where that was tested,"
             " else the numerical rank."
         )
-    if (last["update_kind"] != "dense").any():
+    if (~last["update_kind"].isin(["dense", "merged"])).any():
         text += " For factors the null is a product of random factors of the same rank."
     return text
