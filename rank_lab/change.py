@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rank_lab.decomposition import convergence, spectrum_of
 from rank_lab.errors import NonFiniteError
-from rank_lab.grid import GRIDS, grid_name, lies_on, rounding_variance
+from rank_lab.grid import GRIDS, grid_name, lies_on, rounding_variance, spacing
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import TILE_BYTES, DenseUpdate, Matrix, return_freed_memory, tile_elements
 
@@ -21,6 +21,8 @@ _BLOCK_WIDTH = 8
 _MAX_STEPS = 40
 _CONVERGED = 1e-6
 _EXACT_UP_TO = 512
+_TWICE_ROUNDED = 0.5625  # of both spacings: half of them, and a sixteenth for a float16 on the way
+_NEARLY_ALL = 0.999
 _CAN_SWALLOW = 1e-4  # share of rounding in the energy: below, no entry is so small that it could be lost
 
 
@@ -47,6 +49,10 @@ class ChangeStatistics:
     recast
         ``"tuned"`` if that is the base rounded to another grid and nothing else, ``"base"`` if it is the
         other way round, else empty.
+    both_rounded
+        Whether the change looks like the rounding of both files: of different grids, no entry moved by more,
+        and the squared norm is that of their variances. They were then cast from one parent, or the update
+        is too small to be told from that.
     """
 
     identical_fraction: float
@@ -58,6 +64,7 @@ class ChangeStatistics:
     tuned_rounding: float = 0.0
     base_rounding: float = 0.0
     recast: Literal["", "tuned", "base"] = ""
+    both_rounded: bool = False
 
     @property
     def tuned_type(self) -> torch.dtype:
@@ -105,6 +112,7 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
         if base is not None:
             sides[1].add(base, tuned)
             counts.add(tuned, base)
+            counts.explain(tuned, base, (sides[0].grid, sides[1].grid))
     return_freed_memory()
     tuned_grid, base_grid = (side.grid for side in sides)
     rounding = sides[0].rounding[tuned_grid]
@@ -114,10 +122,11 @@ def change_statistics(update: DenseUpdate) -> ChangeStatistics:
         grid_name(base_grid) if update.base is not None else "",
         sides[0].non_finite,
         sides[1].non_finite,
-        counts.unchanged / counts.in_changed_rows if rounding > _CAN_SWALLOW * counts.energy > 0.0 else 0.0,
+        counts.unchanged / max(counts.in_changed_rows, 1) if rounding > _CAN_SWALLOW * counts.energy > 0.0 else 0.0,
         rounding,
         sides[1].rounding[base_grid],
         _recast(sides, counts.energy) if counts.energy > 0.0 else "",
+        counts.energy > 0.0 and _both_rounded(sides, counts),
     )
 
 
@@ -129,15 +138,24 @@ class _Counts:
     identical: int = 0
     in_changed_rows: int = 0
     unchanged: int = 0
+    explained: int = 0
     energy: float = 0.0
 
     def add(self, tuned: Tensor, base: Tensor) -> None:
-        equal = (tuned == base).sum(dim=1)
-        changed = equal < tuned.shape[1]
-        self.identical += int(equal.sum())
-        self.in_changed_rows += int(changed.sum()) * tuned.shape[1]
-        self.unchanged += int(equal[changed].sum())
+        same = tuned == base
+        rows = same.sum(dim=1)
+        changed = rows < tuned.shape[1]
+        weights = base[changed] != 0  # nothing is lost beside a zero, which was pruned
+        self.identical += int(rows.sum())
+        self.in_changed_rows += int(weights.sum())
+        self.unchanged += int((same[changed] & weights).sum())
         self.energy += float((tuned.to(torch.float64) - base.to(torch.float64)).square_().sum())
+
+    def explain(self, tuned: Tensor, base: Tensor, grids: tuple[torch.dtype, torch.dtype]) -> None:
+        """Count the entries whose change is no larger than the rounding of both sides."""
+        steps = spacing(tuned, grids[0]).add_(spacing(base, grids[1])).to(torch.float64)
+        change = (tuned.to(torch.float64) - base.to(torch.float64)).abs_()
+        self.explained += int((change <= _TWICE_ROUNDED * steps).sum())
 
 
 class _Side:
@@ -152,8 +170,10 @@ class _Side:
 
     @property
     def grid(self) -> torch.dtype:
-        """The coarsest on which everything so far lies."""
-        return self.grids[0] if self.grids else self.stored
+        """The coarsest on which everything so far lies; its own type where that is no coarser."""
+        coarsest = self.grids[0] if self.grids else self.stored
+        alike = self.stored in self.grids and self.rounding[coarsest] <= self.rounding[self.stored]
+        return self.stored if alike else coarsest
 
     @property
     def is_rounding(self) -> bool:
@@ -186,8 +206,17 @@ def _recast(sides: tuple[_Side, _Side], energy: float) -> Literal["", "tuned", "
     if tuned.is_rounding:
         return "tuned"
     # A small update of a coarse base rounds back to it, too; but only a re-cast is as large as rounding.
-    alike = 0.8 < energy / max(base.rounding[base.grid], 1e-300) < 1.25
-    return "base" if base.is_rounding and alike else ""
+    return "base" if base.is_rounding and _alike(energy, base.rounding[base.grid]) else ""
+
+
+def _both_rounded(sides: tuple[_Side, _Side], counts: _Counts) -> bool:
+    both = sum(side.rounding[side.grid] for side in sides)
+    differ = sides[0].grid != sides[1].grid
+    return differ and counts.explained >= _NEARLY_ALL * counts.total and _alike(counts.energy, both)
+
+
+def _alike(energy: float, rounding: float) -> bool:
+    return 0.8 * rounding < energy < 1.25 * rounding
 
 
 def vector_change_norm(tuned: StoredTensor, base: StoredTensor | None) -> float:

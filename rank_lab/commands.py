@@ -131,6 +131,8 @@ def _options(study: Path, choices: Choices) -> MeasurementOptions:
     method, device, noise = choices.method, choices.device, choices.noise
     if method not in METHODS:
         raise RankLabError(f"--method {method}: expected one of {', '.join(METHODS)}.")
+    if choices.k is not None and method != "randomized":
+        raise RankLabError(f"--k {choices.k} with --method {method}: only randomized computes so many values.")
     if noise not in NOISE_MODES:
         raise RankLabError(f"--noise {noise}: expected one of {', '.join(NOISE_MODES)}.")
     if device != "cpu":

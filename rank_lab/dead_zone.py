@@ -29,7 +29,7 @@ _FEW_ZEROS = 0.03  # below, the quantiser is a uniform noise to better than a pa
 _MOST_ZEROS = 0.99  # above, the tail of the law decides, which nobody knows
 _LEVELS = 40
 _FINE = 3.0  # spacings in a change of typical size
-_ENOUGH, _SAMPLE = 1000, 100_000
+_ENOUGH, _SAMPLE = 200, 100_000
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,16 @@ def spacing_classes(pairs: Iterable[tuple[slice, Tensor, Tensor | None]], grid: 
     """
     totals: dict[int, list[float]] = {}
     for _, tuned, base in pairs:
-        change = tuned.to(torch.float64) - (0.0 if base is None else base.to(torch.float64))
-        exponents = torch.frexp(spacing(tuned, grid)).exponent.flatten()
+        change, steps = _weights(tuned, base, grid)
+        if not len(change):
+            continue
+        exponents = torch.frexp(steps).exponent
         least = int(exponents.min())
         place = (exponents - least).to(torch.int64)
         columns = (
             torch.bincount(place),
-            torch.bincount(place, weights=(change == 0).flatten().to(torch.float64)),
-            torch.bincount(place, weights=change.square_().flatten()),
+            torch.bincount(place, weights=(change == 0).to(torch.float64)),
+            torch.bincount(place, weights=change.square_()),
         )
         for index, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             found = totals.setdefault(least + index, [0.0, 0.0, 0.0])
@@ -91,6 +93,15 @@ def spacing_classes(pairs: Iterable[tuple[slice, Tensor, Tensor | None]], grid: 
         for exponent, (count, zeros, energy) in sorted(totals.items())
         if count
     ]
+
+
+def _weights(tuned: Tensor, base: Tensor | None, grid: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Changes and spacings of the entries that are weights: a zero was pruned, and loses nothing."""
+    steps = spacing(tuned, grid)
+    if base is None:
+        return tuned.to(torch.float64).flatten(), steps.flatten()
+    there = base != 0
+    return tuned[there].to(torch.float64) - base[there].to(torch.float64), steps[there]
 
 
 def fine_changes(
@@ -112,8 +123,8 @@ def fine_changes(
     limit, every = max(found.spacing for found in fine), max(1, count // _SAMPLE)
     kept = []
     for _, tuned, base in pairs:
-        change = tuned.to(torch.float64) - (0.0 if base is None else base.to(torch.float64))
-        kept.append(change[spacing(tuned, grid) <= limit][::every])
+        change, steps = _weights(tuned, base, grid)
+        kept.append(change[steps <= limit][::every])
     return np.asarray(torch.cat(kept).numpy(), dtype=np.float64)
 
 

@@ -187,6 +187,17 @@ def gram_matrix(update: DenseUpdate, *, device: str = "cpu", whitening: Whitenin
     return gram
 
 
+def gram_floor(size: int) -> float:
+    r"""Share of the largest singular value below which a Gram matrix of that size tells none from zero.
+
+    Examples
+    --------
+    >>> 2e-7 < gram_floor(2048) < 4e-7
+    True
+    """
+    return float((_GRAM_MARGIN * size**0.5 * _EPS) ** 0.5)
+
+
 def _from_gram(update: DenseUpdate, vectors: int, device: str) -> Spectrum:
     gram = gram_matrix(update, device=device)
     energy = float(gram.diagonal().sum())
@@ -200,7 +211,7 @@ def _from_gram(update: DenseUpdate, vectors: int, device: str) -> Spectrum:
     return_freed_memory()
     values = eigenvalues.flip(0).clamp_(min=0.0).sqrt_().cpu().numpy()
     U, Vh = (None, None) if leading is None else _other_side(update, leading)
-    floor = float(values[0]) * (_GRAM_MARGIN * len(values) ** 0.5 * _EPS) ** 0.5
+    floor = gram_floor(len(values)) * float(values[0])
     return Spectrum(values, update.shape, update.rank_bound, energy**0.5, "gram", floor, U, Vh)
 
 

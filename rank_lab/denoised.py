@@ -27,6 +27,7 @@ DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_
 _DRAWS = 200
 _PERCENT = (2.5, 97.5)
 _NEGLIGIBLE = 0.01
+_OPEN = 1.3  # upper over lower bound, above which a rank is left open
 _LITTLE = 0.1  # rounding in the energy: above, the scaling back is less exact than the draws say
 
 
@@ -129,10 +130,8 @@ def denoised_ranks(
     While vectors are at hand (few directions), 200 draws of the values from their asymptotic law give the
     intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
     directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
-    at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy alone. Stable and
-    effective rank have an interval in the first case only, and only where rounding is less than a tenth of
-    the energy, nothing was swallowed and nothing can be hidden: else they are shifted by more than they
-    fluctuate.
+    at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy, 5 % wider. Stable and
+    effective rank are bounded by the energy that may be hidden, and left open where that matters.
     """
     few = whitened.vectors is not None
     if not few and not spectrum.complete:
@@ -155,13 +154,18 @@ def denoised_ranks(
     if few and not least:
         likely = 0.0  # few directions hold all energy until the files exclude it
     little = whitened.whitening.total_variance <= _LITTLE * spectrum.frobenius_norm**2
-    continuous = few and little and statistics.swallowed_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
+    certain = few and little and statistics.swallowed_fraction <= FEW_ZEROS and most <= _NEGLIGIBLE * held
     ranks = {
         name: _estimate(name, value, _samples(drawn, name, (least, most)), spectrum, len(whitened.values))
-        if continuous or name.startswith("energy_rank")
-        else Estimate(value)
         for name, value in _ranks(values, likely).items()
     }
+    if not few:
+        ranks |= {name: _wider(ranks[name]) for name in ("energy_rank_90", "energy_rank_99")}
+    ranks["stable_rank"] = _stable(
+        float(values.max()), held, (least, likely, most), ranks["stable_rank"] if certain else None
+    )
+    if not certain:
+        ranks["effective_rank"] = _effective(values, most, spectrum.rank_bound)
     return Denoised(ranks, likely > _NEGLIGIBLE * held)
 
 
@@ -237,20 +241,44 @@ def _ranks(values: Array, diffuse: float) -> dict[str, float]:
     if held <= 0.0:
         return dict.fromkeys(DENOISED_RANKS, math.nan)
     reached = np.cumsum(energies) / total
-    shares = np.sqrt(energies[energies > 0])
-    shares = shares / shares.sum()
     whole = diffuse <= _NEGLIGIBLE * total
     return {
         "energy_rank_90": _first(reached, 0.90),
         "energy_rank_99": _first(reached, 0.99),
         "stable_rank": total / float(energies[0]),
-        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())) if whole else math.nan,
+        "effective_rank": _entropy_rank(values) if whole else math.nan,
     }
 
 
 def _first(reached: Array, share: float) -> float:
     at = int(np.searchsorted(reached, share * (1.0 - 1e-12)))
     return float(at + 1) if at < len(reached) else math.nan
+
+
+def _wider(found: Estimate) -> Estimate:
+    """With what taking unequal rounding for white may cost."""
+    return Estimate(found.value, math.floor(0.95 * found.low), math.ceil(1.05 * found.high))
+
+
+def _stable(largest: float, held: float, diffuse: tuple[float, float, float], drawn: Estimate | None) -> Estimate:
+    """The stable rank, between the least and the most energy; none where they leave it open."""
+    if drawn is not None:
+        return drawn
+    low, value, high = ((held + energy) / largest**2 for energy in diffuse)
+    return Estimate(value, low, high) if high <= _OPEN * low else UNKNOWN
+
+
+def _effective(values: Array, most: float, bound: int) -> Estimate:
+    """The effective rank, up to what all energy that may be hidden would add if it were spread evenly."""
+    rest = bound - len(values)
+    hidden = np.full(rest, math.sqrt(most / rest)) if rest and most > 0.0 else np.zeros(0)
+    low, high = (_entropy_rank(found) for found in (values, np.append(values, hidden)))
+    return Estimate(low, low, high) if high <= _OPEN * low else UNKNOWN
+
+
+def _entropy_rank(values: Array) -> float:
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _samples(drawn: Array, name: str, diffuse: tuple[float, float]) -> tuple[Array, Array]:

@@ -29,24 +29,32 @@ def suspicions(spec: UpdateSpec, measurement: Measurement) -> list[str]:
     """
     if measurement.failure:
         return []
+    relative = measurement.frobenius_norm / measurement.weight.frobenius if measurement.weight.frobenius else math.nan
+    large = (
+        [f"the change is {relative:.2g} times as large as the weight: is the base the model that it was tuned from?"]
+        if relative > _AS_LARGE_AS_THE_WEIGHT and not spec.factored
+        else []
+    )
     if spec.update_kind != "dense":
         zero = measurement.frobenius_norm == 0.0
-        return ["the update is zero: an adapter that was not trained (B = 0) or whose gates are all shut"] * zero
+        return [
+            "the update is zero: an adapter that was not trained (B = 0) or whose gates are all shut"
+        ] * zero + large
     if measurement.identical:
         return [f"identical: frozen, or changed by less than the rounding to {measurement.tuned_grid}"]
     found = [_recast(measurement)] if measurement.recast else []
     noise = measurement.noise
-    if noise is not None and noise.regime == "unresolved" and not found:
+    if measurement.both_rounded and not found:
+        found.append(
+            f"no entry moved by more than the rounding to {measurement.tuned_grid} and to {measurement.base_grid}: both"
+            " files look like casts of one, and the rounding of both is taken out"
+        )
+    elif noise is not None and noise.regime == "unresolved" and not found:
         found.append(
             f"unresolved: {measurement.identical_fraction:.0%} of the entries are unchanged and the rest cannot be told"
             f" from rounding to {measurement.tuned_grid}; compare checkpoints that were saved in float32"
         )
-    relative = measurement.frobenius_norm / measurement.weight.frobenius if measurement.weight.frobenius else math.nan
-    if relative > _AS_LARGE_AS_THE_WEIGHT:
-        found.append(
-            f"the change is {relative:.2g} times as large as the weight: is the base the model that it was tuned from?"
-        )
-    return found
+    return found + large
 
 
 def _recast(measurement: Measurement) -> str:
@@ -74,8 +82,8 @@ def merged_rank(measured: Iterable[tuple[UpdateSpec, Measurement]]) -> int | Non
     for spec, found in measured:
         if spec.update_kind != "dense" or found.noise is None or found.identical or found.failure:
             continue
-        changed += 1
         rank = found.noise.above_rounding.value
+        changed += rank != 0  # a matrix that was only re-cast says nothing of the others
         if rank > 0 and rank <= _LOW_RANK_SHARE * spec.rank_bound and not found.noise.diffuse:
             counts[int(rank)] += 1
     if changed < 2 or not counts:

@@ -15,16 +15,20 @@ GRIDS = (torch.bfloat16, torch.float16, torch.float32)
 
 _FRACTION_BITS = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23, torch.float64: 52}
 _LEAST_EXPONENT = {torch.bfloat16: -126, torch.float16: -14, torch.float32: -126, torch.float64: -126}
+_FLOAT16_STEP = 2.0**-24
 _EXPONENT, _FRACTION = 0x7F800000, 0x007FFFFF  # bits of a float32; its exponent alone is a power of two
 
 
 def spacing(values: Tensor, grid: torch.dtype) -> Tensor:
     r"""Distance between neighbouring grid values around each value, :math:`\mathrm{ulp}(w)`.
 
+    Values of a 16-bit file were rounded to its own type, too, whose spacing is the larger one where
+    float16 is subnormal.
+
     Parameters
     ----------
     values
-        Any shape, any float type.
+        Any shape, any float type, as stored.
     grid
         ``torch.bfloat16``, ``torch.float16``, ``torch.float32`` or ``torch.float64``.
 
@@ -44,7 +48,8 @@ def spacing(values: Tensor, grid: torch.dtype) -> Tensor:
     """
     bits = values.to(torch.float32, copy=True).view(torch.int32).bitwise_and_(_EXPONENT)
     powers = bits.view(torch.float32).clamp_min_(2.0 ** _LEAST_EXPONENT[grid])
-    return powers.mul_(2.0 ** -_FRACTION_BITS[grid])
+    steps = powers.mul_(2.0 ** -_FRACTION_BITS[grid])
+    return steps if values.dtype != torch.float16 else steps.clamp_min_(_FLOAT16_STEP)
 
 
 def rounding_variance(values: Tensor, grid: torch.dtype) -> Tensor:

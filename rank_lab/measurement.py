@@ -26,7 +26,7 @@ from rank_lab.update import DenseUpdate
 __all__ = ["Measurement", "MeasurementOptions", "measure"]
 
 # Raise it when a change of the code changes stored numbers: older cache entries are then left alone.
-_NUMERICS = 3
+_NUMERICS = 4
 _NO_WEIGHT = WeightNorms(math.nan, math.nan)
 
 
@@ -67,7 +67,7 @@ class Measurement:
         Role and digest of each tensor read.
     values, frobenius_norm, method, floor
         Of the spectrum; empty and NaN if there is none.
-    identical_fraction, tuned_grid, base_grid, recast
+    identical_fraction, tuned_grid, base_grid, recast, both_rounded
         Of a dense update; NaN and empty for factors.
     noise
         What rounding leaves of it; None for factors, which hold none.
@@ -87,6 +87,7 @@ class Measurement:
     tuned_grid: str = ""
     base_grid: str = ""
     recast: str = ""
+    both_rounded: bool = False
     noise: Noise | None = None
     weight: WeightNorms = _NO_WEIGHT
     failure: str = ""
@@ -143,11 +144,15 @@ def _measure(spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]
 
 def _measure_dense(update: DenseUpdate, spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]:
     statistics = change_statistics(update)
-    about = {name: getattr(statistics, name) for name in ("identical_fraction", "tuned_grid", "base_grid", "recast")}
+    about = {
+        name: getattr(statistics, name)
+        for name in ("identical_fraction", "tuned_grid", "base_grid", "recast", "both_rounded")
+    }
     _refuse_non_finite(statistics.tuned_non_finite, statistics.base_non_finite, spec)
     if statistics.identical_fraction == 1.0:
         unchanged = Spectrum(np.zeros(spec.rank_bound), spec.shape, spec.rank_bound, 0.0, "identical")
-        return about | _about_spectrum(unchanged) | {"noise": Noise("unresolved")}
+        hidden = getattr(torch, statistics.tuned_grid).itemsize == 2  # a change that float32 loses is none
+        return about | _about_spectrum(unchanged) | {"noise": Noise("unresolved" if hidden else "exact")}
     spectrum = spectrum_of(update, method=options.method, k=options.k, device=options.device)
     noise = noise_of(
         update, spectrum, statistics, mode=options.noise, base_rounded=spec.base_rounded, device=options.device

@@ -16,10 +16,7 @@ __all__ = ["FEW_ZEROS", "RoundingEnergy", "added_energy", "swallowed_or_added"]
 
 _MODEL_ERROR = 0.003  # of the rounding variance, by which the uniform law may be wrong
 _NARROW = 0.1  # of the energy: doubt below which the added noise alone says enough
-_MEASURED_ERROR, _GAUSSIAN_ERROR = (
-    0.05,
-    0.5,
-)  # of the true energy: seen on real updates, up to 0.03 and (rarely) above 1
+_MEASURED_ERROR = 0.05  # of the true energy, beside the scatter of the sample; up to 0.03 was seen on real updates
 FEW_ZEROS = 0.03
 """Share of unchanged entries up to which rounding is an added noise."""
 
@@ -112,6 +109,9 @@ def swallowed_or_added(
     swallowed = swallowed_energy(classes, changes)
     if math.isnan(swallowed.energy):
         return added
-    error = _MEASURED_ERROR if len(changes) else _GAUSSIAN_ERROR
+    if not len(changes):  # the Gaussian law was wrong by a factor of three on real updates: no lower bound
+        return RoundingEnergy(0.0, 0.0, 3.0 * swallowed.energy, swallowed.attenuation, swallowed.attenuation_rms)
+    squares = changes**2
+    error = _MEASURED_ERROR + 2.0 * float(squares.std() / squares.mean()) / math.sqrt(len(changes))
     low, high = (1.0 - error) * swallowed.energy, (1.0 + error) * swallowed.energy
     return RoundingEnergy(low, swallowed.energy, high, swallowed.attenuation, swallowed.attenuation_rms)

@@ -59,7 +59,7 @@ def update_record(
         "tuned_grid": measurement.tuned_grid or None,
         "base_grid": measurement.base_grid or None,
         "identical_fraction": measurement.identical_fraction,
-        "noise_regime": "exact",
+        "noise_regime": None if measurement.failure else "exact",
         "content": measurement.content,
         "warning": "; ".join(
             text for text in (spec.note, measurement.failure, *_warnings(spec, measurement, merged)) if text
