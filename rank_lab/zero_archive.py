@@ -232,19 +232,15 @@ class _Save:
         return _archive(file, _stamp(file, self._stamps))
 
     def _found_stage(self) -> int:
-        if any("zero_stage" not in state for state in self._states):
-            raise _LayoutError("of an optimizer that is not ZeRO's")
-        stages = {
-            value.values[0] if isinstance(value := state["zero_stage"], _Record) else value for state in self._states
-        }
+        stages = {_stage(state) for state in self._states}
         counts = {count for state in self._states for count in _listed(state["partition_count"])}
         if any("ds_zero_partition_groups" in state for state in self._states) or len(counts) > 1:
             raise _LayoutError("cut over groups of processes of different size")
         if counts != {len(self._files)}:
             raise ValueError(f"{len(self._files)} optimizer states, though {sorted(counts)} processes saved them")
-        if len(stages) != 1 or not stages <= set(_FLAT):
-            raise ValueError(f"stage {stages}, expected 1, 2 or 3")
-        return int(stages.pop())
+        if len(stages) != 1:
+            raise ValueError("optimizer states of several stages")
+        return stages.pop()
 
     def content(self) -> _Content:
         """Every tensor and where it lies."""
@@ -290,7 +286,12 @@ class _Save:
         return _Piece(self._files[span.rank], (_TRAINED, _FLAT[self._stage], span.group), span.start, span.length)
 
     def _agree(self, spans: Mapping[str, tuple[Span, ...]]) -> None:
-        """Refuse if DeepSpeed's own list of fragments, where it is saved, places a parameter elsewhere."""
+        """Refuse if DeepSpeed's own list of fragments, where it is saved, places a parameter elsewhere.
+
+        With round-robin gradients the list is of the order before the shuffle, which the values do not lie in.
+        """
+        if _round_robin(self._open(self._files[0])):
+            return
         for rank, state in enumerate(self._states):
             for group, listed in enumerate(state.get("param_slice_mappings") or ()):
                 said = {name: (where.state["start"], where.state["numel"]) for name, where in listed.items()}
@@ -316,6 +317,23 @@ class _Save:
                 raise ValueError(f"fragments of {name} do not make {list(shape)}")
             found[name] = ZeroEntry(shape, torch_archive.storage_type(values[0]), tuple(pieces))
         return found
+
+
+def _stage(state: Mapping[str, Any]) -> int:
+    """ZeRO's stage; DeepSpeed's optimizer for bfloat16 names none and cuts as the first does."""
+    if "zero_stage" not in state and "param_slice_mappings" in state and _FLAT[1] in state:
+        return 1
+    value = state["zero_stage"]
+    stage = value.values[0] if isinstance(value, _Record) else value
+    if stage not in _FLAT:
+        raise ValueError(f"stage {stage}, expected 1, 2 or 3")
+    return int(stage)
+
+
+def _round_robin(archive: Mapping[str, Any]) -> bool:
+    config = archive.get("ds_config")
+    about = config.get("zero_optimization") if isinstance(config, dict) else None
+    return not isinstance(about, dict) or bool(about.get("round_robin_gradients"))
 
 
 def _listed(value: Any) -> list[Any]:
