@@ -12,6 +12,7 @@ with the module only, where the converter does not look: here they are found.
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -176,11 +177,11 @@ def _content(file: Path, stamps: _Stamps) -> _Content:
     try:
         return _Save(file, stamps).content()
     except _LayoutError as error:
-        home = file.parent.parent
+        home, tag = shlex.quote(str(file.parent.parent)), shlex.quote(file.parent.name)
         raise CheckpointError(
-            f"{file.parent}: DeepSpeed's partitions, {error}, which are not put together here; gather them where you"
-            f" trust the files by DeepSpeed's own script: python zero_to_fp32.py {home} OUTPUT --safe_serialization"
-            f" --tag {file.parent.name}, and name OUTPUT."
+            f"{file.parent}: DeepSpeed's partitions {error}, which are not put together here; where you trust the"
+            f" files, gather them by DeepSpeed's own script: python {home}/zero_to_fp32.py {home} {home}/gathered"
+            f" --safe_serialization --tag {tag}, and name {home}/gathered."
         ) from error
     except CheckpointError:
         raise

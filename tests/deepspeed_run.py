@@ -1,9 +1,12 @@
 """A training run of two steps by DeepSpeed itself, and what its own converter makes of the partitions.
 
-Run as a script: in processes of its own, because DeepSpeed keeps one process group for a process's life.
+Run as a script, in processes of its own, because DeepSpeed keeps one process group for a process's life::
+
+    python tests/deepspeed_run.py tests/golden/zero/stage3 stage3
+
+So the files in ``golden/zero`` were made, by DeepSpeed 0.19.8 on a CPU; its scripts were not kept.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 WIDTH, WORDS = 5, 7  # odd, so that partitions need padding
+_BF16 = {"bf16": {"enabled": True}}
+RUNS: dict[str, tuple[int, dict[str, Any]]] = {
+    "stage1": (2, {"zero_optimization": {"stage": 1}} | _BF16),
+    "stage2": (2, {"zero_optimization": {"stage": 2, "round_robin_gradients": True}} | _BF16),
+    "stage2_aligned": (2, {"zero_optimization": {"stage": 2, "parameter_alignment": True}} | _BF16),
+    "stage3": (2, {"zero_optimization": {"stage": 3}} | _BF16),
+    "stage3_alone": (1, {"zero_optimization": {"stage": 3, "sub_group_size": 40}}),
+    "bf16_optimizer": (
+        2,
+        {"zero_optimization": {"stage": 1}, "data_types": {"grad_accum_dtype": "fp32"}} | _BF16,
+    ),  # which the converter refuses
+}
+"""Processes and configuration of each run."""
 
 
 class Block(nn.Module):
@@ -80,15 +96,19 @@ def _train(rank: int, folder: str, world: int, config: dict[str, Any]) -> None:
     torch.distributed.destroy_process_group()
 
 
-def main(folder: str, world: int, config: dict[str, Any]) -> None:
+def main(folder: str, run: str) -> None:
     """Train, save partitions in ``folder`` and the converter's tensors in ``folder.safetensors``."""
     os.environ["DS_ACCELERATOR"] = "cpu"
+    world, config = RUNS[run]
     torch.multiprocessing.spawn(_train, args=(folder, world, config), nprocs=world)
+    Path(f"{folder}.rendezvous").unlink(missing_ok=True)
+    if run == "bf16_optimizer":
+        return
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    state = get_fp32_state_dict_from_zero_checkpoint(folder)
-    save_file({name: value.detach().clone() for name, value in state.items()}, Path(f"{folder}.safetensors"))
+    state = get_fp32_state_dict_from_zero_checkpoint(folder, lazy_mode=True)
+    save_file({name: value.contiguous().detach().clone() for name, value in state.items()}, f"{folder}.safetensors")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2])
