@@ -215,6 +215,9 @@ class _Save:
         self._module: Mapping[str, Any] = self._model["module"]
         if self._model.get("mp_world_size", 1) != 1 or _EXPERTS & set(self._model):
             raise _LayoutError("with weights cut by tensor or expert parallelism")
+        told = [[model.get(key) for key in ("global_steps", "param_shapes")] for model in map(self._open, self._models)]
+        if any(other != told[0] for other in told):
+            raise ValueError("model states of two saves")
         if "shared_params" not in self._model:
             raise _LayoutError("of a DeepSpeed that did not yet save which parameters are tied")
 
