@@ -15,13 +15,15 @@ __all__ = ["check_archive", "is_zip"]
 _MAX_LIST_BYTES = 8_000_000  # some 80 000 entries as torch writes them
 
 
-def check_archive(file: Path) -> None:
+def check_archive(file: Path, records: frozenset[str] = frozenset()) -> None:
     """Refuse a torch file that claims more than it holds.
 
     Parameters
     ----------
     file
         Zip archive (torch >= 1.6) or the older format.
+    records
+        Names of classes that the caller replaces by records without behaviour.
 
     Raises
     ------
@@ -38,10 +40,10 @@ def check_archive(file: Path) -> None:
         raise EOFError
     with file.open("rb") as handle:
         if handle.read(4) == b"PK\3\4" and is_zip(file):
-            _check_zip(handle, file, size)
+            _check_zip(handle, file, size, records)
         else:
             handle.seek(0)
-            _check_legacy(handle, file, size)
+            _check_legacy(handle, file, size, records)
 
 
 def is_zip(file: Path) -> bool:
@@ -52,7 +54,7 @@ def is_zip(file: Path) -> bool:
         return False
 
 
-def _check_zip(handle: BinaryIO, file: Path, size: int) -> None:
+def _check_zip(handle: BinaryIO, file: Path, size: int, records: frozenset[str]) -> None:
     handle.seek(max(size - 98, 0))
     end = handle.read(98)
     if end[-22:-18] != b"PK\5\6" or end[-2:] != b"\0\0":
@@ -77,12 +79,12 @@ def _check_zip(handle: BinaryIO, file: Path, size: int) -> None:
     if len(pickles) != 1:
         raise ValueError("no data.pkl in the archive")
     folder = pickles[0].removesuffix("data.pkl")
-    records = {
+    storages = {
         name.removeprefix(f"{folder}data/"): entry.file_size
         for name, entry in by_name.items()
         if name.startswith(f"{folder}data/")
     }
-    PickleReader(_entry(handle, by_name[pickles[0]]), file, size, _in_records(records, file)).follow()
+    PickleReader(_entry(handle, by_name[pickles[0]]), file, size, _in_storages(storages, file), records).follow()
 
 
 def _entry(handle: BinaryIO, entry: zipfile.ZipInfo) -> bytes:
@@ -96,21 +98,21 @@ def _entry(handle: BinaryIO, entry: zipfile.ZipInfo) -> bytes:
     return handle.read(entry.file_size)
 
 
-def _in_records(records: Mapping[str, int], file: Path) -> StorageCheck:
+def _in_storages(storages: Mapping[str, int], file: Path) -> StorageCheck:
     def check(key: str, claimed: int) -> None:
-        if claimed > records.get(key, -1):
-            raise claim(file, f"storage {plain(key, limit=40)!r} claims {claimed} bytes of {records.get(key, 'none')}")
+        if claimed > storages.get(key, -1):
+            raise claim(file, f"storage {plain(key, limit=40)!r} claims {claimed} bytes of {storages.get(key, 'none')}")
 
     return check
 
 
-def _check_legacy(handle: BinaryIO, file: Path, size: int) -> None:
+def _check_legacy(handle: BinaryIO, file: Path, size: int, records: frozenset[str]) -> None:
     storages: dict[str, int] = {}
 
     def note(key: str, claimed: int) -> None:
         storages[key] = max(claimed, storages.get(key, 0))
 
-    reader = PickleReader(handle.read(MAX_PICKLE_BYTES), file, size, note)
+    reader = PickleReader(handle.read(MAX_PICKLE_BYTES), file, size, note, records)
     for _ in range(5):  # magic number, protocol, system, state dict, and the keys of the storages behind them
         reader.follow()
     if sum(storages.values()) > size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rank_lab import distributed_archive, hub, torch_archive
+from rank_lab import distributed_archive, hub, torch_archive, zero_archive
 from rank_lab.errors import CheckpointError
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import MAX_NAME, is_plain, plain
@@ -77,7 +77,7 @@ class Checkpoint:
         ----------
         source
             A safetensors or torch file, a folder with weights or an adapter, a
-            distributed checkpoint's folder, or a hub id (``org/name``, ``org/name@revision``).
+            distributed checkpoint's folder, DeepSpeed's partitions, or a hub id (``org/name``, ``org/name@revision``).
         revision
             Branch, tag or commit of a hub repository.
 
@@ -89,7 +89,7 @@ class Checkpoint:
         """
         folder = local_folder(source, revision=revision)
         files = find_weight_files(folder)
-        home = folder if folder.is_dir() else folder.parent
+        home = _home(folder, files)
         tensors, tied, unlisted, metadata = _index(files)
         if not tensors:
             raise CheckpointError(
@@ -160,15 +160,10 @@ def _index(files: WeightFiles) -> _Index:
     tied: dict[str, str] = {}
     unlisted: list[tuple[str, str]] = []
     for file in files.files:
-        if file.suffix == ".safetensors":
-            found, about = read_header(file)
-            metadata |= about
-        elif file.name == distributed_archive.METADATA_FILE:
-            found = _distributed_entries(file)
-            unlisted += distributed_archive.other_state(file)
-        else:
-            found = _archive_entries(file)
-            tied |= torch_archive.aliases(file)
+        found, shared, others, about = _read(file)
+        tied |= shared
+        unlisted += others
+        metadata |= about
         for name, entry in found.items():
             _refuse_unprintable(name, file)
             if files.weight_map is not None and files.weight_map.get(name) != file.name:
@@ -187,6 +182,17 @@ def _index(files: WeightFiles) -> _Index:
                 " the shard again."
             )
     return tensors, tied, tuple(unlisted), metadata
+
+
+def _read(file: Path) -> _Index:
+    if file.suffix == ".safetensors":
+        found, about = read_header(file)
+        return dict(found), {}, (), dict(about)
+    if file.name == distributed_archive.METADATA_FILE:
+        return _distributed_entries(file), {}, distributed_archive.other_state(file), {}
+    if zero_archive.is_partition(file):
+        return _zero_entries(file), dict(zero_archive.aliases(file)), zero_archive.other_state(file), {}
+    return _archive_entries(file), torch_archive.aliases(file), (), {}
 
 
 def _refuse_unprintable(name: str, file: Path) -> None:
@@ -209,6 +215,20 @@ def _distributed_entries(file: Path) -> dict[str, StoredTensor]:
         name: StoredTensor(name=name, shape=entry.shape, dtype=entry.dtype, file=file)
         for name, entry in distributed_archive.entries(file).items()
     }
+
+
+def _zero_entries(file: Path) -> dict[str, StoredTensor]:
+    return {
+        name: StoredTensor(name=name, shape=entry.shape, dtype=entry.dtype, file=file)
+        for name, entry in zero_archive.entries(file).items()
+    }
+
+
+def _home(path: Path, files: WeightFiles) -> Path:
+    """Where configs lie: for DeepSpeed's partitions the folder above theirs, even if theirs was named."""
+    if zero_archive.is_partition(files.files[0]):
+        return files.files[0].parent.parent
+    return path if path.is_dir() else path.parent
 
 
 def _step(folder: Path) -> int | None:

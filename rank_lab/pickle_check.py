@@ -42,6 +42,7 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _CHECKED = frozenset({"_codecs.encode", "builtins.bytearray", _TYPED})
+_NAMED = "torch.Tensor"  # the type that _TYPED is told; calling it would allocate and stays refused
 _LATIN = frozenset({"latin1", "latin-1"})  # how pickles of protocol 2 hold bytes
 _STORAGE_TYPES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
@@ -81,13 +82,19 @@ class _Tensor(_Other):
 
 
 class PickleReader:
-    """Follows pickles with names in the place of functions and sizes in the place of tensors."""
+    """Follows pickles with names in the place of functions and sizes in the place of tensors.
 
-    def __init__(self, data: bytes, file: Path, size: int, check_storage: StorageCheck) -> None:
+    ``records`` are names of classes for which the caller puts records without behaviour.
+    """
+
+    def __init__(
+        self, data: bytes, file: Path, size: int, check_storage: StorageCheck, records: frozenset[str] = frozenset()
+    ) -> None:
         self._stream = BytesIO(data)
         self._file = file
         self._size = size
         self._check_storage = check_storage
+        self._records = records
         self._left = _MAX_OPERATIONS
 
     def follow(self) -> None:
@@ -125,9 +132,9 @@ class PickleReader:
             _taken(stack, 1 if name == "APPEND" else 2)
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
-        elif name == "REDUCE":
+        elif name in ("REDUCE", "NEWOBJ"):
             function, arguments = _taken(stack, 2)
-            stack.append(self._call(function, arguments))
+            stack.append(self._call(function, arguments) if name == "REDUCE" else self._new(function))
         elif name == "BUILD":
             stack.pop()
             if isinstance(stack[-1], _Tensor):
@@ -150,7 +157,7 @@ class PickleReader:
     def _global(self, argument: str) -> _Global:
         name = argument.replace(" ", ".").replace("__builtin__.", "builtins.")
         known = name in _HARMLESS | _FROM_STORAGE or name in _CHECKED or _itemsize(name) is not None
-        if not known:
+        if not known and name != _NAMED and name not in self._records:
             raise pickle.UnpicklingError(f"GLOBAL {name}")
         return _Global(name)
 
@@ -178,9 +185,16 @@ class PickleReader:
             self._call(items[0], items[2])
         elif name == "torch.Size" and len(items) == 1:
             return items[0]
+        elif name in self._records:
+            return _Other()
         elif name not in _HARMLESS and not (name in _CHECKED and _is_bytes(name, items)):
             raise pickle.UnpicklingError(f"GLOBAL {name}")
         return _Tensor() if "_rebuild_" in name else _Other()
+
+    def _new(self, kind: Any) -> _Other:
+        if not isinstance(kind, _Global) or kind.name not in self._records:
+            raise ValueError("Unsupported operand NEWOBJ")
+        return _Other()
 
     def _check_extent(self, items: tuple[Any, ...]) -> None:
         match items:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rank_lab import distributed_archive, torch_archive
+from rank_lab import distributed_archive, torch_archive, zero_archive
 from rank_lab.errors import CheckpointError, ShapeMismatchError
 
 __all__ = ["FLOAT_DTYPES", "Selection", "StoredTensor"]
@@ -80,7 +80,8 @@ class StoredTensor:
     offset
         Byte offset of its first element in a safetensors file; None for a
         tensor of a torch archive, which torch itself locates, or of a
-        distributed checkpoint, whose ``.metadata`` is the file.
+        distributed checkpoint, whose ``.metadata`` is the file, or of DeepSpeed's
+        partitions, whose first one is.
     start
         First element of a part of a tensor of a torch archive; see :meth:`view`.
     selection
@@ -270,9 +271,12 @@ class StoredTensor:
 
     def _mapped(self) -> Tensor:
         _ = self.torch_dtype  # a type of torch's, so that there are plain values
-        distributed = self.file.name == distributed_archive.METADATA_FILE
-        find = distributed_archive.tensor if distributed else torch_archive.tensor
-        whole = find(self.file, self.name)
+        if self.file.name == distributed_archive.METADATA_FILE:
+            whole = distributed_archive.tensor(self.file, self.name)
+        elif zero_archive.is_partition(self.file):
+            whole = zero_archive.tensor(self.file, self.name)
+        else:
+            whole = torch_archive.tensor(self.file, self.name)
         if tuple(whole.shape) == self.shape and not self.start:
             return whole
         return whole.reshape(-1)[self.start : self.start + self.elements].reshape(self.shape)

@@ -18,7 +18,7 @@ from torch import Tensor
 from rank_lab.archive_check import check_archive, is_zip
 from rank_lab.errors import CheckpointError
 
-__all__ = ["aliases", "storage_type", "tensor", "tensors"]
+__all__ = ["aliases", "content", "storage_type", "tensor", "tensors"]
 
 _WRAPPERS = ("state_dict", "model", "module")
 _LFS_POINTER = b"version https://git-lfs"
@@ -83,11 +83,30 @@ def aliases(file: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: ARG001 - a part of the key
+    return _state_dict(content(file), file)
+
+
+def content(file: Path, records: Mapping[str, type] | None = None) -> Any:
+    """All that an archive holds, its tensors mapped from disk where the format allows.
+
+    Parameters
+    ----------
+    file
+        A file written by ``torch.save``.
+    records
+        Full names of classes, each with one without behaviour that takes its place.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no torch archive, is cut, or holds pickled code.
+    """
+    replaced: list[Any] = [(record, name) for name, record in (records or {}).items()]
     try:
-        check_archive(file)
-        with warnings.catch_warnings():
+        check_archive(file, frozenset(records or ()))
+        with warnings.catch_warnings(), torch.serialization.safe_globals(replaced):
             warnings.simplefilter("ignore")  # torch's remarks on old formats concern those who write them
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -100,7 +119,6 @@ def _load(file: Path, stamp: tuple[int, ...]) -> Mapping[str, Tensor]:  # noqa: 
         raise _unreadable(file, error) from error
     except Exception as error:  # what is no pickle fails in any way that bytes can
         raise _unreadable(file, error) from error
-    return _state_dict(content, file)
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:

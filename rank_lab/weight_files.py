@@ -10,7 +10,7 @@ from rank_lab.distributed_archive import METADATA_FILE
 from rank_lab.errors import CheckpointError
 from rank_lab.plain_file import json_object, size_of
 from rank_lab.plain_text import plain
-from rank_lab.weight_containers import distributed_folder, refuse_other_containers
+from rank_lab.weight_containers import distributed_folder, partition_folders, partitions, refuse_other_containers
 
 __all__ = ["WeightFiles", "find_weight_files"]
 
@@ -62,7 +62,8 @@ def find_weight_files(path: Path) -> WeightFiles:
 
     Order of preference: an adapter (``adapter_config.json``), a shard index,
     ``model.safetensors``, a complete set of numbered shards, the torch
-    equivalents, a distributed checkpoint, the only weight file there is.
+    equivalents, a distributed checkpoint, DeepSpeed's partitions, the only
+    weight file there is.
 
     Parameters
     ----------
@@ -88,6 +89,10 @@ def find_weight_files(path: Path) -> WeightFiles:
     distributed = distributed_folder(path)
     if distributed is not None:
         return WeightFiles((distributed / METADATA_FILE,))
+    partition = partitions(path)
+    if partition is not None:
+        rest = [folder.name for folder in partition_folders(path) if folder != partition.parent]
+        return WeightFiles((partition,), set_aside=tuple((plain(name), "another save by DeepSpeed") for name in rest))
     loose = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix in _LOOSE_SUFFIXES]
     return _only(path, loose) or _refuse_without_weights(path)
 
@@ -225,7 +230,14 @@ def _others(folder: Path, used: set[str]) -> tuple[tuple[str, str], ...]:
         and not _TRAINER_STATE.fullmatch(file.name)
     )
     beside = plain(", ".join(sorted(used)[:2]))
-    return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest)
+    kept = tuple(
+        (
+            plain(below.name),
+            f"DeepSpeed's partitions beside the weights that were read ({beside}); to be named by itself",
+        )
+        for below in partition_folders(folder)
+    )
+    return tuple((plain(name), f"weight file beside the one that was read ({beside})") for name in rest) + kept
 
 
 def _is_there(file: Path) -> bool:

@@ -197,21 +197,6 @@ def test_litgpt_lora_is_read_where_it_is_plain(tmp_path: Path, generator: torch.
         plan_updates(Checkpoint.open(file), lora_alpha=8)
 
 
-@pytest.mark.parametrize("inside", ["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"])
-@pytest.mark.parametrize("named", ["checkpoint", "step"])
-def test_deepspeed_s_partitions_are_refused_with_the_command(tmp_path: Path, inside: str, named: str) -> None:
-    home = tmp_path / "checkpoint 7"
-    (home / "global_step7").mkdir(parents=True)
-    (home / "global_step7" / inside).write_bytes(b"never opened")
-    (home / "latest").write_text("global_step7")
-    source = home if named == "checkpoint" else home / "global_step7"
-    base = save(tmp_path / "base", {"w": torch.ones(2, 2)})
-    done = rank_lab("analyze", source, "--base", base, "-o", tmp_path / "study")
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    tag = "" if named == "checkpoint" else " --tag global_step7"
-    assert f"python '{home}/zero_to_fp32.py' '{home}' '{home}'/gathered --safe_serialization{tag}, and name" in done.err
-
-
 def test_xtuner_s_partitions_are_refused_with_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "iter_500.pth"
     folder.mkdir()
