@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from analyses.machine import about_machine, table, write
-from analyses.planted import Planted, Recipe
+from analyses.planted import Kind, Planted, Recipe
 from rank_lab.change import change_statistics
 from rank_lab.decomposition import spectrum_of
 from rank_lab.denoised import Estimate
@@ -99,13 +99,17 @@ def recasts(side: int, generator: torch.Generator) -> list[dict[str, Any]]:
     return rows
 
 
-def coverage(count: int, generator: torch.Generator, rng: np.random.Generator) -> dict[str, Any]:
+def coverage(
+    count: int, generator: torch.Generator, rng: np.random.Generator, kinds: Sequence[Kind] = ("low",)
+) -> dict[str, Any]:
     """How often the intervals hold the truth, by regime.
 
     Parameters
     ----------
     count
         Cases.
+    kinds
+        Of planted update, in turn.
     generator, rng
         Of the matrices, and of their sizes, ranks and grids.
     """
@@ -114,6 +118,7 @@ def coverage(count: int, generator: torch.Generator, rng: np.random.Generator) -
         case = Recipe(
             shape=_SHAPES[number % len(_SHAPES)],
             size=float(10 ** rng.uniform(-4.4, -3.0)),
+            kind=kinds[number // len(_SHAPES) % len(kinds)],
             rank=int(rng.integers(2, 17)),
             on_grid=bool(rng.integers(2)),
             unequal=bool(rng.integers(2)),
@@ -161,13 +166,21 @@ def alarms(count: int, generator: torch.Generator) -> dict[str, float]:
         case = Recipe(shape=shape, size=1e-9, kind="iid", on_grid=False, unequal=unequal).planted(generator)
         statistics = replace(change_statistics(case.update), recast="")
         test = noise_of(case.update, spectrum_of(case.update), statistics)
-        found["T1, rounding alone"].append(test.above_rounding.value > 0)
+        found["T1, float32 rounded to bfloat16"].append(test.above_rounding.value > 0)
+        half = (0.02 * torch.randn(shape, generator=generator)).half()
+        update = DenseUpdate(MemoryMatrix(half.bfloat16()), MemoryMatrix(half))
+        test = noise_of(update, spectrum_of(update), replace(change_statistics(update), recast=""))
+        found["T1, float16 rounded to bfloat16"].append(test.above_rounding.value > 0)
         for size, on_grid in ((1e-4, False), (3e-5, True)):
             case = Recipe(shape=shape, size=size, kind="iid", on_grid=on_grid, unequal=unequal).planted(generator)
             test = noise_of(case.update, spectrum_of(case.update), change_statistics(case.update), mode="full")
             place = "on" if on_grid else "off"
             found[f"T2, i.i.d. update of {size:g} {place} the grid"].append(test.above_iid.value > 0)
     return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _share(found: dict[str, Any], name: str) -> str:
+    return f"{found[name][0]:.0%} of {found[name][1]}" if name in found else "-"
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -230,9 +243,13 @@ def _report(results: dict[str, Any]) -> str:
         (
             regime,
             found["cases"],
-            *(f"{found[name][0]:.0%} of {found[name][1]}" if name in found else "-" for name in names),
+            *(_share(found, name) for name in names),
         )
         for regime, found in results["coverage"].items()
+    ]
+    others = [
+        (regime, found["cases"], *(_share(found, name) for name in names[1:3]))
+        for regime, found in results["coverage_others"].items()
     ]
     false = [
         (name, f"{share:.1%}", "yes" if share <= _MOST_FALSE_ALARMS else "NO")
@@ -256,6 +273,8 @@ def _report(results: dict[str, Any]) -> str:
             f"## Coverage of the 95 % intervals, {results['cases']} planted cases",
             _COVERAGE_NOTE,
             table(("regime", "cases", *names), covered),
+            f"### {results['cases'] // 2} updates of full rank: i.i.d., falling as 1/sqrt(k) and as 1/k, signs",
+            table(("regime", "cases", *names[1:3]), others),
             "## False alarms",
             table(("null", "found something", f"at most {_MOST_FALSE_ALARMS:.0%}"), false),
             f"{machine['date']}, torch {machine['versions']['torch']}, numpy {machine['versions']['numpy']}.",
@@ -279,6 +298,7 @@ def main() -> None:
         "sizes": sizes(side, generator),
         "recasts": recasts(side, generator),
         "coverage": coverage(cases, generator, rng),
+        "coverage_others": coverage(cases // 2, generator, rng, ("iid", "power", "harmonic", "sign")),
         "alarms": alarms(cases, generator),
     }
     write(options.out, "noise_tables", results, _report(results))

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rank_lab.update import DenseUpdate, MemoryMatrix
 
-__all__ = ["Planted", "Recipe"]
+__all__ = ["Kind", "Planted", "Recipe"]
 
-Kind = Literal["low", "iid", "power"]
+Kind = Literal["low", "iid", "power", "harmonic", "sign"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Recipe:
     rank, weakest
         Of a low-rank update: directions, and the last against the first.
     kind
-        ``low`` rank, ``iid`` entries, or directions that fall off by a ``power`` law.
+        ``low`` rank, ``iid`` entries, directions that fall off as 1/sqrt(k) (``power``) or 1/k
+        (``harmonic``), or the ``sign`` of a rank-4 matrix in noise, as sign-like optimizers make.
     on_grid
         Whether the base lies on the grid of the tuned file; else it is float32.
     unequal
@@ -73,8 +74,11 @@ class Recipe:
         rows, columns = self.shape
         if self.kind == "iid":
             return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        if self.kind == "sign":
+            low = torch.randn(rows, 4, generator=generator) @ torch.randn(4, columns, generator=generator)
+            return torch.sign(low + 2.0 * torch.randn(rows, columns, generator=generator)).double()
         count = self.rank if self.kind == "low" else min(self.shape)
-        falling = torch.arange(1, count + 1, dtype=torch.float64) ** -0.5
+        falling = torch.arange(1, count + 1, dtype=torch.float64) ** (-1.0 if self.kind == "harmonic" else -0.5)
         sizes = torch.linspace(1.0, self.weakest, count, dtype=torch.float64) if self.kind == "low" else falling
         left = torch.randn(rows, count, generator=generator, dtype=torch.float64) * sizes
         return left @ torch.randn(count, columns, generator=generator, dtype=torch.float64)

@@ -47,6 +47,9 @@ class Settings:
         ``if __name__ == "__main__":``.
     lora_alpha
         For LoRA files that do not record it.
+    base_rounded
+        The base file was rounded after training had started from its parent, so that its rounding is in
+        the difference, too; see :func:`rank_lab.noise.noise_of`.
     split_fused
         Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
     initial
@@ -56,6 +59,7 @@ class Settings:
     run: str = ""
     workers: int = 1
     lora_alpha: float | None = None
+    base_rounded: bool = False
     split_fused: bool = False
     initial: Checkpoint | str | Path | None = None
 
@@ -123,6 +127,8 @@ def analyze(
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
+    if settings.base_rounded:
+        chosen["base_rounded"] = True
     if initial is not None:
         chosen["initial"] = initial.source
     return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
@@ -166,6 +172,8 @@ def _steps(
         plan = plan_updates(
             checkpoint, base, lora_alpha=settings.lora_alpha, initial=initial, split_fused=settings.split_fused
         )
+        if settings.base_rounded:
+            plan = replace(plan, specs=tuple(replace(spec, base_rounded=True) for spec in plan.specs))
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))

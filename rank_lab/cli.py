@@ -65,6 +65,9 @@ def analyze(
     initial_adapter: Annotated[
         str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
     ] = None,
+    base_rounded: Annotated[
+        bool, typer.Option("--base-rounded", help="The base file is a rounded copy of what training started from.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure the spectra of every update and write a report.
@@ -79,6 +82,7 @@ def analyze(
     choices = Choices(
         name=name, method=method, k=k, device=device, noise=noise, workers=workers,
         lora_alpha=lora_alpha, initial_adapter=initial_adapter, split_fused=split_fused,
+        base_rounded=base_rounded,
     )  # fmt: skip
     failed = analyze_runs(tuned, base, study, choices, as_json=as_json)
     raise typer.Exit(1 if failed else 0)

@@ -52,6 +52,8 @@ class Choices:
         Processes; 0 for as many as cores where that pays.
     lora_alpha, initial_adapter, split_fused
         See :func:`rank_lab.pairing.plan_updates`.
+    base_rounded
+        See :class:`rank_lab.analysis.Settings`.
     """
 
     name: str = ""
@@ -63,6 +65,7 @@ class Choices:
     lora_alpha: float | None = None
     initial_adapter: str | None = None
     split_fused: bool = False
+    base_rounded: bool = False
 
 
 def analyze_runs(
@@ -86,6 +89,7 @@ def analyze_runs(
             workers=choices.workers,
             lora_alpha=choices.lora_alpha,
             split_fused=choices.split_fused,
+            base_rounded=choices.base_rounded,
             initial=choices.initial_adapter,
         )
         report = _with_progress(source, original, options, settings)

@@ -27,6 +27,7 @@ DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_
 _DRAWS = 200
 _PERCENT = (2.5, 97.5)
 _NEGLIGIBLE = 0.01
+_WHITE_MARGIN, _SWALLOWED_MARGIN = 0.05, 0.15
 _OPEN = 1.3  # upper over lower bound, above which a rank is left open
 _LITTLE = 0.1  # rounding in the energy: above, the scaling back is less exact than the draws say
 
@@ -130,7 +131,8 @@ def denoised_ranks(
     While vectors are at hand (few directions), 200 draws of the values from their asymptotic law give the
     intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
     directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
-    at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy, 5 % wider. Stable and
+    at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy, 5 % wider (15 % where
+    changes were swallowed). Stable and
     effective rank are bounded by the energy that may be hidden, and left open where that matters.
     """
     few = whitened.vectors is not None
@@ -160,7 +162,9 @@ def denoised_ranks(
         for name, value in _ranks(values, likely).items()
     }
     if not few:
-        ranks |= {name: _wider(ranks[name]) for name in ("energy_rank_90", "energy_rank_99")}
+        margin = _SWALLOWED_MARGIN if energy.swallowed else _WHITE_MARGIN
+        bound = spectrum.rank_bound
+        ranks |= {name: _wider(ranks[name], margin, bound) for name in ("energy_rank_90", "energy_rank_99")}
     ranks["stable_rank"] = _stable(
         float(values.max()), held, (least, likely, most), ranks["stable_rank"] if certain else None
     )
@@ -255,9 +259,10 @@ def _first(reached: Array, share: float) -> float:
     return float(at + 1) if at < len(reached) else math.nan
 
 
-def _wider(found: Estimate) -> Estimate:
+def _wider(found: Estimate, margin: float, bound: int) -> Estimate:
     """With what taking unequal rounding for white may cost."""
-    return Estimate(found.value, math.floor(0.95 * found.low), math.ceil(1.05 * found.high))
+    low, high = math.floor((1.0 - margin) * found.low), math.ceil((1.0 + margin) * found.high)
+    return Estimate(found.value, float(max(low, 1)), float(min(high, bound)))
 
 
 def _stable(largest: float, held: float, diffuse: tuple[float, float, float], drawn: Estimate | None) -> Estimate:

@@ -15,7 +15,7 @@ __all__ = ["against_start", "without_start"]
 _RECOMPUTABLE = frozenset({"pissa", "olora", "kasa"})
 _SET_UP_IN = frozenset({"float32", "float16", "bfloat16"})  # the types of weight that PEFT starts these methods on
 _ROUNDING = "what rounding the residual to its stored type changed is not in it"
-_SINCE = f"{BASE_CHANGED} or not: since the initial adapter, which makes this the update of the original base"
+_SINCE = f"{BASE_CHANGED}: the initial adapter is taken out, so that this is the update of the original base"
 
 
 def against_start(specs: Sequence[UpdateSpec], start: Sequence[UpdateSpec], initial: Checkpoint) -> list[UpdateSpec]:

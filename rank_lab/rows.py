@@ -14,7 +14,7 @@ from rank_lab.measurement import Measurement
 from rank_lab.metrics import evaluate
 from rank_lab.noise import Noise
 from rank_lab.null import factor_null, null_ranks
-from rank_lab.schema import RANKS, UPDATES
+from rank_lab.schema import RANKS, UPDATES, WARNING_SEPARATOR
 from rank_lab.spec import UpdateSpec
 
 __all__ = ["coverage_record", "settled", "update_record"]
@@ -61,7 +61,7 @@ def update_record(
         "identical_fraction": measurement.identical_fraction,
         "noise_regime": None if measurement.failure else "exact",
         "content": measurement.content,
-        "warning": "; ".join(
+        "warning": WARNING_SEPARATOR.join(
             text for text in (spec.note, measurement.failure, *_warnings(spec, measurement, merged)) if text
         ),
     }

@@ -11,7 +11,7 @@ from rank_lab.errors import CheckpointError, PairingError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
 from rank_lab.names import identify
 from rank_lab.orientation import stored_transposed
-from rank_lab.spec import UpdateSpec, common_rows, dense_spec
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = [
@@ -130,7 +130,7 @@ def saved_whole(
         reason = "saved whole beside the adapter (modules_to_save, bias or an embedding): its change needs --base"
         return Fate(row.but("skipped", reason))
     if partner is None:
-        return Fate(row.but("new", "saved whole beside the adapter and not in the base"))
+        return _beside_a_tied_embedding(row, key, tensor, base)
     if len(tensor.shape) != 2:
         return Fate(row.but("vector", ""), vector=VectorChange(tensor.name, tensor, partner))
     module = key.removesuffix(".weight")
@@ -140,6 +140,23 @@ def saved_whole(
         spec = replace(spec, module=f"{module}.base_layer")
     reason = "; ".join(text for text in ("saved whole beside the adapter", spec.note if spec.rows else "") if text)
     return Fate(replace(row, status="analysed", reason=reason, module=spec.module), spec)
+
+
+def _beside_a_tied_embedding(row: CoverageRow, key: str, tensor: StoredTensor, base: Checkpoint) -> Fate:
+    """A head of its own where the base ties it to its embedding is compared with that; all else is new."""
+    module = key.removesuffix(".weight")
+    alike = {
+        name: found
+        for name, found in canonical(base.tensors, base.source).items()
+        if identify(name.removesuffix(".weight")).kind == "embed" and found.shape == tensor.shape
+    }
+    tied = identify(module).kind == "head" and base.config.get("tie_word_embeddings") is True
+    if not tied or len(alike) != 1 or len(tensor.shape) != 2 or unreadable(next(iter(alike.values()))):
+        return Fate(row.but("new", "saved whole beside the adapter and not in the base"))
+    ((name, embedding),) = alike.items()
+    note = f"{BASE_IS_TIED} to {name}, compared with that"
+    spec = dense_spec(module, tensor, embedding, note=note)
+    return Fate(replace(row, status="analysed", reason=note, module=module), spec)
 
 
 def bias_of_factor(

@@ -5,9 +5,12 @@ import pyarrow as pa
 from rank_lab.denoised import DENOISED_RANKS
 from rank_lab.metrics import METRICS
 
-__all__ = ["COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES"]
+__all__ = ["COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES", "WARNING_SEPARATOR"]
 
 SCHEMA_VERSION = 2
+
+WARNING_SEPARATOR = " | "
+"""Between the warnings of one row, which may hold any other punctuation."""
 
 KEY = ("run", "step", "delta", "module")
 """What identifies a row of ``updates`` and of ``spectra``."""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rank_lab.names import KINDS, natural_order
 from rank_lab.report import RankReport
+from rank_lab.schema import WARNING_SEPARATOR
 
 __all__ = ["render", "summary"]
 
@@ -120,7 +121,7 @@ def _warnings(last: pd.DataFrame) -> list[Text]:
     """One line for each kind of warning: those that differ in a number only stand together."""
     found: dict[str, list[tuple[str, str]]] = {}
     for row in last.itertuples():
-        for text in str(row.warning).split("; ") if row.warning else []:
+        for text in str(row.warning).split(WARNING_SEPARATOR) if row.warning else []:
             found.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, str(row.module)))
     lines = []
     for entries in sorted(found.values(), key=len, reverse=True)[:6]:
@@ -196,9 +197,24 @@ def _rank_cells(rows: pd.DataFrame) -> list[Text]:
         null = rows["rank_bound"] if name == "numerical_rank" else rows[f"{'factor_' if factored else ''}null_{name}"]
         form = "{:.0f}" if name in _COUNTS else "{:.1f}"
         values = _told(rows, name)
-        cell = Text(_spread(values, form) if name == "energy_rank_90" else _median(values, form))
-        cells.append(cell.append(f" / {_median(null, '{:.0f}')}", style="dim"))
+        text = _spread(values, form) if name == "energy_rank_90" else _median(values, form)
+        if len(rows) == 1:
+            text += _interval(rows.iloc[0], name, form)
+        elif 0 < values.notna().sum() < len(values):
+            text += f" of {values.notna().sum()}"
+        cells.append(Text(text).append(f" / {_median(null, '{:.0f}')}", style="dim"))
+    if rows["rank_above_iid"].notna().any():
+        cells[-1].append(f", iid {_median(rows['rank_above_iid'], '{:.0f}')}")
     return cells
+
+
+def _interval(row: pd.Series, name: str, form: str) -> str:
+    """The 95 % interval of one matrix, where it has one that says more than the value."""
+    column = "rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised"
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    if pd.isna(low) or pd.isna(high) or form.format(low) == form.format(high):
+        return ""
+    return f" [{form.format(low)}-{form.format(high)}]"
 
 
 def _told(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -236,14 +252,16 @@ def _percent(value: float) -> str:
 
 def _legend(last: pd.DataFrame) -> str:
     text = (
-        "median (least-most) / what white noise of that shape would show; rank / its bound; "
-        "share of the squared change of all tensors."
+        "median (least-most) of the n matrices, or of as many as have a value / what white noise of that shape would"
+        " show; [95 % interval] of one matrix; rank / its bound; share of the squared change of all tensors."
     )
     if (last["update_kind"] == "dense").any():
         text += (
             " Rounding to the storage type: exact, none; resolved, little; partial, the ranks are those of what stands"
-            " above it; unresolved, nothing can be told (-). rank counts what is above rounding where that was tested,"
-            " else the numerical rank."
+            " above it; unresolved, nothing can be told (-), or nothing is there (0); mixed, see --modules. Where it"
+            " was not tested (--noise off), ranks are left out (-) if they would be those of rounding. rank counts what is"
+            " above rounding where that was tested, else the numerical rank; iid, what is structure above independent"
+            " entries."
         )
     if (~last["update_kind"].isin(["dense", "merged"])).any():
         text += " For factors the null is a product of random factors of the same rank."

@@ -88,7 +88,7 @@ def test_the_initial_adapter_gives_the_update_of_the_original_base(tmp_path: Pat
     assert (done.code, done.err) == (0, "")
     report = analyze(tmp_path / "adapter", settings=Settings(initial=tmp_path / "initial"))
     assert (report.updates["numerical_rank"] == 8).all()
-    assert report.updates["warning"].str.contains("since the initial adapter").all()
+    assert report.updates["warning"].str.contains("the initial adapter is taken out").all()
     assert report.provenance["settings"]["initial"] == str(tmp_path / "initial")
 
 

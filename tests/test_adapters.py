@@ -12,7 +12,7 @@ import torch
 from rank_lab import Checkpoint, RankReport, analyze, plan_updates, read_update
 from rank_lab.adapter_config import AdapterRecipe
 from rank_lab.spec import UpdateSpec
-from tests.checkpoints import Tensors, assert_all_accounted_for, rank_lab
+from tests.checkpoints import Tensors, assert_all_accounted_for, factors, llama, rank_lab, save, save_adapter
 
 # PEFT's and transformers' own remarks
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "RuntimeWarning")]
@@ -301,3 +301,18 @@ def test_the_real_adapter_in_both_formats(tmp_path: Path, shared_data: Path) -> 
         with one_thread():
             exact = torch.linalg.svdvals(dense).numpy()
         np.testing.assert_allclose(peft.values(module), exact[:8], rtol=0, atol=1e-10 * exact[0])
+
+
+def test_a_head_of_its_own_over_a_tied_base_is_compared_with_the_embedding(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    state = llama(generator, head=False)
+    base = save(tmp_path / "base", state, config={"model_type": "llama", "tie_word_embeddings": True})
+    change = 0.1 * torch.randn(20, 8, generator=generator)
+    head = {"base_model.model.lm_head.weight": state["model.embed_tokens.weight"] + change}
+    adapter = save_adapter(tmp_path / "adapter", factors(generator) | head, modules_to_save=["lm_head"])
+    plan = plan_updates(Checkpoint.open(adapter), Checkpoint.open(base))
+    (spec,) = (spec for spec in plan.specs if spec.module == "lm_head")
+    assert torch.allclose(read_update(spec).to_dense(), change.double(), atol=1e-6)
+    assert "ties this head" in spec.note
+    assert_all_accounted_for(plan, adapter, base)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rank_lab import RankReport, analyze
+from rank_lab import RankReport, Settings, analyze
 from rank_lab.measurement import MeasurementOptions
 from tests.checkpoints import Tensors, factors, llama, rank_lab, save, save_adapter
 
@@ -113,3 +113,21 @@ def test_noise_is_an_option(tmp_path: Path, state: Tensors, generator: torch.Gen
     refused = rank_lab("analyze", files[0], "--base", files[1], "-o", tmp_path / "study", "--noise", "loud")
     assert refused.code == 2
     assert "off, rounding, full" in refused.err
+
+
+def test_two_casts_of_one_model_have_learned_nothing(tmp_path: Path, state: Tensors) -> None:
+    found = report(tmp_path, cast(state, torch.float16), cast(state, torch.bfloat16)).updates
+    assert (found["rank_above_rounding"] == 0).sum() >= len(found) - 1, "one in twenty may be a false alarm"
+    assert (found["noise_regime"] == "unresolved").sum() >= len(found) - 1
+    assert found["warning"].str.contains("both files look like casts of one").all()
+
+
+def test_a_base_that_was_rounded_later_is_an_option(tmp_path: Path, state: Tensors, generator: torch.Generator) -> None:
+    """Both files are bfloat16 copies: their rounding is twice that of one, and is not taken for directions."""
+    moved = {name: value + 2e-5 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+    files = save(tmp_path / "tuned", cast(moved, torch.bfloat16)), save(tmp_path / "base", cast(state, torch.bfloat16))
+    one, both = (analyze(*files, settings=Settings(base_rounded=rounded)).updates for rounded in (False, True))
+    assert (both["rounding_energy_fraction"] >= one["rounding_energy_fraction"]).all()
+    assert both["rank_above_rounding"].sum() <= one["rank_above_rounding"].sum()
+    done = rank_lab("analyze", files[0], "--base", files[1], "-o", tmp_path / "study", "--base-rounded")
+    assert done.code == 0, done.err
