@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rank_lab.change import ChangeStatistics
 from rank_lab.rounding_energy import FEW_ZEROS, RoundingEnergy, added_energy, swallowed_or_added
-from rank_lab.scaled_gram import mostly_noise, scaled_gram
+from rank_lab.scaled_gram import Moments, mostly_noise, scaled_gram
 from rank_lab.spectrum import Spectrum
 from rank_lab.spikes import debiased, fluctuation, overlaps, shown, undiffused
 from rank_lab.update import DenseUpdate
@@ -190,17 +190,16 @@ def _scaled_back(
     Directions whose vectors would be mostly noise once they are scaled back are left out, and count as diffuse.
     """
     shape, whitening = update.stored_shape, whitened.whitening
-    theta, short = debiased(whitened.values, shape), _vectors(whitened)
-    other = _product(update, whitening, short, device) / torch.from_numpy(whitened.values.copy())
-    sides = (other, short) if shape[0] >= shape[1] else (short, other)
+    theta = debiased(whitened.values, shape)
     # Where changes were swallowed, coarse rows hold less noise than their variance says: nothing to correct.
     cosines = (np.ones_like(theta),) * 2 if swallowed else overlaps(theta, shape)
     scales = _inverted(whitening.rows), _inverted(whitening.columns)
+    sides = _moments(update, whitened, scales, device)
     hidden = [mostly_noise(*side).numpy() for side in zip(sides, scales, cosines, strict=True)]
     kept = ~(hidden[0] | hidden[1])
     theta = theta[kept]
     left, right = (
-        scaled_gram(side[:, torch.from_numpy(kept)], scale, cosine[kept])
+        scaled_gram(side.only(torch.from_numpy(kept)), scale, cosine[kept])
         for side, scale, cosine in zip(sides, scales, cosines, strict=True)
     )
     values = torch.from_numpy(np.concatenate([theta[None], debiased(_drawn(theta, shape), shape)]))
@@ -210,22 +209,24 @@ def _scaled_back(
     return spectra[0], spectra[1:], theta
 
 
-def _vectors(whitened: Whitened) -> Tensor:
+def _moments(
+    update: DenseUpdate, whitened: Whitened, scales: tuple[Tensor, Tensor], device: str
+) -> tuple[Moments, Moments]:
+    """Of the rows' and of the columns' vectors; those of the long side come and go with the tiles."""
     if whitened.vectors is None:
         raise ValueError("no vectors were kept: more directions than are scaled back one by one.")
-    return whitened.vectors.cpu()
-
-
-def _product(update: DenseUpdate, whitening: Whitening, short: Tensor, device: str) -> Tensor:
-    """The whitened update, or its transpose, times vectors of its short side."""
+    short, values = whitened.vectors, torch.from_numpy(whitened.values.copy())
     rows, columns = update.stored_shape
-    if rows >= columns:
-        tiles = update.tiles(device=device)
-        return torch.cat([(whitening.scaled(part, tile, 0) @ short.to(tile.device)).cpu() for part, tile in tiles])
-    total = torch.zeros(columns, short.shape[1], dtype=torch.float64)
-    for part, tile in update.tiles(device=device):
-        total += (whitening.scaled(part, tile, 0).T @ short[part].to(tile.device)).cpu()
-    return total
+    axis: Literal[0, 1] = 0 if rows >= columns else 1
+    zeros = torch.zeros(len(values), len(values), dtype=torch.float64)
+    long = Moments(zeros, zeros)
+    for part, tile in update.tiles(axis, device=device):
+        scaled = whitened.whitening.scaled(part, tile, axis)
+        product = (scaled if axis == 0 else scaled.T) @ short.to(tile.device)
+        long += Moments.of(product.cpu() / values, scales[axis][part])
+        del tile, scaled, product  # before the next one is read
+    own = Moments.of(short.cpu(), scales[1 - axis])
+    return (long, own) if axis == 0 else (own, long)
 
 
 def _inverted(scale: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ScaledGram", "mostly_noise", "scaled_gram"]
+__all__ = ["Moments", "ScaledGram", "mostly_noise", "scaled_gram"]
 
 _MOSTLY = 0.5
 
@@ -58,19 +58,45 @@ class ScaledGram:
         return roots
 
 
-def mostly_noise(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Moments:
+    r"""Noisy vectors, scaled back once and twice: :math:`\hat U^T A^2 \hat U` and :math:`\hat U^T A^4 \hat U`.
+
+    They add up over parts of the rows, so that long vectors need not be held.
+    """
+
+    second: Tensor
+    fourth: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor, scale: Tensor) -> "Moments":
+        """Of vectors in columns, ``(d, k)``, and the scale of each row, ``(d,)``."""
+        once = vectors * scale[:, None]
+        second = once.T @ once
+        once *= scale[:, None]
+        return cls(second, once.T @ once)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Of the rows of both."""
+        return Moments(self.second + other.second, self.fourth + other.fourth)
+
+    def only(self, kept: Tensor) -> "Moments":
+        """Of some of the vectors, by a mask."""
+        return Moments(self.second[kept][:, kept], self.fourth[kept][:, kept])
+
+
+def mostly_noise(moments: Moments, scale: Tensor, cosines: npt.NDArray[np.float64]) -> Tensor:
     """Which vectors would be mostly noise once they are scaled back, ``(k,)``; see :func:`scaled_gram`."""
-    lengths = (vectors * scale[:, None]).square().sum(dim=0)
-    return (1.0 - _squares(cosines)) * float(scale.square().mean()) > _MOSTLY * lengths
+    return (1.0 - _squares(cosines)) * float(scale.square().mean()) > _MOSTLY * moments.second.diagonal()
 
 
-def scaled_gram(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]) -> ScaledGram:
-    """Scale vectors back and take the noise out of their lengths.
+def scaled_gram(moments: Moments, scale: Tensor, cosines: npt.NDArray[np.float64]) -> ScaledGram:
+    """Take the noise out of the lengths of vectors that were scaled back.
 
     Parameters
     ----------
-    vectors
-        Orthonormal columns, ``(d, k)``, none of them :func:`mostly_noise`.
+    moments
+        Of orthonormal vectors, none of them :func:`mostly_noise`.
     scale
         :math:`a`, ``(d,)``.
     cosines
@@ -78,17 +104,16 @@ def scaled_gram(vectors: Tensor, scale: Tensor, cosines: npt.NDArray[np.float64]
 
     Examples
     --------
-    >>> found = scaled_gram(torch.eye(4, 2, dtype=torch.float64), 2.0 * torch.ones(4, dtype=torch.float64), np.ones(2))
+    >>> scale = 2.0 * torch.ones(4, dtype=torch.float64)
+    >>> found = scaled_gram(Moments.of(torch.eye(4, 2, dtype=torch.float64), scale), scale, np.ones(2))
     >>> found.gram.tolist(), found.square
     ([[4.0, 0.0], [0.0, 4.0]], 0.0)
     """
     squares = _squares(cosines)
     cosine = squares.sqrt()[:, None] * squares.sqrt()
     second, fourth = float(scale.square().mean()), float(scale.pow(4).mean())
-    scaled = vectors * scale[:, None]
-    gram = (scaled.T @ scaled - torch.diag((1.0 - squares) * second)) / cosine
-    twice = scaled * scale[:, None]
-    quartic = (twice.T @ twice - torch.diag((1.0 - squares) * fourth)) / cosine
+    gram = (moments.second - torch.diag((1.0 - squares) * second)) / cosine
+    quartic = (moments.fourth - torch.diag((1.0 - squares) * fourth)) / cosine
     return ScaledGram(
         gram,
         (quartic - gram @ gram) / len(scale),

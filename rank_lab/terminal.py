@@ -259,9 +259,9 @@ def _legend(last: pd.DataFrame) -> str:
         text += (
             " Rounding to the storage type: exact, none; resolved, little; partial, the ranks are those of what stands"
             " above it; unresolved, nothing can be told (-), or nothing is there (0); mixed, see --modules. Where it"
-            " was not tested (--noise off), ranks are left out (-) if they would be those of rounding. rank counts what is"
-            " above rounding where that was tested, else the numerical rank; iid, what is structure above independent"
-            " entries."
+            " was not tested (--noise off), ranks are left out (-) if they would be those of rounding. rank counts what"
+            " is above rounding where that was tested, else the numerical rank; iid, what is structure above"
+            " independent entries."
         )
     if (~last["update_kind"].isin(["dense", "merged"])).any():
         text += " For factors the null is a product of random factors of the same rank."

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rank_lab.scaled_gram import ScaledGram, mostly_noise, scaled_gram
+from rank_lab.scaled_gram import Moments, ScaledGram, mostly_noise, scaled_gram
 
 LENGTH, COUNT = 4000, 5
 
@@ -16,6 +16,13 @@ def noisy(generator: torch.Generator, cosine: float) -> tuple[torch.Tensor, torc
     return true, cosine**0.5 * true + (1 - cosine) ** 0.5 * noise
 
 
+def told(vectors: torch.Tensor, scale: torch.Tensor, cosine: float) -> ScaledGram:
+    half = LENGTH // 3
+    parts = (slice(0, half), slice(half, None))
+    first, second = (Moments.of(vectors[part], scale[part]) for part in parts)
+    return scaled_gram(first + second, scale, np.full(COUNT, cosine))
+
+
 @pytest.mark.parametrize("cosine", [1.0, 0.9, 0.7])
 def test_the_noise_of_coarse_rows_is_not_counted(cosine: float, generator: torch.Generator) -> None:
     true, seen = noisy(generator, cosine)
@@ -24,7 +31,7 @@ def test_the_noise_of_coarse_rows_is_not_counted(cosine: float, generator: torch
     seen = cosine**0.5 * true + (1 - cosine) ** 0.5 * noise
     scale = torch.linspace(0.5, 3.0, LENGTH, dtype=torch.float64)
     expected = (true * scale[:, None]).T @ (true * scale[:, None])
-    found = scaled_gram(seen, scale, np.full(COUNT, cosine))
+    found = told(seen, scale, cosine)
     assert torch.allclose(found.gram, expected, atol=0.12 * float(expected.diagonal().max()))
     naive = (seen * scale[:, None]).square().sum(0) / 1.0
     if cosine < 1.0:
@@ -37,7 +44,7 @@ def test_draws_scatter_around_the_matrix_as_estimates_do(generator: torch.Genera
     estimates = []
     for _ in range(60):
         _, seen = noisy(generator, cosine)
-        found = scaled_gram(seen, scale, np.full(COUNT, cosine))
+        found = told(seen, scale, cosine)
         estimates.append(found)
     draws = estimates[0].drawn(400, np.random.default_rng(0))
     assert torch.equal(draws[0], estimates[0].gram)
@@ -56,12 +63,12 @@ def test_roots_give_the_matrices_back(generator: torch.Generator) -> None:
 def test_vectors_that_are_mostly_noise_are_told(generator: torch.Generator) -> None:
     _, seen = noisy(generator, 0.2)
     scale = torch.ones(LENGTH, dtype=torch.float64)
-    assert mostly_noise(seen, scale, np.full(COUNT, 0.2)).all()
-    assert not mostly_noise(seen, scale, np.full(COUNT, 0.8)).any()
+    assert mostly_noise(Moments.of(seen, scale), scale, np.full(COUNT, 0.2)).all()
+    assert not mostly_noise(Moments.of(seen, scale), scale, np.full(COUNT, 0.8)).any()
 
 
 def test_equal_scales_leave_nothing_uncertain(generator: torch.Generator) -> None:
     _, seen = noisy(generator, 0.7)
-    found = scaled_gram(seen, torch.full((LENGTH,), 3.0, dtype=torch.float64), np.full(COUNT, 0.7))
+    found = told(seen, torch.full((LENGTH,), 3.0, dtype=torch.float64), 0.7)
     draws = found.drawn(50, np.random.default_rng(0))
     assert float(draws[1:].std(0).max()) < 1e-6
