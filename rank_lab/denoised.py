@@ -28,6 +28,7 @@ _DRAWS = 200
 _PERCENT = (2.5, 97.5)
 _NEGLIGIBLE = 0.01
 _WHITE_MARGIN, _SWALLOWED_MARGIN = 0.05, 0.15
+_UNEQUAL, _UNEQUAL_ENERGY = 2.0, 0.05  # spread of the rounding over rows, and its energy, from which it is not white
 _OPEN = 1.3  # upper over lower bound, above which a rank is left open
 _LITTLE = 0.1  # rounding in the energy: above, the scaling back is less exact than the draws say
 
@@ -132,11 +133,12 @@ def denoised_ranks(
     intervals, whose upper end allows for all diffuse energy that the files do not exclude. With more than 64
     directions above the edge, or an eighth of all, the rounding is taken for white and taken out of all values
     at once (:func:`rank_lab.spikes.undiffused`); the interval is then that of the energy, 5 % wider (15 % where
-    changes were swallowed). Stable and
-    effective rank are bounded by the energy that may be hidden, and left open where that matters.
+    changes were swallowed), and there are no ranks if rows are rounded very unequally. Stable and
+    effective rank have no interval where energy may be hidden, and no value where that matters.
     """
     few = whitened.vectors is not None
-    if not few and not spectrum.complete:
+    noisy = whitened.whitening.total_variance > _UNEQUAL_ENERGY * spectrum.frobenius_norm**2
+    if not few and (not spectrum.complete or (noisy and whitened.whitening.spread > _UNEQUAL)):
         return Denoised({}, diffuse=False)
     energy = swallowed_or_added(
         update, _added(spectrum, whitened, statistics.swallowed_fraction), statistics, base_rounded=base_rounded
@@ -267,11 +269,11 @@ def _wider(found: Estimate, margin: float, bound: int) -> Estimate:
 
 
 def _stable(largest: float, held: float, diffuse: tuple[float, float, float], drawn: Estimate | None) -> Estimate:
-    """The stable rank, between the least and the most energy; none where they leave it open."""
+    """The stable rank; without an interval where energy may be hidden, and none where that leaves it open."""
     if drawn is not None:
         return drawn
     low, value, high = ((held + energy) / largest**2 for energy in diffuse)
-    return Estimate(value, low, high) if high <= _OPEN * low else UNKNOWN
+    return Estimate(value) if high <= _OPEN * low else UNKNOWN
 
 
 def _effective(values: Array, most: float, bound: int) -> Estimate:
@@ -279,7 +281,7 @@ def _effective(values: Array, most: float, bound: int) -> Estimate:
     rest = bound - len(values)
     hidden = np.full(rest, math.sqrt(most / rest)) if rest and most > 0.0 else np.zeros(0)
     low, high = (_entropy_rank(found) for found in (values, np.append(values, hidden)))
-    return Estimate(low, low, high) if high <= _OPEN * low else UNKNOWN
+    return Estimate(low) if high <= _OPEN * low else UNKNOWN
 
 
 def _entropy_rank(values: Array) -> float:

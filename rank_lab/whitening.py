@@ -42,6 +42,9 @@ class Whitening:
         :math:`a` and :math:`b`, float64; zero for a row or column without noise, which is left out.
     total_variance, total_square
         Sum of all variances before scaling, and of their squares.
+    spread
+        Mean square of the rows' (or the columns', if larger) sums of variances over the square of their
+        mean; one where all are alike.
     norm_bound
         Largest singular value of the unscaled noise, at most about the root of the largest row sum of
         variances plus that of the largest column sum (its edge, where all are alike) [1]_.
@@ -57,6 +60,7 @@ class Whitening:
     columns: Tensor
     total_variance: float
     total_square: float
+    spread: float
     norm_bound: float
     imbalance: float
 
@@ -92,7 +96,7 @@ def whitening_of(variances: VarianceTiles, shape: tuple[int, int]) -> Whitening:
     rows = torch.zeros(count, dtype=torch.float64)
     columns = torch.ones(width, dtype=torch.float64)
     plain = torch.zeros(width, dtype=torch.float64)
-    total, squares, longest, imbalance = 0.0, 0.0, 0.0, math.inf
+    total, squares, row_squares, longest, imbalance = 0.0, 0.0, 0.0, 0.0, math.inf
     for turn in range(_MAX_PASSES):
         sums = torch.zeros(width, dtype=torch.float64)
         for part, tile in variances():
@@ -100,6 +104,7 @@ def whitening_of(variances: VarianceTiles, shape: tuple[int, int]) -> Whitening:
             if turn == 0:  # all columns still weigh one
                 total += float(across.sum())
                 squares += float(torch.linalg.vector_norm(tile)) ** 2
+                row_squares += float(across.square().sum())
                 longest = max(longest, float(across.max()))
                 plain += tile.sum(dim=0)
             rows[part] = _inverse(across, width)
@@ -111,7 +116,8 @@ def whitening_of(variances: VarianceTiles, shape: tuple[int, int]) -> Whitening:
         if turn and imbalance < _CONVERGED:
             break
     bound = math.sqrt(longest) + math.sqrt(float(plain.max()))
-    return Whitening(rows.sqrt(), columns.sqrt(), total, squares, bound, imbalance)
+    spread = max(count * row_squares, width * float(plain.square().sum())) / total**2 if total else 1.0
+    return Whitening(rows.sqrt(), columns.sqrt(), total, squares, spread, bound, imbalance)
 
 
 def _inverse(sums: Tensor, count: int) -> Tensor:

@@ -57,3 +57,10 @@ def test_scaled_noise_ends_at_the_white_edge(generator: torch.Generator) -> None
 def test_equal_noise_has_the_edge_as_its_bound() -> None:
     found = of(torch.full((100, 400), 4.0, dtype=torch.float64))
     assert found.norm_bound == pytest.approx(2.0 * (10 + 20))
+    assert found.spread == pytest.approx(1.0)
+
+
+def test_the_spread_is_that_of_the_rows() -> None:
+    variance = torch.ones(4, 6, dtype=torch.float64)
+    variance[0] = 5.0
+    assert of(variance).spread == pytest.approx((25 + 3) / 4 / 4)
