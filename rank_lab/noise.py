@@ -9,6 +9,8 @@ T1
 T2
     whitened by its own squares: is it structure above independent entries of its own size [1]_?
 
+Both take rounding for rounding to nearest: stochastic rounding has up to twice the variance and shows above it.
+
 References
 ----------
 .. [1] Landa & Kluger (2025), The Dyson equalizer, https://doi.org/10.1093/imaiai/iaae036
