@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan, VectorChange, unreadable
-from rank_lab.errors import PairingError, UnsupportedUpdateError
+from rank_lab.errors import PairingError, ShapeMismatchError, UnsupportedUpdateError
 from rank_lab.key_space import canonical
 from rank_lab.merging import OWN, SHARED, recipe_text
 from rank_lab.names import identify, natural_order
@@ -68,6 +68,7 @@ def plan_merged(
     rows: list[CoverageRow] = []
     vectors: list[VectorChange] = []
     for module, parts in grouped.own.items():
+        _refuse_other_shapes(module, parts, weights.get(f"{module}.weight"))
         reason = _unfit(module, parts | grouped.shared, weights)
         spec = None if reason else _spec(module, parts, grouped.shared, weights, merging, shapes, (base, tuned))
         specs += [spec] if spec is not None else []
@@ -116,6 +117,19 @@ def _unfit(module: str, parts: Parts, weights: Mapping[str, StoredTensor]) -> st
         return "the base stores no weight of this tied head, without which there is nothing to merge into"
     text = unreadable(weight)
     return f"the base's {weight.name}: {text}" if text else ""
+
+
+def _refuse_other_shapes(module: str, parts: Parts, weight: StoredTensor | None) -> None:
+    """A base whose weight the factors do not fit is another model's, for all modules alike."""
+    found = {role: part.shape for role in ("lora_A", "lora_B") for name, part in parts.items() if role in name}
+    if weight is None or len(found) < 2 or any(len(shape) != 2 for shape in (*found.values(), weight.shape)):
+        return
+    across, out = found["lora_A"][1], found["lora_B"][0]
+    if weight.shape not in {(out, across), (across, out)}:
+        raise ShapeMismatchError(
+            f"{weight.file}: {weight.name!r} is {list(weight.shape)}, but the adapter's factors of {module!r} make"
+            f" {[out, across]}; the base is another model's: give the adapter's own."
+        )
 
 
 def _row(part: StoredTensor, module: str, reason: str) -> CoverageRow:

@@ -9,8 +9,8 @@ import torch
 
 from rank_lab import Checkpoint, RankReport, analyze, plan_updates, read_update
 from rank_lab.coverage import Plan
-from rank_lab.errors import CheckpointError, PairingError, UnsupportedUpdateError
-from tests.checkpoints import assert_all_accounted_for, factors, rank_lab, save, save_adapter
+from rank_lab.errors import CheckpointError, PairingError, ShapeMismatchError, UnsupportedUpdateError
+from tests.checkpoints import assert_all_accounted_for, factors, llama, rank_lab, save, save_adapter
 from tests.peft_models import (
     TARGETS,
     assert_is_what_merging_changes,
@@ -321,3 +321,12 @@ def test_block_diagonal_factors(tmp_path: Path) -> None:
         torch.testing.assert_close(read_update(spec).to_dense(), exact, rtol=1e-10, atol=1e-12)
         assert spec.rank_bound == 4
     assert not analyze(tmp_path / "adapter", tmp_path / "base").coverage["failed"].any()
+
+
+def test_dora_on_another_models_base_is_refused_in_one_line(tmp_path: Path, generator: torch.Generator) -> None:
+    tensors = factors(generator, shape=(8, 8))
+    tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = torch.ones(8)
+    adapter = save_adapter(tmp_path / "adapter", tensors, use_dora=True)
+    base = save(tmp_path / "base", llama(generator, width=16))
+    with pytest.raises(ShapeMismatchError, match="the base is another model's"):
+        plan_updates(Checkpoint.open(adapter), Checkpoint.open(base))

@@ -100,7 +100,7 @@ def test_a_recast_has_rank_zero(
     assert found.ranks["energy_rank_90"].value == 0
     # Nor does the test itself find anything, where the cast is not recognised as one.
     blind = noise_of(update, spectrum_of(update), dataclasses.replace(statistics, recast=""), mode="rounding")
-    assert blind.above_rounding.value == 0 or statistics.identical_fraction > 0.5
+    assert blind.above_rounding.value == 0 or base == torch.bfloat16, "of an underflow in one row, all is lost"
 
 
 def test_a_cast_that_cuts_off_is_a_recast_too(generator: torch.Generator) -> None:
