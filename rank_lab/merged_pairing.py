@@ -68,7 +68,8 @@ def plan_merged(
     rows: list[CoverageRow] = []
     vectors: list[VectorChange] = []
     for module, parts in grouped.own.items():
-        _refuse_other_shapes(module, parts, weights.get(f"{module}.weight"))
+        if method == "DORA":
+            _refuse_other_shapes(module, parts, weights.get(f"{module}.weight"))
         reason = _unfit(module, parts | grouped.shared, weights)
         spec = None if reason else _spec(module, parts, grouped.shared, weights, merging, shapes, (base, tuned))
         specs += [spec] if spec is not None else []
