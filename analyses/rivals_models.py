@@ -13,7 +13,6 @@ from analyses.rivals_readings import (
     converted_by_peft,
     delta_of_peft,
     energy_rank,
-    erank,
     matrix_rank,
     our_refusal,
     our_row,
@@ -184,11 +183,10 @@ def _merged(made: Adapted, true: Values) -> list[Row]:
         ),
         Row(
             case,
-            "effective rank, within 1 %; rank_lab: effective_rank_denoised",
-            erank(true),
-            float(ours["effective_rank_denoised"]),
-            numpy=erank(raw),
-            tolerance=0.01 * erank(true),
+            "99 % energy rank; rank_lab: energy_rank_99_denoised",
+            energy_rank(true, 0.99),
+            float(ours["energy_rank_99_denoised"]),
+            numpy=energy_rank(raw, 0.99),
             cause=cause,
         ),
     ]

@@ -27,7 +27,6 @@ __all__ = [
     "converted_by_peft",
     "delta_of_peft",
     "energy_rank",
-    "erank",
     "error_of",
     "matrix_rank",
     "merged_by_peft",
@@ -171,12 +170,6 @@ def energy_rank(values: Values, share: float) -> float:
     """Least k whose squares hold this share of all squares."""
     energy = np.cumsum(values**2)
     return float(np.searchsorted(energy, share * energy[-1]) + 1)
-
-
-def erank(values: Values) -> float:
-    """Effective rank of Roy and Vetterli: exp of the entropy of the values over their sum."""
-    shares = values[values > 0] / values.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def error_of(found: Tensor, true: Tensor) -> float:
