@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rank_lab.sora.callback import SoraCallback
 from rank_lab.sora.config import SoraConfig
+from rank_lab.sora.fold import FoldReport, fold
 from rank_lab.sora.gates import (
     GatedModule,
     exact_parameter_count,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rank_lab.sora.trainer import SoraTrainer, SoraTrainerMixin
 
 __all__ = [
+    "FoldReport",
     "GatedModule",
     "ProximalStep",
     "SoraCallback",
@@ -35,6 +37,7 @@ __all__ = [
     "SoraTrainer",
     "SoraTrainerMixin",
     "exact_parameter_count",
+    "fold",
     "gapped_threshold",
     "gate_parameters",
     "gated_modules",
