@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rank_lab.sora.callback import SoraCallback
 from rank_lab.sora.config import SoraConfig
-from rank_lab.sora.fold import FoldReport, fold
+from rank_lab.sora.folding import FoldReport, fold
 from rank_lab.sora.gates import (
     GatedModule,
     exact_parameter_count,

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from rank_lab.sora.fold import FoldReport, fold
+from rank_lab.sora.folding import FoldReport, fold
 
 __all__ = ["fold_and_print"]
 

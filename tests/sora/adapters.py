@@ -46,6 +46,11 @@ def settings(kind: str, **options: Any) -> SoraConfig:
     return SoraConfig(**given | options)
 
 
+def patterns(kind: str) -> dict[str, Any]:
+    """rsLoRA with another rank for some modules."""
+    return {"use_rslora": True, "rank_pattern": {{"llama": "v_proj", "gpt2": "mlp.c_proj", "bert": "value"}[kind]: 3}}
+
+
 def adapted(kind: str, **options: Any) -> Model:
     return get_peft_model(base_model(kind), settings(kind, **options)).eval()
 
