@@ -3,6 +3,35 @@
 Importing this package is all that PEFT needs: ``get_peft_model``,
 ``PeftModel.from_pretrained``, the ``AutoPeftModel`` classes and transformers'
 ``load_adapter`` then know the type.
+
+Examples
+--------
+Any model with linear layers, and any of transformers' Trainers (``class Mine(SoraTrainerMixin, SFTTrainer)``); the
+only line that SoRA changes is the Trainer's:
+
+>>> from tempfile import TemporaryDirectory
+>>> from datasets import Dataset
+>>> from peft import get_peft_model
+>>> from transformers import AutoModelForCausalLM, TrainingArguments
+>>> from rank_lab.demo.adapt import BASE  # your model: a folder or a hub id
+>>> from rank_lab.sora import SoraConfig, SoraTrainer, exact_parameter_count, fold, gated_modules
+>>> model = AutoModelForCausalLM.from_pretrained(BASE)
+>>> config = SoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", threshold=5.0)
+>>> model = get_peft_model(model, config)
+>>> rows = [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}] * 40  # your tokens
+>>> out = TemporaryDirectory()
+>>> options = TrainingArguments(out.name, max_steps=20, learning_rate=1e-2, report_to=[], use_cpu=True)
+>>> trainer = SoraTrainer(model, options, train_dataset=Dataset.from_list(rows))
+>>> trainer.train()
+{...TrainOutput(...)
+>>> trainer.save_model(out.name + "/sora")  # rank-lab analyze reads it as it is
+>>> modules = gated_modules(model)
+>>> 0 < sum(module.nonzero for module in modules) < sum(module.rank for module in modules)
+True
+>>> report = fold(out.name + "/sora", out.name + "/lora", model=BASE)  # plain LoRA, for those without rank_lab
+>>> report.parameters == exact_parameter_count(modules), report.model_difference < 1e-4
+(True, True)
+>>> out.cleanup()
 """
 
 from typing import TYPE_CHECKING

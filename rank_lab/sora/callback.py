@@ -126,7 +126,8 @@ def sora_config_of(model: nn.Module) -> Any:
     RankLabError
         If it has none, or several are active.
     """
-    config = getattr(model, "peft_config", {}).get(active_adapter(model))
+    configs = getattr(model, "peft_config", None) or {}
+    config = configs.get(active_adapter(model)) if configs else None
     if not isinstance(config, SoraConfig):
         raise RankLabError(
             f"{type(model).__name__} has no active SoRA adapter; make it with get_peft_model(model, SoraConfig(...))."
