@@ -7,7 +7,8 @@ Importing this package is all that PEFT needs: ``get_peft_model``,
 Examples
 --------
 Any model with linear layers, and any of transformers' Trainers (``class Mine(SoraTrainerMixin, SFTTrainer)``); the
-only line that SoRA changes is the Trainer's:
+only line that SoRA changes is the Trainer's. Gates start at one: in the mode ``lr`` none is zero before the threshold
+times the learning rate, summed over the steps, nears one, and soon after all are: try a few thresholds.
 
 >>> from tempfile import TemporaryDirectory
 >>> from datasets import Dataset
@@ -16,7 +17,7 @@ only line that SoRA changes is the Trainer's:
 >>> from rank_lab.demo.adapt import BASE  # your model: a folder or a hub id
 >>> from rank_lab.sora import SoraConfig, SoraTrainer, exact_parameter_count, fold, gated_modules
 >>> model = AutoModelForCausalLM.from_pretrained(BASE)
->>> config = SoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", threshold=5.0)
+>>> config = SoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", threshold=9.5)
 >>> model = get_peft_model(model, config)
 >>> rows = [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}] * 40  # your tokens
 >>> out = TemporaryDirectory()

@@ -110,7 +110,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
             return
         saved = json.loads(file.read_text())
         self.proximal.load_state_dict(saved)
-        now = self.proximal.threshold_at(self.proximal.step)
+        now = self.proximal.threshold_at(max(self.proximal.step - 1, 0))
         if saved.get("threshold") != now:
             raise RankLabError(
                 f"{file}: saved with threshold {saved.get('threshold')!r} at this step, but it would go on with"

@@ -78,7 +78,8 @@ def _random_tokens(model: nn.Module) -> dict[str, Tensor]:
     size = getattr(getattr(model, "config", None), "vocab_size", None)
     if not isinstance(size, int):
         raise RankLabError(
-            f"{type(model).__name__} has no vocabulary to draw a batch from; give batch={{name: tensor}}."
+            f"{type(model).__name__} has no vocabulary to draw a batch from; leave out --model, or call"
+            " rank_lab.sora.fold with batch={name: tensor}."
         )
     generator = torch.Generator().manual_seed(_SEED)
     return {"input_ids": torch.randint(0, size, (_ROWS, _TOKENS), generator=generator)}
@@ -86,7 +87,13 @@ def _random_tokens(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _output(base: nn.Module, adapter: Path, inputs: dict[str, Any]) -> Tensor:
-    adapted = PeftModel.from_pretrained(copy.deepcopy(base), str(adapter)).eval()
+    try:
+        adapted = PeftModel.from_pretrained(copy.deepcopy(base), str(adapter)).eval()
+    except (RuntimeError, ValueError) as error:
+        raise RankLabError(
+            f"{adapter}: does not fit {type(base).__name__} ({' '.join(str(error).split())[:200]}); give the base that"
+            " it was trained on."
+        ) from error
     result = adapted(**inputs)
     first: Tensor = result if isinstance(result, Tensor) else result[0]
     return first.double()

@@ -125,7 +125,8 @@ class ProximalStep:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs and what a reader of the run wants to know, as plain values."""
         step = self.step
-        return {"calls": self.calls, "step": step, "threshold": self.threshold_at(step)} | self.settings()
+        last = self.threshold_at(max(step - 1, 0))  # a function may end with the run
+        return {"calls": self.calls, "step": step, "threshold": last} | self.settings()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from there.

@@ -94,6 +94,17 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(as_json.out)["model_difference"] is None
 
 
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    base_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    done = rank_lab("fold", tmp_path / "sora", "-o", tmp_path / "folded", "--model", tmp_path / "gpt2")
+    assert done.code == 2
+    assert "does not fit GPT2LMHeadModel" in done.err
+    assert not (tmp_path / "folded").exists()
+    with pytest.raises(RankLabError, match="no vocabulary"):
+        fold(tmp_path / "sora", tmp_path / "folded", model=torch.nn.Linear(2, 2))
+
+
 def test_another_methods_adapter_is_refused(tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"])
     get_peft_model(base_model("llama"), config).save_pretrained(tmp_path / "lora")

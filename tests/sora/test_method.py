@@ -129,6 +129,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path: Path) -> None:
 def test_without_rank_lab_it_is_not_loaded_as_plain_lora(tmp_path: Path) -> None:
     as_trained(adapted("llama")).save_pretrained(tmp_path)
     code = "import sys, peft\ntry: peft.PeftConfig.from_pretrained(sys.argv[1])\nexcept KeyError as e: print(e)"
+    code += "\nimport rank_lab, rank_lab.cli, rank_lab.commands\nassert 'rank_lab.sora' not in sys.modules"
     assert "SORA" in fresh_process(code, tmp_path)
 
 
@@ -174,6 +175,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
     for name, gradient in gradients[0].items():
         assert float(gradient.abs().max()) > 0
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_what_is_trained() -> None:
+    model = as_trained(adapted("bert"))
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert {name.split(".")[-2] for name in trained if "lora_" not in name} == {"default"}  # the classifier's copy
+    assert all("classifier" in name for name in trained if "lora_" not in name)
+    model(input_ids=tokens()).logits.square().mean().backward()
+    layer = next(layer for layer in model.modules() if hasattr(layer, "lora_gate"))
+    shut = layer.lora_gate["default"] == 0
+    assert bool((layer.lora_A["default"].weight.grad[shut] == 0).all())
+    assert bool((layer.lora_B["default"].weight.grad[:, shut] == 0).all())
+    assert bool((layer.lora_gate["default"].grad != 0).all())  # by which alone a shut gate may open
 
 
 def test_a_gate_is_float32_in_a_bfloat16_model(tmp_path: Path) -> None:

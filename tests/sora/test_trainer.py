@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rank_lab.errors import RankLabError
@@ -62,6 +63,14 @@ def test_one_line_is_enough(tmp_path: Path) -> None:
     logged = [entry["nonzero_gates"] for entry in trainer.state.log_history if "nonzero_gates" in entry]
     assert len(logged) == 3
     assert logged[-1] == int((gates != 0).sum()) < 36
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, bf16=True, max_steps=6)
+    trainer.train()
+    for gate in gate_parameters(trainer.model).values():
+        assert gate.dtype == torch.float32
+        assert bool((gate < 1).all())
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold_mode": "adam", "threshold": 0.01, "prox_start_step": 3}])
@@ -188,6 +197,16 @@ def test_the_mixin_before_a_users_trainer(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.optimizer.param_groups[-1]["initial_lr"] == 0.001
     assert sum(isinstance(found, SoraCallback) for found in trainer.callback_handler.callbacks) == 1
+
+
+def test_the_best_checkpoint_is_loaded_with_its_gates(tmp_path: Path) -> None:
+    often = {"save_strategy": "steps", "save_steps": 8, "eval_strategy": "steps", "eval_steps": 8}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    trainer = SoraTrainer(model_of(), arguments(tmp_path, **often, **best), train_dataset=data(), eval_dataset=data(8))
+    trainer.train()
+    saved = load_file(Path(trainer.state.best_model_checkpoint) / "adapter_model.safetensors")
+    for name, gate in gate_parameters(trainer.model).items():
+        assert torch.equal(gate.detach(), saved[name.removesuffix(".default")])
 
 
 def test_training_twice_does_not_shrink_twice(tmp_path: Path) -> None:
