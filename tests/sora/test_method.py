@@ -255,17 +255,26 @@ def test_conversion_of_peft_is_refused() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-def test_quantised_bases() -> None:
-    import bitsandbytes as bnb
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_bases(tmp_path: Path, bits: int) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    for kind in (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt):
-        model = nn.Sequential(kind(64, 64))
-        x = torch.randn(3, 64)
-        plain = model(x)
-        gated = as_trained(get_peft_model(model, SoraConfig(r=4, target_modules=["0"])))
-        assert float((gated(x) - plain).abs().max()) > 1e-3
-        gated(x).sum().backward()
-        assert all(gate.grad is not None for gate in gate_parameters(gated).values())
+    wide = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}  # blocks of 64 must fit in
+    LlamaForCausalLM(LlamaConfig(**wide, num_attention_heads=4, vocab_size=60)).save_pretrained(tmp_path)
+    quantised = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantised, device_map="cpu")
+    plain = base.train()(input_ids=tokens()).logits  # bitsandbytes repacks for good in evaluation on a CPU
+    model = as_trained(get_peft_model(base, settings("llama")).train())
+    layers = [layer for layer in model.modules() if hasattr(layer, "lora_gate")]
+    assert {type(layer).__name__ for layer in layers} == {"Linear4bit" if bits == 4 else "Linear8bitLt"}
+    gated = model(input_ids=tokens()).logits
+    assert float((gated - plain).detach().abs().max()) > 1e-3
+    gated.square().mean().backward()
+    assert all(gate.dtype == torch.float32 and gate.grad is not None for gate in gate_parameters(model).values())
+    with torch.no_grad():
+        for gate in gate_parameters(model).values():
+            gate.zero_()
+    assert torch.equal(model(input_ids=tokens()).logits, plain)
 
 
 @pytest.mark.parametrize("kind", KINDS)
