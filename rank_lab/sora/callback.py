@@ -75,7 +75,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
         )
         self.proximal.step_of = lambda: int(state.global_step)
         self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE)
-        self._steps = self.proximal.calls
+        self._steps = self.proximal.calls + self.proximal.skipped
 
     def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, **kwargs: Any) -> None:
         """Count the steps that the hook must have seen."""
@@ -83,7 +83,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Stop where the hook was not called, or too often."""
-        seen = 0 if self.proximal is None else self.proximal.calls
+        seen = 0 if self.proximal is None else self.proximal.calls + self.proximal.skipped
         if seen != self._steps:
             raise RankLabError(
                 f"step {state.global_step}: the optimizer took {self._steps} steps but gates were shrunk in {seen} of"

@@ -97,6 +97,8 @@ class ProximalStep:
         self.prox_start_step, self.adam_rms, self.revive = prox_start_step, adam_rms, revive
         self.calls = 0
         """Steps of the optimizer that it has seen, this run and those that it was resumed from."""
+        self.skipped = 0
+        """Calls in which a fused optimizer left its values as they were, because gradients overflowed."""
         self.step_of: Callable[[], int] | None = None
         """Where the number of the step comes from; None for the number of calls so far."""
         self._closed: list[Tensor] = []
@@ -168,6 +170,10 @@ class ProximalStep:
     def _after(self, *_: Any) -> None:
         gates = list(self._gates())
         if not gates:  # one of several groups that a wrapper steps one by one
+            return
+        overflowed = getattr(self.optimizer, "found_inf", None)  # a loss scaler leaves skipping to a fused optimizer
+        if overflowed is not None and float(overflowed) > 0:
+            self.skipped += 1
             return
         step = self.step
         strength = self.threshold_at(step)

@@ -124,9 +124,11 @@ def test_the_threshold_is_a_function_of_the_step() -> None:
         step.load_state_dict({"exp_avg": 0})
 
 
-def test_accumulated_and_skipped_steps_do_not_count() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_accumulated_and_skipped_steps_do_not_count(fused: bool) -> None:
+    """A loss scaler does not call an optimizer whose gradients overflowed, but a fused one, which skips by itself."""
     gate, groups = one_gate()
-    optimizer = torch.optim.SGD(groups, lr=0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.1, fused=fused)
     step = ProximalStep(optimizer, 1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for micro in range(6):
@@ -137,6 +139,7 @@ def test_accumulated_and_skipped_steps_do_not_count() -> None:
             scaler.update()
             optimizer.zero_grad()
     assert step.calls == 2  # of three updates one overflowed
+    assert step.skipped == int(fused)
     assert gate.tolist() == pytest.approx([0.8] * 3)
 
 
