@@ -38,6 +38,7 @@ class SoraModel(LoraModel):  # type: ignore[misc]
             _refuse(current_key, module)
         module.lora_variant[adapter_name] = SoraVariant()
         SoraVariant.init(module, adapter_name, lora_config)
+        module.supports_lora_conversion = _never  # peft 0.20 does not ask the variant, and would leave out the gates
 
     def add_weighted_adapter(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: PEFT's sum of adapters would leave out the gates.
@@ -51,6 +52,10 @@ class SoraModel(LoraModel):  # type: ignore[misc]
             "add_weighted_adapter: PEFT's sum of adapters leaves out SoRA's gates; fold each adapter to plain LoRA"
             " (rank-lab fold) and add those."
         )
+
+
+def _never(_adapter_name: str = "default") -> bool:
+    return False
 
 
 def _is_linear(target: nn.Module) -> bool:
