@@ -27,7 +27,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
     Parameters
     ----------
     threshold
-        In place of the config's number: a number or a function of the global step.
+        Where the config has none: a number, which the config then records, or a function of the global step.
 
     Raises
     ------
@@ -53,12 +53,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
         _refuse_deepspeed(args)
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         config = sora_config_of(model)
-        threshold = config.threshold if self.threshold is None else self.threshold
-        if threshold is None:
-            raise RankLabError(
-                "no threshold: SoraConfig(threshold=...) or SoraCallback(threshold=...) must say how strongly gates are"
-                " shrunk; 0 for a dense run."
-            )
+        threshold = _threshold(config, self.threshold)
         if config.threshold_mode == "adam" and not config.adam_rms and config.prox_start_step == 0:
             raise RankLabError(
                 "threshold_mode 'adam' from step 0 shuts gates that have hardly seen a gradient yet (B starts at zero);"
@@ -142,6 +137,25 @@ def active_adapter(model: nn.Module) -> str:
     if len(names) != 1:
         raise RankLabError(f"adapters {names} are active; activate the one that is trained by set_adapter.")
     return str(names[0])
+
+
+def _threshold(config: Any, given: Threshold | None) -> Threshold:
+    """The one threshold, of the config or of the callback; a number is recorded with the adapter."""
+    if given is None and config.threshold is None:
+        raise RankLabError(
+            "no threshold: SoraConfig(threshold=...) or SoraCallback(threshold=...) must say how strongly gates are"
+            " shrunk; 0 for a dense run."
+        )
+    if given is None:
+        return float(config.threshold)
+    if config.threshold is not None and config.threshold != given:
+        raise RankLabError(
+            f"two thresholds: SoraConfig(threshold={config.threshold:g}), which is recorded with the adapter, and that"
+            " of SoraCallback; give one of them."
+        )
+    if not callable(given):
+        config.threshold = given
+    return given
 
 
 def _refuse_deepspeed(args: Any) -> None:

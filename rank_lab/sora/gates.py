@@ -25,6 +25,7 @@ GATE_FLAG = "sora_gate"
 """Key of the parameter group whose values :class:`rank_lab.sora.ProximalStep` shrinks."""
 
 _GATE = ".lora_gate."
+_WRAPPER = "base_model.model."  # of PEFT, around any model
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class GatedModule:
     Parameters
     ----------
     module
-        Path in the model.
+        Path in the base model, as reports have it.
     out_features, in_features
         Shape of the weight.
     rank
@@ -128,7 +129,12 @@ def _gated(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, Tensor
         gates: Any = getattr(module, "lora_gate", None)
         if isinstance(gates, nn.ParameterDict) and adapter in gates:
             layer: Any = module
-            yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, gates[adapter]
+            yield (
+                name.removeprefix(_WRAPPER),
+                layer.lora_A[adapter].weight,
+                layer.lora_B[adapter].weight,
+                gates[adapter],
+            )
 
 
 def whole(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from rank_lab import analyze
 from rank_lab.errors import RankLabError
 from rank_lab.sora import SoraCallback, SoraTrainer, SoraTrainerMixin, gate_parameters, parameter_groups
 from tests.sora.adapters import adapted
@@ -92,6 +93,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, options: dict[str,
     assert state["calls"] == state["step"] == 24
     assert len(state["nonzero"]) == 6
     config = json.loads((tmp_path / "parts" / "checkpoint-24" / "adapter_config.json").read_text())
+    report = analyze(tmp_path / "parts" / "checkpoint-24")
+    assert not report.coverage["failed"].any()
+    assert dict(zip(report.updates["module"], report.updates["numerical_rank"], strict=True)) == state["nonzero"]
     assert config["threshold"] == options.get("threshold", 4.0)
     assert config["threshold_mode"] == options.get("threshold_mode", "lr")
 
@@ -187,6 +191,17 @@ def test_an_own_optimizer_and_a_threshold_of_the_step(tmp_path: Path) -> None:
     assert callback.proximal is not None
     assert callback.proximal.calls == 24
     assert callback.proximal.state_dict()["threshold"] == 0.5
+
+
+def test_one_threshold_only_and_it_is_recorded(tmp_path: Path) -> None:
+    model = model_of(threshold=None)
+    trainer = SoraTrainer(model, arguments(tmp_path), train_dataset=data(), callbacks=[SoraCallback(0.25)])
+    trainer.train()
+    assert model.peft_config["default"].threshold == 0.25
+    for other in (1.0, lambda step: 1.0):
+        trainer = SoraTrainer(model_of(), arguments(tmp_path), train_dataset=data(), callbacks=[SoraCallback(other)])
+        with pytest.raises(RankLabError, match="two thresholds"):
+            trainer.train()
 
 
 def test_the_mixin_before_a_users_trainer(tmp_path: Path) -> None:
