@@ -41,9 +41,9 @@ class SoraTrainerMixin(_Base):  # type: ignore[misc]
         """The Trainer's optimizer with the gates in a group of their own; one that was given is left as it is."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(*args, **kwargs)
-        model = (args[0] if args else kwargs.get("model")) or self.model
+        model = args[0] if args else kwargs.get("model")
         if not given:
-            _move_gates(optimizer, model, sora_config_of(self.model).gate_lr)
+            _move_gates(optimizer, self.model if model is None else model, sora_config_of(self.model).gate_lr)
         return optimizer
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,8 +12,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rank_lab import analyze
 from rank_lab.errors import RankLabError
-from rank_lab.sora import SoraCallback, SoraTrainer, SoraTrainerMixin, gate_parameters, parameter_groups
-from tests.sora.adapters import adapted
+from rank_lab.sora import SoraCallback, SoraTrainer, SoraTrainerMixin, fold, gate_parameters, parameter_groups
+from tests.sora.adapters import adapted, base_model, settings
 
 Model = Any
 
@@ -222,6 +222,18 @@ def test_the_best_checkpoint_is_loaded_with_its_gates(tmp_path: Path) -> None:
     saved = load_file(Path(trainer.state.best_model_checkpoint) / "adapter_model.safetensors")
     for name, gate in gate_parameters(trainer.model).items():
         assert torch.equal(gate.detach(), saved[name.removesuffix(".default")])
+
+
+def test_an_adapter_that_transformers_added(tmp_path: Path) -> None:
+    model = base_model("llama")
+    model.add_adapter(settings("llama", threshold=4.0))
+    trainer = trainer_of(tmp_path, model, save_strategy="steps", save_steps=24)
+    trainer.train()
+    gates = torch.cat([gate.detach() for gate in gate_parameters(model).values()])
+    assert len(gates) == 36
+    assert 0 < int((gates == 0).sum()) < 36
+    report = fold(tmp_path / "checkpoint-24", tmp_path / "plain", model=base_model("llama"))
+    assert sum(report.ranks.values()) == int((gates != 0).sum())
 
 
 def test_training_twice_does_not_shrink_twice(tmp_path: Path) -> None:
