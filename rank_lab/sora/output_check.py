@@ -44,9 +44,15 @@ def model_difference(
     Raises
     ------
     RankLabError
-        If they differ by more than rounding, or the model needs a batch that was not given.
+        If they differ by more than rounding, the base cannot be loaded, or it needs a batch that was not given.
     """
-    base = model if isinstance(model, nn.Module) else _loaded(str(model), before)
+    try:
+        base = model if isinstance(model, nn.Module) else _loaded(str(model), before)
+    except (OSError, ValueError) as error:
+        raise RankLabError(
+            f"{model}: cannot be loaded as the base model ({' '.join(str(error).split())[:200]}); give its folder or"
+            " hub id."
+        ) from error
     inputs = dict(_random_tokens(base) if batch is None else batch)
     first, second = (_output(base, folder, inputs) for folder in (before, after))
     difference, largest = float((first - second).abs().max()), float(first.abs().max())

@@ -101,6 +101,9 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     assert done.code == 2
     assert "does not fit GPT2LMHeadModel" in done.err
     assert not (tmp_path / "folded").exists()
+    absent = rank_lab("fold", tmp_path / "sora", "-o", tmp_path / "folded", "--model", tmp_path / "absent")
+    assert absent.code == 2
+    assert "cannot be loaded as the base model" in absent.err
     with pytest.raises(RankLabError, match="no vocabulary"):
         fold(tmp_path / "sora", tmp_path / "folded", model=torch.nn.Linear(2, 2))
 
