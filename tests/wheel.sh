@@ -32,4 +32,18 @@ env/bin/rank-lab export study -o tables >/dev/null
 test -s tables/updates.csv
 base=$(env/bin/python -c 'import pathlib, rank_lab; print(pathlib.Path(rank_lab.__file__).parent / "demo" / "base")')
 env/bin/rank-lab analyze study/full --base "$base" -o again >/dev/null
+env/bin/python - "$base" <<'PYTHON'
+import sys
+
+import peft
+import transformers
+
+from rank_lab.sora import SoraConfig
+
+base = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+config = SoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+peft.get_peft_model(base, config).save_pretrained("sora")
+PYTHON
+env/bin/rank-lab fold sora -o plain --model "$base" >/dev/null
+test -s plain/adapter_model.safetensors
 echo "wheel: every verb works from $(basename dist/*.whl)"

@@ -1,0 +1,64 @@
+r"""What a gated layer computes: :math:`\Delta W = s\, B\, \mathrm{diag}(g)\, A` between LoRA's two factors."""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraVariant
+from torch import Tensor, nn
+
+__all__ = ["SoraVariant"]
+
+
+class SoraVariant(LoraVariant):  # type: ignore[misc]
+    """A gate between the factors of one adapter of one linear layer, as PEFT's layers ask for it."""
+
+    def supports_lora_conversion(self) -> bool:
+        """Never: PEFT's conversion leaves out the gate; :func:`rank_lab.sora.fold` does not."""
+        return False
+
+    @staticmethod
+    def init(module: Any, adapter_name: str, config: Any, **_: Any) -> None:
+        """Give the layer a gate, in float32 whatever the layer: steps of 1e-4 vanish in bfloat16."""
+        if not hasattr(module, "lora_gate"):
+            module.lora_gate = nn.ParameterDict({})
+            module.adapter_layer_names = (*module.adapter_layer_names, "lora_gate")
+        factor = module.lora_A[adapter_name].weight
+        start = torch.randn if config.gate_init == "normal" else torch.ones
+        values = start(module.r[adapter_name], dtype=torch.float32, device=factor.device)
+        module.lora_gate[adapter_name] = nn.Parameter(values, requires_grad=factor.requires_grad)
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        """The layer's output with the gated update added."""
+        inner = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        gated = inner * module.lora_gate[active_adapter].to(inner.dtype)
+        added: Tensor = module.lora_B[active_adapter](gated) * module.scaling[active_adapter]
+        return result + added
+
+    @staticmethod
+    def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The merged weight, a new tensor."""
+        return _sum(orig_weight, _update(module, active_adapter))
+
+    @staticmethod
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """Merge in place."""
+        orig_weight.data = _sum(orig_weight.data, _update(module, active_adapter))
+
+    @staticmethod
+    def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The weight without the update, up to the rounding of both sums."""
+        return _sum(orig_weight.data, -_update(module, active_adapter))
+
+
+def _update(module: Any, adapter: str) -> Tensor:
+    A, B, gate = module.lora_A[adapter].weight, module.lora_B[adapter].weight, module.lora_gate[adapter]
+    wide = torch.promote_types(torch.promote_types(A.dtype, B.dtype), gate.dtype)
+    product: Tensor = (B.detach().to(wide) * gate.detach().to(wide)) @ A.detach().to(wide) * module.scaling[adapter]
+    return product.T if getattr(module, "fan_in_fan_out", False) else product
+
+
+def _sum(weight: Tensor, update: Tensor) -> Tensor:
+    """In the wider of both types, rounded once."""
+    wide = torch.promote_types(weight.dtype, update.dtype)
+    return (weight.to(wide) + update.to(weight.device, wide)).to(weight.dtype)
