@@ -201,7 +201,7 @@ def _rank_cells(rows: pd.DataFrame) -> list[Text]:
         if len(rows) == 1:
             text += _interval(rows.iloc[0], name, form)
         elif 0 < values.notna().sum() < len(values):
-            text += f" of {values.notna().sum()}"
+            text += f" ({values.notna().sum()} of {len(values)})"
         cells.append(Text(text).append(f" / {_median(null, '{:.0f}')}", style="dim"))
     if rows["rank_above_iid"].notna().any():
         cells[-1].append(f", iid {_median(rows['rank_above_iid'], '{:.0f}')}")
