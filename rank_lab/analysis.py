@@ -23,6 +23,7 @@ from rank_lab.rows import coverage_record, settled, update_record
 from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
 from rank_lab.spec import UpdateSpec
 from rank_lab.trajectory import open_run
+from rank_lab.update import return_freed_memory
 
 __all__ = ["Progress", "Settings", "analyze"]
 
@@ -124,6 +125,7 @@ def analyze(
     steps = _steps(checkpoints, original, settings, initial)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
+    return_freed_memory()  # what was measured with is not needed to write it down
     name = settings.run or _name(tuned, checkpoints)
     tables = _tables(steps, measured, name)
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}

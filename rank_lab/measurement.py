@@ -21,7 +21,7 @@ from rank_lab.noise import Noise, NoiseMode, noise_from, noise_of
 from rank_lab.spec import UpdateSpec, read_update
 from rank_lab.spectrum import Method, Spectrum
 from rank_lab.stored_tensor import StoredTensor
-from rank_lab.update import DenseUpdate
+from rank_lab.update import DenseUpdate, return_freed_memory
 
 __all__ = ["Measurement", "MeasurementOptions", "measure"]
 
@@ -157,6 +157,7 @@ def _measure_dense(update: DenseUpdate, spec: UpdateSpec, options: MeasurementOp
     noise = noise_of(
         update, spectrum, statistics, mode=options.noise, base_rounded=spec.base_rounded, device=options.device
     )
+    return_freed_memory()
     return about | _about_spectrum(spectrum) | {"noise": noise}
 
 
