@@ -226,7 +226,7 @@ def _zero_entries(file: Path) -> dict[str, StoredTensor]:
 
 def _home(path: Path, files: WeightFiles) -> Path:
     """Where configs lie: for DeepSpeed's partitions the folder above theirs, even if theirs was named."""
-    if zero_archive.is_partition(files.files[0]):
+    if files.files and zero_archive.is_partition(files.files[0]):
         return files.files[0].parent.parent
     return path if path.is_dir() else path.parent
 
