@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
-from rank_lab.sora.gates import GATE_FLAG, whole
+from rank_lab.sora.adam_metric import gate_denominator
+from rank_lab.sora.gates import GATE_FLAG, local
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
 __all__ = ["ProximalStep", "innermost_optimizer"]
@@ -164,7 +165,7 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
-        self._closed = [] if self.revive else [_local(gate) == 0 for _, gate in self._gates()]
+        self._closed = [] if self.revive else [local(gate) == 0 for _, gate in self._gates()]
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
@@ -179,33 +180,19 @@ class ProximalStep:
         strength = self.threshold_at(step)
         shrink = OPERATORS[self.operator]
         for group, gate in gates if step >= self.prox_start_step else []:
-            values = _local(gate)
+            values = local(gate)
             values.copy_(shrink(values, self._threshold_of(gate, group, strength)))
         for held, closed in zip(gates, self._closed, strict=bool(self._closed)):
-            _local(held[1]).masked_fill_(closed, 0.0)
+            local(held[1]).masked_fill_(closed, 0.0)
         self.calls += 1
 
     def _threshold_of(self, gate: Tensor, group: dict[str, Any], strength: float) -> float | Tensor:
         if self.mode == "constant":
             return strength
         size = strength * float(group["lr"])
-        return size if self.mode == "lr" else self._in_adams_metric(gate, group, size)
-
-    def _in_adams_metric(self, gate: Tensor, group: dict[str, Any], size: float) -> Tensor:
-        state = self.optimizer.state.get(gate, {})
-        moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        if moment is None or "step" not in state:
-            if gate.grad is None:
-                return torch.zeros_like(_local(gate))  # the optimizer passed it over
-            raise RankLabError(
-                f"mode 'adam' with {type(self.optimizer).__name__}, which keeps no second moments (exp_avg_sq); use"
-                " torch.optim.AdamW, or mode 'lr'."
-            )
-        correction = 1 - group["betas"][1] ** float(state["step"])
-        own = _local(moment) / correction
-        if self.adam_rms:
-            own = torch.full_like(own, float(whole(moment).mean()) / correction)
-        return torch.where(own > 0, size / (own.sqrt() + group["eps"]), 0.0)
+        if self.mode == "lr":
+            return size
+        return size / gate_denominator(self.optimizer, gate, group, adam_rms=self.adam_rms)
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
@@ -249,10 +236,3 @@ def _check_gates(gates: list[tuple[dict[str, Any], Tensor]]) -> None:
                 f"the gates have weight_decay {group['weight_decay']:g}, which shrinks them beside the threshold; give"
                 " their group weight_decay 0."
             )
-
-
-def _local(values: Tensor) -> Tensor:
-    """The part that this process holds of a tensor that may be spread over several, sharing its memory."""
-    local = getattr(values, "to_local", None)
-    part: Tensor = values if local is None else local()
-    return part.detach()
