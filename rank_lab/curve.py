@@ -126,7 +126,8 @@ class CurveRow:
         """Check what a typing error or another version would break."""
         if self.schema != SCHEMA:
             raise SchemaError(
-                f"a row of schema {self.schema!r}; this version of rank_lab reads {SCHEMA}: use the version that wrote it."
+                f"a row of schema {self.schema!r}; this version of rank_lab reads {SCHEMA}: use the version that wrote"
+                " it."
             )
         for name, allowed in (*_CATEGORIES.items(), ("stop", _STOPS)):
             if getattr(self, name) not in allowed:

@@ -1,4 +1,4 @@
-"""Files that survive a process that is killed while it writes: whole or not there, and lines that end or are cut off."""
+"""Files that survive a process that is killed while it writes: whole or not there, lines that end or are cut off."""
 
 import os
 from pathlib import Path
@@ -45,7 +45,7 @@ def move_into_place(written: Path, file: Path) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Add a line and wait until it is on the disk.
+    r"""Add a line and wait until it is on the disk.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def append_line(file: Path, line: str) -> None:
     ...     append_line(Path(folder) / "rows", "first")
     ...     append_line(Path(folder) / "rows", "second")
     ...     (Path(folder) / "rows").read_text()
-    'first\\nsecond\\n'
+    'first\nsecond\n'
     """
     with file.open("ab") as stream:
         stream.write(line.encode() + b"\n")
@@ -70,7 +70,7 @@ def append_line(file: Path, line: str) -> None:
 
 
 def cut_torn_line(file: Path) -> bool:
-    """Cut off a last line that has no end: its process was killed while it wrote it.
+    r"""Cut off a last line that has no end: its process was killed while it wrote it.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def cut_torn_line(file: Path) -> bool:
     ...     file = Path(folder) / "rows"
     ...     _ = file.write_text('{"a": 1}' + chr(10) + '{"a":')
     ...     cut_torn_line(file), file.read_text(), cut_torn_line(file)
-    (True, '{"a": 1}\\n', False)
+    (True, '{"a": 1}\n', False)
     """
     if not file.is_file():
         return False

@@ -150,7 +150,7 @@ def read_predictions(folder: Path, name: str) -> npt.NDArray[np.float64]:
         table = pq.read_table(file, columns=["set", "prediction"]).to_pandas()
     except (OSError, pa.ArrowInvalid) as error:
         raise CheckpointError(f"{file}: cannot be read ({error}); run the schedule in a new folder.") from error
-    return table.loc[table["set"] == name, "prediction"].to_numpy(dtype=np.float64)
+    return np.asarray(table.loc[table["set"] == name, "prediction"], dtype=np.float64)
 
 
 def _outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, Tensor]:
@@ -171,8 +171,8 @@ def _mean(losses: list[float], weights: list[float]) -> float:
     mean = sum(parts) / sum(weights) if sum(weights) else np.nan
     if not np.isfinite(mean):
         raise NonFiniteError(
-            f"the loss over {len(losses)} batches is {mean}: the model's outputs are not finite, or there are no labels;"
-            " lower the learning rate, or look at the data."
+            f"the loss over {len(losses)} batches is {mean}: the model's outputs are not finite, or there are no"
+            " labels; lower the learning rate, or look at the data."
         )
     return float(mean)
 
@@ -201,8 +201,8 @@ def _values(logits: Tensor, labels: Tensor) -> _Pair:
 def _tokens(logits: Tensor, labels: Tensor) -> _Pair:
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         raise RankLabError(
-            f"causal: outputs {list(logits.shape)} for labels {list(labels.shape)}; expected (n, tokens, vocabulary) and"
-            " (n, tokens): choose a score of the model's own kind."
+            f"causal: outputs {list(logits.shape)} for labels {list(labels.shape)}; expected (n, tokens, vocabulary)"
+            " and (n, tokens): choose a score of the model's own kind."
         )
     targets, guesses = labels[:, 1:].cpu(), logits[:, :-1].argmax(dim=-1)
     scored = targets != _IGNORED

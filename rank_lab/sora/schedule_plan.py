@@ -109,8 +109,8 @@ class Schedule:
         given = [name for name in ("thresholds", "target_ranks", "target_parameters") if getattr(self, name)]
         if len(given) != 1:
             raise RankLabError(
-                f"{' and '.join(given) or 'no thresholds'} given; a schedule has exactly one of thresholds, target_ranks"
-                " and target_parameters, with at least one value."
+                f"{' and '.join(given) or 'no thresholds'} given; a schedule has exactly one of thresholds,"
+                " target_ranks and target_parameters, with at least one value."
             )
         for position, value in enumerate(self.thresholds):
             check_threshold(value, f"thresholds[{position}]")
@@ -143,11 +143,12 @@ class Schedule:
 
 
 def _check_order(name: str, values: Sequence[float], sign: int) -> None:
+    side, order = ("above", "increasing") if sign > 0 else ("below", "decreasing")
     for position in range(1, len(values)):
-        if (values[position] - values[position - 1]) * sign <= 0:
+        last, value = values[position - 1], values[position]
+        if (value - last) * sign <= 0:
             raise RankLabError(
-                f"{name}[{position}] {values[position]:g} is not {'above' if sign > 0 else 'below'} {name}[{position - 1}]"
-                f" {values[position - 1]:g}; expected {'increasing' if sign > 0 else 'decreasing'} values."
+                f"{name}[{position}] {value:g} is not {side} {name}[{position - 1}] {last:g}; expected {order} values."
             )
 
 

@@ -18,7 +18,15 @@ from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.sora.schedule_plan import Schedule
 
-__all__ = ["SCHEDULE_FILE", "agree_on_file", "data_digest", "environment", "keep_record", "plain_adapter", "plain_arguments"]
+__all__ = [
+    "SCHEDULE_FILE",
+    "agree_on_file",
+    "data_digest",
+    "environment",
+    "keep_record",
+    "plain_adapter",
+    "plain_arguments",
+]
 
 SCHEDULE_FILE = "schedule.json"
 SCHEMA = 1
@@ -137,7 +145,11 @@ def environment() -> dict[str, Any]:
     """Versions and the machine's part in last digits."""
     versions = {name: version(name) for name in _PACKAGES}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"versions": versions | {"python": platform.python_version()}, "threads": torch.get_num_threads(), "device": device}
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
 
 
 def agree_on_file(file: Path, content: Mapping[str, Any], what: str) -> None:

@@ -43,7 +43,7 @@ class Stage:
     keep_moments
         Whether the optimizer's moments come from the stage before.
     prox_start_step
-        As the adapter's config has it.
+        The first step after which gates are shrunk, see :func:`prox_start`.
     """
 
     folder: Path

@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
-from rank_lab.curve import SORA, CurveRow
 from rank_lab.decomposition import spectrum_of
 from rank_lab.quantities import effective_rank
 from rank_lab.scores import Score
 from rank_lab.sora.callback import sora_config_of
-from rank_lab.sora.gates import exact_parameter_count, gated_modules, gated_updates, published_parameter_count
+from rank_lab.sora.factors import gated_factors
+from rank_lab.sora.gates import exact_parameter_count, gated_modules, published_parameter_count
 from rank_lab.sora.predictions import Predictions, predictions_of, read_predictions, save_predictions
 from rank_lab.uncertainty import Interval, ratio_interval
 
-__all__ = ["SETS", "EvaluationSets", "Reference", "Relative", "measured", "relative", "unusable"]
+__all__ = [
+    "SETS",
+    "EvaluationSets",
+    "Reference",
+    "measured",
+    "number",
+    "relative",
+    "slow_end",
+    "unusable",
+]
 
 SETS = ("train", "validation")
 """Names of the memorization subset and the validation set in ``predictions.parquet``."""
@@ -63,7 +71,8 @@ class EvaluationSets:
         """
         sets = zip(SETS, (self.subset, self.validation), strict=True)
         return {
-            name: predictions_of(model, dataset, self.collator, self.score.kind, self.batch_size) for name, dataset in sets
+            name: predictions_of(model, dataset, self.collator, self.score.kind, self.batch_size)
+            for name, dataset in sets
         }
 
     def save(self, folder: Path, found: Mapping[str, Predictions]) -> None:
@@ -95,24 +104,6 @@ class Reference:
 
     value: float | None
     folder: Path | None
-
-
-@dataclass(frozen=True)
-class Relative:
-    """A score relative to its reference: per cent, with its interval, and what was wrong.
-
-    Parameters
-    ----------
-    value, low, high
-        Per cent; None where there is none.
-    warning
-        In words; empty if there is none.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    warning: str
 
 
 def measured(model: nn.Module, found: Mapping[str, Predictions], score: Score) -> dict[str, Any]:
@@ -149,8 +140,8 @@ def measured(model: nn.Module, found: Mapping[str, Predictions], score: Score) -
     return columns
 
 
-def relative(name: str, found: Predictions, reference: Reference, sets: EvaluationSets) -> Relative:
-    """Memorization or generalization of one set.
+def relative(name: str, found: Predictions, reference: Reference, sets: EvaluationSets) -> Interval:
+    """Memorization or generalization of one set: per cent of the reference, with its paired interval.
 
     Parameters
     ----------
@@ -163,12 +154,8 @@ def relative(name: str, found: Predictions, reference: Reference, sets: Evaluati
     sets
         The score and the bootstrap.
     """
-    if unusable(reference.value):
-        return Relative(None, None, None, f"{name}: no per cent of a reference {sets.score.name} of {reference.value}")
     others = found.predictions if reference.folder is None else read_predictions(reference.folder, name)
-    interval = _interval(sets, found.labels, found.predictions, others)
-    value = number(interval.value)
-    return Relative(value, interval.low, interval.high, f"{name}: {interval.reason}" if interval.reason else "")
+    return ratio_interval(sets.score, found.labels, found.predictions, others, resamples=sets.resamples)
 
 
 def unusable(reference: float | None) -> bool:
@@ -216,16 +203,7 @@ def slow_end(lr_end: float, lr_peak: float, stop: str) -> str:
     return f"converged at {lr_end / lr_peak:.0%} of the largest learning rate, where any loss is flat"
 
 
-def _interval(
-    sets: EvaluationSets,
-    labels: npt.NDArray[np.float64],
-    predictions: npt.NDArray[np.float64],
-    reference: npt.NDArray[np.float64],
-) -> Interval:
-    return ratio_interval(sets.score, labels, predictions, reference, resamples=sets.resamples)
-
-
 def _mean_effective_rank(model: nn.Module) -> float:
-    spectra = [spectrum_of(update) for update in gated_updates(model)]
+    spectra = [spectrum_of(each.update) for each in gated_factors(model)]
     ranks = [0.0 if spectrum.zero else effective_rank(spectrum) for spectrum in spectra]
     return math.fsum(ranks) / len(ranks)

@@ -151,7 +151,7 @@ def _carry_moments(optimizer: Any, file: Path) -> None:
     groups = [[group["params"] for group in state["param_groups"]] for state in (saved, now)]
     if groups[0] != groups[1]:
         raise CheckpointError(
-            f"{file}: its parameter groups are not those of this stage's optimizer; run the schedule in a new folder, or"
-            " with keep_moments=False."
+            f"{file}: its parameter groups are not those of this stage's optimizer; run the schedule in a new folder,"
+            " or with keep_moments=False."
         )
     optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
