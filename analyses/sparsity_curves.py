@@ -7,20 +7,11 @@ models, seeds and sizes by flags; a run that was stopped goes on. The curve, its
 kept in ``results/sparsity_curves/``.
 """
 
-import argparse
-import json
-import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-
-from analyses.machine import about_machine, table
-from analyses.storage_formats import encoder_folder
 
 __all__ = ["draw", "main"]
 

@@ -8,7 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["render_curve"]
+from rank_lab.curve import SORA, CurveRow
+
+__all__ = ["render_curve", "sentence"]
 
 _HEADINGS = ("stage", "threshold", "steps", "ended", "gates", "parameters", "memorization", "generalization", "loss")
 _ENDED = {"max_steps": "not converged", "target_not_reached": "target not reached", "not_trained": "-"}
@@ -38,6 +40,24 @@ def render_curve(rows: pd.DataFrame, knees: Sequence[Mapping[str, Any]] = ()) ->
     parts += [Text(f"  knee of {_knee(knee)}") for knee in knees]
     parts.append(Text(_legend(rows), style="dim"))
     return Group(*parts)
+
+
+def sentence(row: CurveRow) -> str:
+    """One line on a stage or control that is done.
+
+    Parameters
+    ----------
+    row
+        Its row.
+    """
+    values = vars(row)
+    threshold = "" if row.threshold is None else f"threshold {row.threshold:.4g}, "
+    trained = "" if row.control != SORA else f", {row.steps} steps, {_ENDED.get(row.stop, row.stop)}"
+    return (
+        f"seed {row.seed}, {row.control}, stage {row.stage}: {threshold}{row.nonzero_gates} of {row.gates} gates,"
+        f" memorization {_with_interval(values, 'memorization')},"
+        f" generalization {_with_interval(values, 'generalization')}{trained}"
+    )
 
 
 def _table(rows: pd.DataFrame) -> Table:
