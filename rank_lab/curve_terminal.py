@@ -1,6 +1,7 @@
 """Curves of memorization and generalization in the terminal: a row a stage, controls beneath, knees last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -8,24 +9,34 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rank_lab.curve import SORA, CurveRow
+from rank_lab.curve import SORA, Curve, CurveRow
 
-__all__ = ["render_curve", "sentence"]
+__all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
 
 _HEADINGS = ("stage", "threshold", "steps", "ended", "gates", "parameters", "memorization", "generalization", "loss")
 _ENDED = {"max_steps": "not converged", "target_not_reached": "target not reached", "not_trained": "-"}
 
 
-def render_curve(rows: pd.DataFrame, knees: Sequence[Mapping[str, Any]] = ()) -> Group:
-    """Tables for a terminal, one for each seed and control.
+def curve_summary(curve: Curve) -> dict[str, Any]:
+    """What ``--json`` prints of a curve: its rows and knees.
 
     Parameters
     ----------
-    rows
-        Of a curve, as ``curve.jsonl`` has them.
-    knees
-        What ``knees.json`` holds.
+    curve
+        Of a study.
     """
+    return {"run": curve.file.name, "rows": [asdict(row) for row in curve.records], "knees": list(curve.knees)}
+
+
+def render_curve(curve: Curve) -> Group:
+    """Tables for a terminal, one for each seed and control, the knees and what the words mean.
+
+    Parameters
+    ----------
+    curve
+        Of a study, with a row at least.
+    """
+    rows = curve.rows
     parts: list[Any] = []
     for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
         first = part.iloc[0]
@@ -37,7 +48,7 @@ def render_curve(rows: pd.DataFrame, knees: Sequence[Mapping[str, Any]] = ()) ->
         )  # fmt: skip
         parts.append(_table(part))
     parts += _warnings(rows)
-    parts += [Text(f"  knee of {_knee(knee)}") for knee in knees]
+    parts += [Text(f"  knee of {knee_sentence(knee)}") for knee in curve.knees]
     parts.append(Text(_legend(rows), style="dim"))
     return Group(*parts)
 
@@ -55,8 +66,8 @@ def sentence(row: CurveRow) -> str:
     trained = "" if row.control != SORA else f", {row.steps} steps, {_ENDED.get(row.stop, row.stop)}"
     return (
         f"seed {row.seed}, {row.control}, stage {row.stage}: {threshold}{row.nonzero_gates} of {row.gates} gates,"
-        f" memorization {_with_interval(values, 'memorization')},"
-        f" generalization {_with_interval(values, 'generalization')}{trained}"
+        f" memorization {interval_text(values, 'memorization')},"
+        f" generalization {interval_text(values, 'generalization')}{trained}"
     )
 
 
@@ -72,14 +83,23 @@ def _table(rows: pd.DataFrame) -> Table:
             _ENDED.get(str(row["stop"]), str(row["stop"])),
             f"{row['nonzero_gates']}/{row['gates']}",
             f"{row['nonzero_parameters']:,}",
-            _with_interval(row, "memorization"),
-            _with_interval(row, "generalization"),
+            interval_text(row, "memorization"),
+            interval_text(row, "generalization"),
             _number(row["validation_loss"], "{:.4f}"),
         )
     return table
 
 
-def _with_interval(row: Mapping[Any, Any], name: str) -> str:
+def interval_text(row: Mapping[Any, Any], name: str) -> str:
+    """A value of a row with its interval, to a tenth of a per cent.
+
+    Parameters
+    ----------
+    row
+        Of a curve.
+    name
+        ``memorization`` or ``generalization``.
+    """
     value, low, high = (row[name + end] for end in ("", "_low", "_high"))
     if pd.isna(value):
         return "-"
@@ -98,10 +118,18 @@ def _warnings(rows: pd.DataFrame) -> list[Text]:
     ]
 
 
-def _knee(knee: Mapping[str, Any]) -> str:
+def knee_sentence(knee: Mapping[str, Any]) -> str:
+    """Where the knee of a curve is, or why it has none.
+
+    Parameters
+    ----------
+    knee
+        Of ``knees.json``.
+    """
+    of = f"{knee['curve']} over {knee['axis']}, {'all seeds' if knee['seed'] is None else 'seed ' + str(knee['seed'])}"
     if knee["value"] is None:
-        return f"{knee['curve']}: none ({knee['reason']})"
-    return f"{knee['curve']}: {knee['axis']} {knee['value']:.3g} ({knee['low']:.3g} to {knee['high']:.3g})"
+        return f"{of}: none ({knee['reason']})"
+    return f"{of}: {knee['value']:.3g} ({knee['low']:.3g} to {knee['high']:.3g})"
 
 
 def _legend(rows: pd.DataFrame) -> str:

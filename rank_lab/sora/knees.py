@@ -7,16 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from rank_lab.curve import SORA, Curve, CurveRow
+from rank_lab.curve import KNEES_FILE, SORA, Curve, CurveRow
 from rank_lab.durable import write_whole
 from rank_lab.knee import Knee, knee_of_predictions, knee_over_seeds
 from rank_lab.scores import SCORES
 from rank_lab.sora.predictions import PREDICTIONS_FILE
 from rank_lab.sora.stage_row import SETS
 
-__all__ = ["KNEES_FILE", "knees_of", "save_knees"]
-
-KNEES_FILE = "knees.json"
+__all__ = ["knees_of", "save_knees"]
 
 _CURVES = dict(zip(("memorization", "generalization"), SETS, strict=True))
 
@@ -49,7 +47,7 @@ def knees_of(curve: Curve) -> list[dict[str, Any]]:
     return found
 
 
-def save_knees(curve: Curve) -> list[dict[str, Any]]:
+def save_knees(curve: Curve) -> None:
     """Write ``knees.json`` beside the curve.
 
     Parameters
@@ -57,9 +55,7 @@ def save_knees(curve: Curve) -> list[dict[str, Any]]:
     curve
         Of a study.
     """
-    knees = knees_of(curve)
-    write_whole(curve.file.parent / KNEES_FILE, json.dumps(knees, indent=1) + "\n")
-    return knees
+    write_whole(curve.file.parent / KNEES_FILE, json.dumps(knees_of(curve), indent=1) + "\n")
 
 
 def _axes(rows: Sequence[CurveRow]) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 import copy
 import json
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from rank_lab.commands import console
 from rank_lab.curve import CurveRow
-from rank_lab.curve_terminal import render_curve, sentence
+from rank_lab.curve_terminal import curve_summary, render_curve, sentence
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import first_line
@@ -90,6 +90,7 @@ def run_and_print(
     as_json
         The rows and knees as JSON, in place of tables.
     """
+    _quiet()
     arguments = training.arguments(study)
     data = inputs.encoded()
     for warning in data.source["warnings"]:
@@ -100,13 +101,21 @@ def run_and_print(
         names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell,
     )  # fmt: skip
     write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
-    knees = save_knees(curve)
+    save_knees(curve)
     if as_json:
-        rows = [asdict(row) for row in curve.records]
-        sys.stdout.write(json.dumps({"rows": rows, "knees": knees}, indent=1) + "\n")
+        sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
     else:
-        console().print(render_curve(curve.rows, knees))
+        console().print(render_curve(curve))
         console().print(f"written: {study}", highlight=False)
+
+
+def _quiet() -> None:
+    """No load reports and bars of other libraries between the lines of a run; a new head is meant to be new."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
 
 
 def _tell(row: CurveRow) -> None:
