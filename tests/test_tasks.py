@@ -284,7 +284,7 @@ BAD_ROWS: dict[str, tuple[Task | str, list[Row] | bytes, list[Row], str]] = {
     "other count": (replace(TONE, classes=3), said("a", "b"), [], "expected 3 classes"),
     "unknown name": ("rte", [PAIR | {"label": "yes"}], [], "holds 'yes', expected a class"),
     "unseen class": (TONE, said(0, 1, 1), said(0, 2), "validation.jsonl, line 2: column 'tone' holds 2"),
-    "unseen number": ("cola", [{"sentence": "a", "label": 0}], [{"sentence": "a", "label": 1}], "class 1 has no training"),
+    "unseen number": ("cola", [{"sentence": "a", "label": 0}], [{"sentence": "a", "label": 1}], "class 1 has no"),
     "not a value": (SIZE, said("big", column="size"), [], "holds 'big', expected a finite number"),
     "nan": (SIZE, b'{"said": "a", "size": NaN}', [], "holds nan, expected a finite number"),
     "score range": ("stsb", [PAIR | {"label": 7}], [], "a number from 0 to 5"),
@@ -330,7 +330,7 @@ def a_folder(folder: Path) -> Any:
 BAD_SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda folder: folder / "absent", "absent: is not a folder"),
     "nothing": (nothing, "has no train.jsonl or train.jsonl.gz; it holds nothing"),
-    "no validation": (lambda folder: written(folder, train=said(0)), "has no validation.jsonl .*; it holds train.jsonl"),
+    "no validation": (lambda folder: written(folder, train=said(0)), "has no validation.jsonl .*; it holds train"),
     "both": (both, "train.jsonl: and train.jsonl.gz are both there"),
     "half a gzip": (half_a_gzip, "is no whole gzip file, after line 0"),
     "no gzip": (no_gzip, "is no whole gzip file"),
