@@ -155,10 +155,10 @@ def _report(curve: Curve, machine: dict[str, Any], seconds: float) -> str:
     first = rows.iloc[0]
     parts = [f"# {first['task']}: {first['model']}, {first['score']}"]
     parts.append(
-        f"100 x {first['score']} / that of {first['reference'].replace('_', ' ')}, on {first['train_examples']}"
-        f" training examples (memorization) and {first['validation_examples']} validation examples (generalization), with the"
-        f" 95 % interval of a paired bootstrap. Stage 0 has {_span(rows, 'train_score')} on the training examples and"
-        f" {_span(rows, 'validation_score')} on the validation examples."
+        f"100 x {first['score']} / that of {first['reference'].replace('_', ' ')}, with the 95 % interval of a paired"
+        f" bootstrap, on {first['train_examples']} training examples (memorization; stage 0 has"
+        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage 0"
+        f" has {_span(rows, 'validation_score')})."
     )
     for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
         parts += [f"## {control}, seed {seed}", table(_HEADINGS, [_cells(row) for row in part.to_dict("records")])]
@@ -182,7 +182,8 @@ def _cells(row: dict[Any, Any]) -> list[str]:
     return [
         str(row["stage"]), _number(row["threshold"], "{:g}"), str(row["steps"]), str(row["stop"]).replace("_", " "),
         str(row["nonzero_gates"]), f"{row['nonzero_parameters']:,}", _number(row["published_parameters"], "{:,.0f}"),
-        _number(row["effective_rank"], "{:.2f}"), interval_text(row, "memorization"), interval_text(row, "generalization"),
+        _number(row["effective_rank"], "{:.2f}"),
+        interval_text(row, "memorization"), interval_text(row, "generalization"),
         _number(row["train_loss"], "{:.4f}"), _number(row["validation_loss"], "{:.4f}"),
     ]  # fmt: skip
 
