@@ -1,20 +1,54 @@
 """The proximal step: after each step of the optimizer, gates are shrunk and small ones become zero."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
-from rank_lab.sora.gates import GATE_FLAG, whole
+from rank_lab.sora.adam_metric import gate_denominator
+from rank_lab.sora.gates import GATE_FLAG, local
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
-__all__ = ["ProximalStep", "innermost_optimizer"]
+__all__ = ["GateController", "ProximalStep", "innermost_optimizer"]
 
 Threshold = float | Callable[[int], float]
+_CONTROLLER = "controller"
 _RECORDED = ("mode", "operator", "prox_start_step", "adam_rms", "revive")
+
+
+@runtime_checkable
+class GateController(Protocol):
+    """A threshold that goes by the gates; all that it goes by is in its state.
+
+    See :class:`rank_lab.sora.target.TargetThreshold`.
+    """
+
+    def __call__(self, step: int) -> float:
+        """The threshold in force after that step."""
+        ...
+
+    def begin(self) -> None:
+        """Training begins: forget an earlier one."""
+        ...
+
+    def before_step(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        """Which values of each vector of gates stay zero in this step."""
+        ...
+
+    def after_step(self, step: int, mode: str, shrunk: Callable[[float], list[Tensor]]) -> None:
+        """Decide on this step's threshold; ``shrunk`` tells what gates would be with one."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
 
 
 class ProximalStep:
@@ -45,7 +79,8 @@ class ProximalStep:
         :func:`rank_lab.sora.parameter_groups`.
     threshold
         :math:`\lambda`: a number, or a function of the step (from 0), which must
-        depend on nothing else: that is what makes a resumed run the same run.
+        depend on nothing else: that is what makes a resumed run the same run. Or a
+        :class:`GateController`, whose state is saved and loaded with this one's.
     mode, operator
         See above, and :mod:`rank_lab.sora.thresholds`.
     prox_start_step
@@ -102,6 +137,9 @@ class ProximalStep:
         self.step_of: Callable[[], int] | None = None
         """Where the number of the step comes from; None for the number of calls so far."""
         self._closed: list[Tensor] = []
+        self._controller = threshold if isinstance(threshold, GateController) else None
+        if self._controller is not None:
+            self._controller.begin()
         _check_gates(list(self._gates()))
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before),
@@ -128,7 +166,8 @@ class ProximalStep:
         """What a resumed run needs and what a reader of the run wants to know, as plain values."""
         step = self.step
         last = self.threshold_at(max(step - 1, 0))  # a function may end with the run
-        return {"calls": self.calls, "step": step, "threshold": last} | self.settings()
+        state = {"calls": self.calls, "step": step, "threshold": last} | self.settings()
+        return state if self._controller is None else state | {_CONTROLLER: self._controller.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from there.
@@ -146,6 +185,13 @@ class ProximalStep:
                 )
         if "calls" not in state:
             raise RankLabError(f"a state of {sorted(state)} is not one of ProximalStep; expected its state_dict().")
+        if (_CONTROLLER in state) != (self._controller is not None):
+            raise RankLabError(
+                "the run was saved with a threshold that goes by the gates and would go on without, or the other way"
+                " round; resume with the same kind of threshold, or start a new run from its adapter."
+            )
+        if self._controller is not None:
+            self._controller.load_state_dict(state[_CONTROLLER])
         self.calls = int(state["calls"])
 
     def settings(self) -> dict[str, Any]:
@@ -164,7 +210,11 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
-        self._closed = [] if self.revive else [_local(gate) == 0 for _, gate in self._gates()]
+        gates = [gate for _, gate in self._gates()]
+        self._closed = [] if self.revive else [local(gate) == 0 for gate in gates]
+        if self._controller is not None and gates:
+            held = self._controller.before_step(gates)
+            self._closed = [a | b for a, b in zip(self._closed, held, strict=True)] if self._closed else held
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
@@ -175,37 +225,28 @@ class ProximalStep:
         if overflowed is not None and float(overflowed) > 0:
             self.skipped += 1
             return
+        for (_group, gate), closed in zip(gates, self._closed, strict=bool(self._closed)):
+            local(gate).masked_fill_(closed, 0.0)
         step = self.step
+        acts = step >= self.prox_start_step
+        if self._controller is not None and acts:
+            self._controller.after_step(step, self.mode, lambda strength: self._shrunk(gates, strength))
         strength = self.threshold_at(step)
-        shrink = OPERATORS[self.operator]
-        for group, gate in gates if step >= self.prox_start_step else []:
-            values = _local(gate)
-            values.copy_(shrink(values, self._threshold_of(gate, group, strength)))
-        for held, closed in zip(gates, self._closed, strict=bool(self._closed)):
-            _local(held[1]).masked_fill_(closed, 0.0)
+        for (_group, gate), values in zip(gates, self._shrunk(gates, strength), strict=True) if acts else ():
+            local(gate).copy_(values)
         self.calls += 1
+
+    def _shrunk(self, gates: Sequence[tuple[dict[str, Any], Tensor]], strength: float) -> list[Tensor]:
+        shrink = OPERATORS[self.operator]
+        return [shrink(local(gate), self._threshold_of(gate, group, strength)) for group, gate in gates]
 
     def _threshold_of(self, gate: Tensor, group: dict[str, Any], strength: float) -> float | Tensor:
         if self.mode == "constant":
             return strength
         size = strength * float(group["lr"])
-        return size if self.mode == "lr" else self._in_adams_metric(gate, group, size)
-
-    def _in_adams_metric(self, gate: Tensor, group: dict[str, Any], size: float) -> Tensor:
-        state = self.optimizer.state.get(gate, {})
-        moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        if moment is None or "step" not in state:
-            if gate.grad is None:
-                return torch.zeros_like(_local(gate))  # the optimizer passed it over
-            raise RankLabError(
-                f"mode 'adam' with {type(self.optimizer).__name__}, which keeps no second moments (exp_avg_sq); use"
-                " torch.optim.AdamW, or mode 'lr'."
-            )
-        correction = 1 - group["betas"][1] ** float(state["step"])
-        own = _local(moment) / correction
-        if self.adam_rms:
-            own = torch.full_like(own, float(whole(moment).mean()) / correction)
-        return torch.where(own > 0, size / (own.sqrt() + group["eps"]), 0.0)
+        if self.mode == "lr":
+            return size
+        return size / gate_denominator(self.optimizer, gate, group, adam_rms=self.adam_rms)
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
@@ -249,10 +290,3 @@ def _check_gates(gates: list[tuple[dict[str, Any], Tensor]]) -> None:
                 f"the gates have weight_decay {group['weight_decay']:g}, which shrinks them beside the threshold; give"
                 " their group weight_decay 0."
             )
-
-
-def _local(values: Tensor) -> Tensor:
-    """The part that this process holds of a tensor that may be spread over several, sharing its memory."""
-    local = getattr(values, "to_local", None)
-    part: Tensor = values if local is None else local()
-    return part.detach()
