@@ -1,11 +1,14 @@
 """Bands over seeds, on rows as a curve keeps them."""
 
+from dataclasses import fields
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t
 
-from rank_lab.bands import bands
+from rank_lab.bands import GROUPS, QUANTITIES, bands
+from rank_lab.curve import CurveRow
 from rank_lab.errors import SchemaError
 
 
@@ -54,6 +57,10 @@ def test_one_seed_has_no_band_and_missing_values_are_not_seeds() -> None:
     found = bands(table, ["memorization"]).set_index(["control", "stage"])
     assert found["seeds"].tolist() == [0, 2, 2] * 2
     assert np.isnan(found.loc[("sora", 0), "mean"])
+
+
+def test_a_curve_has_these_columns() -> None:
+    assert {*GROUPS, *QUANTITIES, "seed"} <= {field.name for field in fields(CurveRow)}
 
 
 def test_bad_rows() -> None:
