@@ -169,8 +169,8 @@ def _report(curve: Curve, machine: dict[str, Any], seconds: float) -> str:
     parts.append(
         f"100 x {first['score']} / that of {first['reference'].replace('_', ' ')}, with the 95 % interval of a paired"
         f" bootstrap, on {first['train_examples']} training examples (memorization; stage 0 has"
-        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage 0"
-        f" has {_span(rows, 'validation_score')})."
+        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage"
+        f" 0 has {_span(rows, 'validation_score')})."
     )
     for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
         parts += [f"## {control}, seed {seed}", table(_HEADINGS, [_cells(row) for row in part.to_dict("records")])]
