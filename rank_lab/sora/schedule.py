@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import TrainingArguments, default_data_collator, set_seed
 
@@ -14,14 +15,17 @@ from rank_lab.curve import Curve, CurveRow
 from rank_lab.scores import Score
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.callback import sora_config_of
+from rank_lab.sora.control_rows import run_controls
+from rank_lab.sora.gates import gated_modules
 from rank_lab.sora.predictions import model_columns
-from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_sets
+from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_processes, refuse_sets
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.schedule_record import agree_on_file, data_digest, keep_record, plain_adapter, plain_arguments
 from rank_lab.sora.seed_run import SeedRun, Shared
 from rank_lab.sora.stage import prox_start
 from rank_lab.sora.stage_row import EvaluationSets
 from rank_lab.sora.study_lock import study_lock
+from rank_lab.sora.target import target_counts
 
 __all__ = ["run_schedule"]
 
@@ -129,6 +133,7 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     2      2      200.0      8             ...
     >>> out.cleanup()
     """
+    refuse_processes(1)  # before arguments are made, which would wait for the others
     folder = Path(out)
     given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}))
     arguments = _default_arguments(folder) if arguments is None else arguments
@@ -162,6 +167,8 @@ def _run(
     config = copy.deepcopy(sora_config_of(model))
     for goal in schedule.goals:
         prox_start(config, arguments, goal.rule)
+    target_counts("rank", schedule.target_ranks, gated_modules(model))
+    target_counts("parameters", schedule.target_parameters, gated_modules(model))
     train, sets = _sets(given, model, schedule, arguments)
     record = {
         "names": given.names,
@@ -187,6 +194,7 @@ def _run(
             agree_on_file(run.folder / START_FILE, weight_digests(model), "make_model gives other weights than before")
         if not run.done:
             run.run_stages(model.to(arguments.device))
+            run_controls(run, model)
         curve = run.curve
     return curve
 
@@ -229,4 +237,5 @@ def _default_arguments(folder: Path) -> TrainingArguments:
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=0.06,
         report_to=[],
+        dataloader_pin_memory=torch.cuda.is_available(),
     )

@@ -13,9 +13,12 @@ from transformers import TrainingArguments
 from rank_lab.curve import SORA, Curve, CurveRow
 from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.sora.adapter_files import ADAPTER_FILES
+from rank_lab.sora.controls import AS_SHIPPED
+from rank_lab.sora.gate_moments import keep_gate_optimizer
 from rank_lab.sora.predictions import Predictions
 from rank_lab.sora.schedule_plan import Schedule, StageGoal
 from rank_lab.sora.stage import Stage, Trained, prox_start, train_stage
+from rank_lab.sora.stage_checkpoints import optimizer_file
 from rank_lab.sora.stage_row import SETS, EvaluationSets, Reference, measured, number, relative, slow_end, unusable
 
 __all__ = ["SeedRun", "Shared", "row_of"]
@@ -114,6 +117,7 @@ class SeedRun:
             row = self.curve.find(self.seed, SORA, goal.stage)
             if row is None:
                 row = self._stage(model, goal)
+                self._keep_moments(goal.stage)
                 self.add(row)
             self._check_reference(row)
             self._tidy(goal.stage)
@@ -190,6 +194,12 @@ class SeedRun:
         shared.sets.save(stage.folder, found)
         return row_of(self, model, found, self.references(goal.stage, found), goal, trained)
 
+    def _keep_moments(self, stage: int) -> None:
+        """Keep what the control that repeats thresholds without training measures in."""
+        if not stage and self.shared.config.threshold_mode == "adam":
+            folder = self.stage_folder(0)
+            keep_gate_optimizer(optimizer_file(folder / "training"), folder)
+
     def _check_reference(self, row: CurveRow) -> None:
         if row.stage or self.shared.schedule.reference != "stage_0":
             return
@@ -257,16 +267,18 @@ def row_of(
         stage=goal.stage,
         reference=shared.schedule.reference,
         warning="; ".join(text for text in warnings if text),
-        **_training_columns(goal, trained),
+        **_training_columns(goal, trained, control),
         **columns,
     )
 
 
-def _training_columns(goal: StageGoal, trained: Trained | None) -> dict[str, Any]:
+def _training_columns(goal: StageGoal, trained: Trained | None, control: str) -> dict[str, Any]:
     columns: dict[str, Any] = {"target": goal.target, "target_kind": goal.target_kind, "target_reached": None}
     if trained is None:
         none = dict.fromkeys(("lr_start", "lr_peak", "lr_end", "converged", "seconds"))
-        return columns | none | {"threshold": goal.threshold, "steps": 0, "hook_calls": 0, "stop": "not_trained"}
+        threshold = goal.threshold if control == AS_SHIPPED else None
+        return columns | none | {"threshold": threshold, "steps": 0, "hook_calls": 0, "stop": "not_trained"}
     kept = ("steps", "hook_calls", "stop", "lr_start", "lr_peak", "lr_end", "threshold", "seconds")
     columns |= {name: getattr(trained, name) for name in kept}
-    return columns | {"converged": trained.stop == "converged"}
+    reached = None if goal.target is None else trained.stop != "target_not_reached"
+    return columns | {"converged": trained.stop == "converged", "target_reached": reached}

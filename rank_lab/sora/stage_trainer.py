@@ -15,6 +15,7 @@ from rank_lab.sora.callback import SoraCallback
 from rank_lab.sora.stage_checkpoints import log_of, mark_whole, remove_older, seconds_of
 from rank_lab.sora.stage_progress import progress_line
 from rank_lab.sora.stop_rule import StopRule, checks_of, stopped
+from rank_lab.sora.target import TargetThreshold
 from rank_lab.sora.trainer import SoraTrainer
 
 __all__ = ["StageCallback", "StageTrainer"]
@@ -106,12 +107,16 @@ class StageTrainer(SoraTrainer):
         Its callback.
     moments
         State of the optimizer at the end of the stage before, or None for moments of zero.
+    target
+        What drives the threshold; None where the adapter's config has it.
     kwargs
         Of transformers' Trainer.
     """
 
-    def __init__(self, *, stage: StageCallback, moments: Path | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, stage: StageCallback, moments: Path | None, target: TargetThreshold | None, **kwargs: Any
+    ) -> None:
+        super().__init__(callbacks=[SoraCallback(target)], **kwargs)
         self.stage, self.moments = stage, moments
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -137,13 +142,18 @@ class StageTrainer(SoraTrainer):
         """The log of a check with the learning rates and the threshold so far, all that a stage's row needs."""
         if "loss" in logs:
             logs.update(self.stage.rates)
-            logs["threshold"] = self._threshold()
+            logs.update(self._threshold())
         super().log(logs, *args, **kwargs)
 
-    def _threshold(self) -> float:
-        """In force after the last step."""
-        found = next(each for each in self.callback_handler.callbacks if isinstance(each, SoraCallback))
-        return math.nan if found.proximal is None else found.proximal.threshold_at(max(self.state.global_step - 1, 0))
+    def _threshold(self) -> dict[str, Any]:
+        """What is in force after the last step, and whether a target was reached."""
+        found = next(each for each in self.callback_handler.callbacks if isinstance(each, SoraCallback)).proximal
+        if found is None:
+            return {}
+        logged: dict[str, Any] = {"threshold": found.threshold_at(max(self.state.global_step - 1, 0))}
+        if isinstance(found.threshold, TargetThreshold):
+            logged["target_reached"] = found.threshold.reached
+        return logged
 
 
 def _carry_moments(optimizer: Any, file: Path) -> None:
