@@ -36,11 +36,11 @@ def refuse_arguments(arguments: TrainingArguments, schedule: Schedule, names: Ma
         Naming it.
     """
     refuse_processes(max(arguments.world_size, arguments.n_gpu))
-    for name in ("fp16", "deepspeed", "fsdp"):
+    for name in ("fp16", "deepspeed", "fsdp", "torch_compile"):
         if getattr(arguments, name, None):
             raise UnsupportedUpdateError(
                 f"TrainingArguments({name}={getattr(arguments, name)!r}): not supported by a schedule, which needs"
-                " every step to be taken and every gate in one piece; use bf16 or float32 on one device."
+                " every step to be taken and every gate in one piece; use bf16 or float32 on one device, as it is."
             )
     odd = sorted(set(names) - {"model", "task"})
     if odd:

@@ -45,7 +45,7 @@ class Shared:
     model, task
         Names for the rows.
     progress
-        Called with each new row.
+        Called with a sentence at each check and for each new row.
     """
 
     out: Path
@@ -56,7 +56,7 @@ class Shared:
     config: Any
     model: str
     task: str
-    progress: Callable[[CurveRow], None] | None
+    progress: Callable[[str], None] | None
 
 
 @dataclass
@@ -132,7 +132,7 @@ class SeedRun:
         """
         self.curve = self.curve.appended(row)
         if self.shared.progress is not None:
-            self.shared.progress(row)
+            self.shared.progress(_sentence(row))
 
     def references(self, stage: int, found: Mapping[str, Predictions]) -> dict[str, Reference]:
         """What the scores of a stage are divided by, by set: those of stage 0, or the best up to this stage.
@@ -185,6 +185,7 @@ class SeedRun:
             arguments=shared.arguments,
             keep_moments=shared.schedule.keep_moments,
             prox_start_step=prox_start(shared.config, shared.arguments, goal.rule),
+            progress=shared.progress,
         )
         trained = train_stage(model, shared.train, shared.sets.collator, stage)
         try:
@@ -270,6 +271,14 @@ def row_of(
         **_training_columns(goal, trained, control),
         **columns,
     )
+
+
+def _sentence(row: CurveRow) -> str:
+    quantities = (("memorization", row.memorization), ("generalization", row.generalization))
+    values = [f"{name} {'undefined' if value is None else f'{value:.1f}%'}" for name, value in quantities]
+    parts = [f"{row.nonzero_gates} of {row.gates} gates", *values]
+    trained = [f"{row.steps} steps ({row.stop})"] if row.steps else []
+    return f"seed {row.seed}, {row.control}, stage {row.stage}: {', '.join(parts + trained)}"
 
 
 def _training_columns(goal: StageGoal, trained: Trained | None, control: str) -> dict[str, Any]:

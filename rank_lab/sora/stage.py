@@ -1,6 +1,7 @@
 """One stage of Algorithm 1: trained from what is on the disk until its rule says that it ends."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Stage:
         Whether the optimizer's moments come from the stage before.
     prox_start_step
         The first step after which gates are shrunk, see :func:`prox_start`.
+    progress
+        Called with a sentence at each check.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Stage:
     arguments: TrainingArguments
     keep_moments: bool
     prox_start_step: int
+    progress: Callable[[str], None] | None = None
 
     @property
     def training(self) -> Path:
@@ -140,7 +144,10 @@ def train_stage(model: nn.Module, train: Any, collator: Any, stage: Stage) -> Tr
         _train(model, train, collator, stage, last)
         last = last_whole(stage.training)
     if last is None:
-        raise CheckpointError(f"{stage.training}: the Trainer ended without a checkpoint; is its disk full?")
+        raise CheckpointError(
+            f"{stage.training}: the Trainer took no step; are there fewer examples than a batch, and"
+            " dataloader_drop_last?"
+        )
     load_adapter(model, last)
     save_adapter(model, stage.folder)
     checks = checks_of(log_of(last))
@@ -248,7 +255,7 @@ def _train(model: nn.Module, train: Any, collator: Any, stage: Stage, last: Path
     seed = seed_of(stage.seed, stage.goal.stage)
     stage.training.mkdir(parents=True, exist_ok=True)
     trainer = StageTrainer(
-        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last),
+        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last, stage.progress),
         moments=None if carried is None else optimizer_file(carried / "training"),
         target=_target(model, stage),
         model=model,

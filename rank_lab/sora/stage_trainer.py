@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,19 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         The file of a line per check.
     resumed
         The checkpoint that training goes on from, or None.
+    tell
+        Called with a sentence at each check.
     """
 
-    def __init__(self, rule: StopRule, where: str, progress: Path, resumed: Path | None) -> None:
-        self.rule, self.where, self.progress = rule, where, progress
+    def __init__(
+        self,
+        rule: StopRule,
+        where: str,
+        progress: Path,
+        resumed: Path | None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.rule, self.where, self.progress, self.tell = rule, where, progress, tell
         self._before = seconds_of(resumed)
         self._start = time.perf_counter()
         last = checks_of(log_of(resumed))[-1] if resumed is not None else {}
@@ -64,6 +74,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             return
         self._refuse_non_finite(kwargs["model"], state.global_step)
         append_line(self.progress, progress_line(state.log_history[-1]))
+        if self.tell is not None:
+            self.tell(f"{self.where}: step {state.global_step}: loss {logs['loss']:.4g}, {logs['nonzero_gates']} gates")
         if stopped(self.rule, state.log_history) is not None:
             control.should_training_stop = control.should_save = True
 

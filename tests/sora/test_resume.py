@@ -66,6 +66,13 @@ def test_more_thresholds_seeds_and_controls_go_on(tmp_path: Path) -> None:
     assert again == parts
 
 
+def other_model() -> Any:
+    model = maker()()
+    with torch.no_grad():
+        model.get_base_model().bert.embeddings.word_embeddings.weight.add_(1e-3)
+    return model
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "learning rate": (
         {"arguments": arguments(learning_rate=0.01)},
@@ -81,15 +88,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "adapter": ({"make_model": maker(operator="gapped")}, r'adapter.operator "soft" there, "gapped" now'),
     "data": ({"validation": rows(count=24, seed=10)}, "data.validation.sha256"),
     "task": ({"names": {"model": "tiny", "task": "other"}}, 'names.task "classification" there, "other" now'),
-    "weights": ({"make_model": lambda: other_model()}, "make_model gives other weights than before: frozen_sample"),
+    "weights": ({"make_model": other_model}, "make_model gives other weights than before: frozen_sample"),
 }
-
-
-def other_model() -> Any:
-    model = maker()()
-    with torch.no_grad():
-        model.get_base_model().bert.embeddings.word_embeddings.weight.add_(1e-3)
-    return model
 
 
 @pytest.fixture(scope="module")

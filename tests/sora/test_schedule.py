@@ -321,6 +321,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no adapter": ({"make_model": lambda: maker()().get_base_model()}, "returned a BertForSequenceClassification"),
     "fp16": ({"arguments": arguments(fp16=True)}, r"fp16=True\): not supported"),
     "names": ({"names": {"set": "x"}}, r"names \['set'\]: expected model and task"),
+    "classes": ({"score": SCORES["f1"]}, "f1: class 2 among labels"),
     "kind": ({"score": SCORES["pearson"]}, r"regression: outputs \[\d+, 3\].*num_labels=1"),
     "warm-up": ({"arguments": arguments(warmup_steps=9)}, "min_steps 8 lies within warm-up"),
     "target": ({"schedule": plan(thresholds=(), target_ranks=(5,))}, "target rank 5 comes to 15 gates"),
@@ -332,7 +333,19 @@ def test_refused_by_name(tmp_path: Path, case: str) -> None:
     options, message = REFUSED[case]
     with pytest.raises(RankLabError, match=message):
         run(tmp_path, **options)
-    assert Curve.to_continue(tmp_path).records == ()
+    assert not [*tmp_path.rglob("stage-*")]
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    run(tmp_path, schedule=plan(thresholds=(0.0, 1.0), controls=("svd",)), progress=told.append, source={"file": "x"})
+    assert told[0].startswith("seed 0, stage 0 (threshold 0): step 4: loss ")
+    assert told[4].startswith(
+        "seed 0, sora, stage 0: 12 of 12 gates, memorization 100.0%, generalization 100.0%, 16 steps"
+    )
+    assert told[-1].startswith("seed 0, svd, stage 1: ")
+    assert len(told) == 4 * 2 + 3
+    assert json.loads((tmp_path / "schedule.json").read_text())["source"] == {"file": "x"}
 
 
 def test_many_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
