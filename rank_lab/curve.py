@@ -11,9 +11,10 @@ import pandas as pd
 from rank_lab.durable import append_line, cut_torn_line
 from rank_lab.errors import SchemaError
 
-__all__ = ["CURVE_FILE", "SORA", "Curve", "CurveRow"]
+__all__ = ["CURVE_FILE", "KNEES_FILE", "SORA", "Curve", "CurveRow"]
 
 CURVE_FILE = "curve.jsonl"
+KNEES_FILE = "knees.json"
 SCHEMA = 1
 
 SORA = "sora"
@@ -236,6 +237,27 @@ class Curve:
         """All rows; numbers that are missing are NaN."""
         frame = pd.DataFrame([asdict(row) for row in self.records], columns=[*_NAMES])
         return frame.astype(dict.fromkeys(_NUMBERS, "float64"))
+
+    @property
+    def knees(self) -> tuple[dict[str, Any], ...]:
+        """What ``knees.json`` beside the curve holds: written when a run is done, empty before.
+
+        Raises
+        ------
+        SchemaError
+            If the file is no list of knees.
+        """
+        file = self.file.with_name(KNEES_FILE)
+        if not file.is_file():
+            return ()
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SchemaError(f"{file} is no JSON ({error}); run the schedule again, which writes it anew.") from error
+        wanted = {"curve", "seed", "axis", "value", "low", "high", "reason"}
+        if not isinstance(found, list) or not all(isinstance(knee, dict) and wanted <= set(knee) for knee in found):
+            raise SchemaError(f"{file} is no list of knees; run the schedule again, which writes it anew.")
+        return tuple(found)
 
 
 def _file(study: Path | str) -> Path:

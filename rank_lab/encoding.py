@@ -146,7 +146,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: i
 def encode_completions(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Encoded:
     """Texts, or prompts and completions, for a causal model: ids, mask, and labels of what is learnt.
 
-    Prompt and completion are tokenised apart and joined, after the token that
+    Prompt and completion are tokenised apart and joined as they are (a space or
+    line break between them belongs into one of them), after the token that
     the tokenizer begins texts with (if it does) and before its end of text (if
     it has one). Of a prompt and a completion only the completion and the end are
     learnt. What is too long is cut at its end. A row with an empty text or

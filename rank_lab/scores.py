@@ -42,12 +42,16 @@ class Score:
         coefficient, larger is better, NaN where it is not defined.
     reference
         Where it is defined.
+    constant
+        Of labels: the best score of one answer for all examples, which has
+        learnt nothing of them; None where there is no such score.
     """
 
     name: str
     kind: str
     function: Callable[[Values, Values], float]
     reference: str
+    constant: Callable[[Values], float] | None = None
 
     def of(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
         """The score of predictions, after a look at their shapes.
@@ -123,6 +127,18 @@ def _spearman(labels: Values, predictions: Values) -> float:
     return float(spearmanr(labels, predictions).statistic)
 
 
+def _majority(labels: Values) -> float:
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels)) if len(labels) else float("nan")
+
+
+def _all_positive(labels: Values) -> float:
+    return _f1(labels, np.ones_like(labels))
+
+
+def _zero(_labels: Values) -> float:
+    return 0.0
+
+
 def _token_accuracy(labels: Values, predictions: Values) -> float:
     return float(predictions.sum() / labels.sum()) if labels.sum() > 0 else float("nan")
 
@@ -134,11 +150,11 @@ def _exact_match(labels: Values, predictions: Values) -> float:
 SCORES: Mapping[str, Score] = {
     score.name: score
     for score in (
-        Score("accuracy", "classification", _accuracy, "scikit-learn, accuracy_score"),
-        Score("matthews_correlation", "classification", _matthews, "scikit-learn, matthews_corrcoef"),
-        Score("f1", "classification", _f1, "scikit-learn, f1_score of class 1"),
-        Score("pearson", "regression", _pearson, "scipy.stats.pearsonr"),
-        Score("spearman", "regression", _spearman, "scipy.stats.spearmanr"),
+        Score("accuracy", "classification", _accuracy, "scikit-learn, accuracy_score", _majority),
+        Score("matthews_correlation", "classification", _matthews, "scikit-learn, matthews_corrcoef", _zero),
+        Score("f1", "classification", _f1, "scikit-learn, f1_score of class 1", _all_positive),
+        Score("pearson", "regression", _pearson, "scipy.stats.pearsonr", _zero),
+        Score("spearman", "regression", _spearman, "scipy.stats.spearmanr", _zero),
         Score("token_accuracy", "causal", _token_accuracy, "share of target tokens that the argmax predicts"),
         Score("exact_match", "causal", _exact_match, "share of examples with all target tokens predicted"),
     )

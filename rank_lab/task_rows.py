@@ -190,7 +190,12 @@ def _of_memory(data: Mapping[str, Iterable[Mapping[str, Any]]], name: str) -> It
         raise DataError(
             f"no set {name!r} among {', '.join(map(repr, data)) or 'none'}; expected 'train' and 'validation'."
         )
-    return enumerate(data[name], start=1)
+    for line, row in enumerate(data[name], start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{name} rows, line {line}: a {type(row).__name__}, expected a mapping from column to value."
+            )
+        yield line, row
 
 
 def _of_hub(task: Task, name: str, commit: str | None) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
@@ -225,11 +230,18 @@ def hub_commit(task: Task, revision: str | None) -> str:
 
 @contextmanager
 def _hub_errors(task: Task) -> Iterator[None]:
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:  # whose HTTP client it is depends on the version
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        DatasetsError,
+        HTTPError,
+    ) as error:  # whose HTTP client it is depends on the version
         raise DataError(
             plain(
                 f"{HUB} {task.name}: cannot be read from the hub ({type(error).__name__}: {error}). Check the network"
