@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
 from rank_lab.sora.gates import GATE_FLAG, whole
+from rank_lab.sora.live import carry, seen_and_unchanged
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
 __all__ = ["ProximalStep", "innermost_optimizer"]
@@ -102,6 +103,7 @@ class ProximalStep:
         self.step_of: Callable[[], int] | None = None
         """Where the number of the step comes from; None for the number of calls so far."""
         self._closed: list[Tensor] = []
+        self._looked_at: list[Tensor] = []
         _check_gates(list(self._gates()))
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before),
@@ -164,48 +166,69 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
-        self._closed = [] if self.revive else [_local(gate) == 0 for _, gate in self._gates()]
+        if not self.revive:
+            self._closed = [torch.cat(_locals(gates)) == 0 for _, gates in self._alike()]
+            self._looked_at = seen_and_unchanged(gate for _, gate in self._gates())
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
-        gates = list(self._gates())
-        if not gates:  # one of several groups that a wrapper steps one by one
+        alike = self._alike()
+        if not alike:  # one of several groups that a wrapper steps one by one
             return
         overflowed = getattr(self.optimizer, "found_inf", None)  # a loss scaler leaves skipping to a fused optimizer
         if overflowed is not None and float(overflowed) > 0:
             self.skipped += 1
+            carry(self._looked_at)
             return
         step = self.step
         strength = self.threshold_at(step)
-        shrink = OPERATORS[self.operator]
-        for group, gate in gates if step >= self.prox_start_step else []:
-            values = _local(gate)
-            values.copy_(shrink(values, self._threshold_of(gate, group, strength)))
-        for held, closed in zip(gates, self._closed, strict=bool(self._closed)):
-            _local(held[1]).masked_fill_(closed, 0.0)
+        shrinks = step >= self.prox_start_step
+        for number, (group, gates) in enumerate(alike if shrinks or self._closed else []):
+            values = torch.cat(_locals(gates))
+            if shrinks:
+                values = OPERATORS[self.operator](values, self._threshold_of(gates, group, strength))
+            if self._closed:
+                values = values.masked_fill(self._closed[number], 0.0)
+            torch._foreach_copy_(_locals(gates), values.split([len(part) for part in _locals(gates)]))
+        carry(self._looked_at)
         self.calls += 1
 
-    def _threshold_of(self, gate: Tensor, group: dict[str, Any], strength: float) -> float | Tensor:
+    def _alike(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Gates that one pass can shrink: of one group, on one device, in one type. A pass for each is far slower."""
+        found: dict[Any, tuple[dict[str, Any], list[Tensor]]] = {}
+        for group, gate in self._gates():
+            found.setdefault((id(group), gate.device, gate.dtype), (group, []))[1].append(gate)
+        return list(found.values())
+
+    def _threshold_of(self, gates: list[Tensor], group: dict[str, Any], strength: float) -> float | Tensor:
         if self.mode == "constant":
             return strength
         size = strength * float(group["lr"])
-        return size if self.mode == "lr" else self._in_adams_metric(gate, group, size)
+        return size if self.mode == "lr" else self._in_adams_metric(gates, group, size)
 
-    def _in_adams_metric(self, gate: Tensor, group: dict[str, Any], size: float) -> Tensor:
+    def _in_adams_metric(self, gates: list[Tensor], group: dict[str, Any], size: float) -> Tensor:
+        moments, steps = zip(*(self._second_moment(gate) for gate in gates), strict=True)
+        taken = torch.stack([step.to(steps[0].device) for step in steps]).tolist()  # a device is asked once for all
+        corrections = [1 - group["betas"][1] ** step for step in taken]
+        if len(set(corrections)) == 1:
+            own = torch.cat(moments) / corrections[0]
+        else:
+            own = torch.cat([moment / by for moment, by in zip(moments, corrections, strict=True)])
+        return torch.where(own > 0, size / (own.sqrt() + group["eps"]), 0.0)
+
+    def _second_moment(self, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a gate's gradients, and over how many steps."""
         state = self.optimizer.state.get(gate, {})
         moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
         if moment is None or "step" not in state:
-            if gate.grad is None:
-                return torch.zeros_like(_local(gate))  # the optimizer passed it over
+            if gate.grad is None:  # the optimizer passed it over
+                return torch.zeros_like(_local(gate)), torch.ones(())
             raise RankLabError(
                 f"mode 'adam' with {type(self.optimizer).__name__}, which keeps no second moments (exp_avg_sq); use"
                 " torch.optim.AdamW, or mode 'lr'."
             )
-        correction = 1 - group["betas"][1] ** float(state["step"])
-        own = _local(moment) / correction
-        if self.adam_rms:
-            own = torch.full_like(own, float(whole(moment).mean()) / correction)
-        return torch.where(own > 0, size / (own.sqrt() + group["eps"]), 0.0)
+        own = whole(moment).mean().expand_as(_local(gate)) if self.adam_rms else _local(moment)
+        return own, torch.as_tensor(state["step"])
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
@@ -256,3 +279,7 @@ def _local(values: Tensor) -> Tensor:
     local = getattr(values, "to_local", None)
     part: Tensor = values if local is None else local()
     return part.detach()
+
+
+def _locals(gates: list[Tensor]) -> list[Tensor]:
+    return [_local(gate) for gate in gates]
