@@ -2,16 +2,20 @@
 
 Looking asks the device for values, which would stop it at every step; so it is done at stated moments, and what was
 seen holds for as long as nothing but :class:`rank_lab.sora.ProximalStep` with ``revive=False`` changes the gate.
-Any other change in place is told by torch's own count of changes, another memory by its address: all directions are
-then computed until the next look. On a CPU, where it costs nothing, the values themselves are checked as well.
+A step of any optimizer ends it, until a proximal step vouches for it; any other change in place is told by torch's
+own count of changes, another memory by its address. All directions are then computed until the next look. On a CPU,
+where it costs nothing, the values themselves are checked as well.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rank_lab.errors import RankLabError
@@ -31,15 +35,18 @@ class _Look:
         How often torch had seen the gate change.
     memory
         Kept, so that its address stays its own.
+    stepped
+        Whether an optimizer stepped the gate, and no proximal step has vouched for it yet.
     """
 
     live: Tensor
     rest: Tensor
     changes: int
     memory: torch.UntypedStorage
+    stepped: bool = False
 
     def holds(self, gate: Tensor) -> bool:
-        """Whether the gate cannot have changed since, as far as that can be told without its values."""
+        """Whether the gate is as it was, as far as torch counts changes: steps of fused optimizers it does not."""
         same = gate.untyped_storage().data_ptr() == self.memory.data_ptr() and gate.device == self.live.device
         return same and gate._version == self.changes
 
@@ -102,7 +109,7 @@ def live_directions(gate: Tensor) -> Tensor | None:
     True
     """
     look = None if torch.compiler.is_compiling() else _LOOKS.get(gate)
-    if look is None or not look.holds(gate) or not len(look.rest):
+    if look is None or look.stepped or not look.holds(gate) or not len(look.rest):
         return None
     if gate.device.type == "cpu" and _opened(gate, look.rest):
         return None
@@ -111,15 +118,29 @@ def live_directions(gate: Tensor) -> Tensor | None:
 
 
 def seen_and_unchanged(gates: Iterable[Tensor]) -> list[Tensor]:
-    """Those of the gates whose last look still holds."""
+    """Those of the gates whose last look holds up to the step that is being taken."""
     return [gate for gate in gates if (look := _LOOKS.get(gate)) is not None and look.holds(gate)]
 
 
 def carry(gates: Iterable[Tensor]) -> None:
     """Let the looks at these gates hold on: they changed, but none that was zero."""
     for gate in gates:
-        look = _LOOKS[gate]
-        _LOOKS[gate] = _Look(look.live, look.rest, gate._version, look.memory)
+        _LOOKS[gate] = replace(_LOOKS[gate], changes=gate._version, stepped=False)
+
+
+def _before_any_step(optimizer: Optimizer, *_: Any) -> None:
+    """What was seen of gates that this optimizer steps holds no longer, unless a proximal step carries it over."""
+    stepped = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    for gate, look in list(_LOOKS.items()):
+        if id(gate) in stepped and look.stepped:
+            del _LOOKS[gate]
+        elif id(gate) in stepped:
+            _LOOKS[gate] = replace(look, stepped=True)
+
+
+@cache
+def _watch_optimizers() -> Any:
+    return register_optimizer_step_pre_hook(_before_any_step)
 
 
 def after_load(module: nn.Module, _: Any) -> None:
@@ -144,11 +165,12 @@ def _look(name: str, gate: Tensor) -> int:
             " leave_out_zeros=False."
         )
     before = _LOOKS.get(gate)
-    if before is not None and before.holds(gate) and _opened(gate, before.rest):
+    if before is not None and not before.stepped and before.holds(gate) and _opened(gate, before.rest):
         raise RankLabError(
             f"{name}: gates that were zero and left out were set by a way that torch does not see, such as"
             " gate.data[...] = value; write 'with torch.no_grad(): gate[...] = value'."
         )
+    _watch_optimizers()
     zero = gate == 0
     live, rest = (~zero).nonzero().flatten(), zero.nonzero().flatten()
     _LOOKS[gate] = _Look(live, rest, gate._version, gate.untyped_storage())

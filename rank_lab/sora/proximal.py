@@ -166,8 +166,9 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
+        self._closed, self._looked_at = [], []
         if not self.revive:
-            self._closed = [torch.cat(_locals(gates)) == 0 for _, gates in self._alike()]
+            self._closed = [torch.cat([_local(gate) for gate in gates]) == 0 for _, gates in self._alike()]
             self._looked_at = seen_and_unchanged(gate for _, gate in self._gates())
 
     @torch.no_grad()
@@ -184,12 +185,13 @@ class ProximalStep:
         strength = self.threshold_at(step)
         shrinks = step >= self.prox_start_step
         for number, (group, gates) in enumerate(alike if shrinks or self._closed else []):
-            values = torch.cat(_locals(gates))
+            parts = [_local(gate) for gate in gates]
+            values = torch.cat(parts)
             if shrinks:
                 values = OPERATORS[self.operator](values, self._threshold_of(gates, group, strength))
             if self._closed:
                 values = values.masked_fill(self._closed[number], 0.0)
-            torch._foreach_copy_(_locals(gates), values.split([len(part) for part in _locals(gates)]))
+            torch._foreach_copy_(parts, values.split([len(part) for part in parts]))
         carry(self._looked_at)
         self.calls += 1
 
@@ -279,7 +281,3 @@ def _local(values: Tensor) -> Tensor:
     local = getattr(values, "to_local", None)
     part: Tensor = values if local is None else local()
     return part.detach()
-
-
-def _locals(gates: list[Tensor]) -> list[Tensor]:
-    return [_local(gate) for gate in gates]

@@ -74,7 +74,7 @@ def run_of(model: Model, *, look_every: int = 7, steps: int = 30, **step: Any) -
     """An own loop with all that could tell a left out direction: decay, moments, clipping, dropout."""
     torch.manual_seed(1)
     model.train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.1), lr=0.01)
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.1), lr=0.01, fused=True)
     ProximalStep(optimizer, revive=False, **({"threshold": 1.0} | step))
     losses = []
     for number in range(steps):
@@ -175,7 +175,33 @@ def by_data(model: Model) -> None:
         gate.data.fill_(0.5)
 
 
-CHANGES = [by_hand, by_state, by_assigned_state, by_other_memory, by_other_parameter, by_optimizer]
+def by_fused_optimizer(model: Model) -> None:
+    """Torch does not count what a fused optimizer changes."""
+    groups = parameter_groups(model)
+    for gate in gate_parameters(model).values():
+        gate.grad = gate.detach() - 0.5
+    optimizer = torch.optim.SGD(groups, lr=1.0, fused=True)
+    optimizer.step()
+
+
+def by_fused_optimizer_then_vouched_for(model: Model) -> None:
+    """A proximal step that comes too late must not vouch for what others did."""
+    by_fused_optimizer(model)
+    optimizer = torch.optim.SGD(parameter_groups(model), lr=0.0, fused=True)
+    ProximalStep(optimizer, 0.0, revive=False)
+    optimizer.step()
+
+
+CHANGES = [
+    by_hand,
+    by_state,
+    by_assigned_state,
+    by_other_memory,
+    by_other_parameter,
+    by_optimizer,
+    by_fused_optimizer,
+    by_fused_optimizer_then_vouched_for,
+]
 
 
 @pytest.mark.parametrize("values_are_asked", [True, False], ids=["cpu", "as on an accelerator"])
@@ -319,7 +345,7 @@ def test_copies_start_afresh_and_nothing_is_kept_alive() -> None:
 
 
 def test_it_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(RankLabError, match="leave_out_zeros=True with revive=True: .* set revive=False"):
+    with pytest.raises(RankLabError, match=r"leave_out_zeros=True with revive=True: .* set revive=False"):
         SoraConfig(r=2, target_modules=["q_proj"], leave_out_zeros=True)
     with pytest.raises(RankLabError, match="no adapter of the model has the option"):
         leave_out_zeros(adapted("llama"))
