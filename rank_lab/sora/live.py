@@ -58,7 +58,8 @@ def leave_out_zeros(model: nn.Module) -> int:
     """Look at all gates of adapters with ``leave_out_zeros``; from now on, directions whose gate is zero are left out.
 
     The Trainer's callback looks at the start of training and with every log and
-    save, loading a state looks too; in a loop of your own, call it now and then.
+    save, loading a PEFT model looks too. Call it in a loop of your own now and
+    then, and after moving a model to another device or type.
 
     Parameters
     ----------
@@ -152,9 +153,11 @@ def after_load(module: nn.Module, _: Any) -> None:
 
 
 def _own_gates(module: nn.Module) -> list[tuple[str, Tensor]]:
-    variants: Any = getattr(module, "lora_variant", {})
-    gates: Any = getattr(module, "lora_gate", {})
-    return [(name, gate) for name, gate in gates.items() if variants[name].config.leave_out_zeros]
+    gates: Any = getattr(module, "lora_gate", None)
+    if not isinstance(gates, nn.ParameterDict):
+        return []
+    layer: Any = module
+    return [(name, gate) for name, gate in gates.items() if layer.lora_variant[name].config.leave_out_zeros]
 
 
 @torch.no_grad()

@@ -300,6 +300,27 @@ def test_under_autocast_and_in_half_precision() -> None:
     torch.testing.assert_close(logits(half[1]), logits(half[0]), rtol=2e-2, atol=2e-2)
 
 
+def test_under_compilation_nothing_is_left_out() -> None:
+    plain, leaving = pair("llama")
+    compiled = torch.compile(leaving, backend="eager")
+    assert torch.equal(logits(compiled), logits(plain))
+    by_hand(plain)
+    by_hand(leaving)
+    assert torch.equal(logits(compiled), logits(plain))
+
+
+def test_an_adapter_that_transformers_loads(tmp_path: Path) -> None:
+    plain, leaving = pair("llama")
+    leaving.save_pretrained(tmp_path)
+    model = base_model("llama")
+    model.load_adapter(tmp_path)
+    for looked in (False, True):
+        if looked:
+            leave_out_zeros(model)
+        assert (min(sizes(model, lambda: logits(model))) == 0) is looked
+        torch.testing.assert_close(logits(model), logits(plain), rtol=1e-6, atol=1e-6)
+
+
 def test_all_else_is_unaffected(tmp_path: Path) -> None:
     plain, leaving = pair("llama")
     expected = logits(leaving)
