@@ -13,8 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rank_lab.analysis import Settings
 from rank_lab.analysis import analyze as analyze_run
 from rank_lab.checkpoint import Checkpoint
+from rank_lab.curve import CURVE_FILE, Curve
+from rank_lab.curve_terminal import curve_summary, render_curve
 from rank_lab.errors import RankLabError, SchemaError
-from rank_lab.export import FORMATS, export_reports
+from rank_lab.export import FORMATS, export_curve, export_reports
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.noise import NOISE_MODES
 from rank_lab.report import RankReport, read_provenance, reports_of
@@ -108,13 +110,17 @@ def analyze_runs(
 
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
-    """Print every report of a study, worst coverage first."""
-    reports = sorted(_reports(study), key=lambda report: -int(report.coverage["failed"].sum()))
+    """Print every report of a study, worst coverage first, and its curve."""
+    curve = _curve(study)
+    reports = sorted(_reports(study, curve), key=lambda report: -int(report.coverage["failed"].sum()))
     if as_json:
-        sys.stdout.write(json.dumps([summary(report) for report in reports], indent=1) + "\n")
+        found = [summary(report) for report in reports] + ([] if curve is None else [curve_summary(curve)])
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
     for report in reports:
         console().print(render(report, modules=modules))
+    if curve is not None:
+        console().print(render_curve(curve))
 
 
 def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
@@ -123,11 +129,23 @@ def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_js
     unknown = [kind for kind in chosen if kind not in FORMATS]
     if unknown:
         raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(FORMATS)}.")
-    files = [str(file) for file in export_reports(_reports(study), out, formats=chosen)]
+    curve = _curve(study)
+    reports = _reports(study, curve)
+    written = export_reports(reports, out, formats=chosen) if reports else []
+    written += [] if curve is None else export_curve(curve, out, formats=chosen)
+    files = [str(file) for file in written]
     sys.stdout.write((json.dumps(files, indent=1) if as_json else "\n".join(files)) + "\n")
 
 
-def _reports(study: Path) -> list[RankReport]:
+def _curve(study: Path) -> Curve | None:
+    """The curve of a study that has one with a row in it."""
+    curve = Curve.load(study) if (study / CURVE_FILE).is_file() else None
+    return curve if curve is not None and curve.records else None
+
+
+def _reports(study: Path, curve: Curve | None) -> list[RankReport]:
+    if curve is not None and not any(study.glob("*.rank")):
+        return []
     return [RankReport.load(folder) for folder in reports_of(study)]
 
 

@@ -8,6 +8,7 @@ one line and exits with code 2.
 __all__ = [
     "CheckpointError",
     "ConvergenceError",
+    "DataError",
     "IncompleteSpectrumError",
     "NonFiniteError",
     "PairingError",
@@ -24,6 +25,10 @@ class RankLabError(Exception):
 
 class CheckpointError(RankLabError, ValueError):
     """A checkpoint cannot be read: missing, truncated, unsafe or unknown."""
+
+
+class DataError(RankLabError, ValueError):
+    """A data set cannot be read, or its texts and labels are not what the task needs."""
 
 
 class PairingError(RankLabError, ValueError):

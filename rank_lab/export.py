@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from rank_lab.curve import Curve
 from rank_lab.report import RankReport
 
-__all__ = ["FORMATS", "export_reports"]
+__all__ = ["FORMATS", "export_curve", "export_reports"]
 
 
 def export_reports(reports: Sequence[RankReport], folder: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -36,17 +37,55 @@ def export_reports(reports: Sequence[RankReport], folder: Path, *, formats: Sequ
         "coverage": pd.concat([report.coverage for report in reports], ignore_index=True),
         "spectra": _long(pd.concat([report.spectra for report in reports], ignore_index=True)),
     }
+    written = _write(tables, folder, formats)
+    file = folder / "provenance.json"
+    file.write_text(
+        json.dumps([dict(report.provenance) for report in reports], indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return [*written, file]
+
+
+def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[Path]:
+    """Write a curve, its numbers of non-zero gates per module and its knees in each of the formats.
+
+    Parameters
+    ----------
+    curve
+        Of a study.
+    folder
+        Made if it is not there.
+    formats
+        Of :data:`FORMATS`.
+
+    Returns
+    -------
+    list of Path
+        The files written: ``curve`` (a row per stage and control), ``curve_modules``
+        (a row per stage, control and module) and ``curve_knees``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = ["seed", "control", "stage"]
+    modules = pd.DataFrame(
+        [
+            {key: getattr(row, key) for key in keys} | {"module": module, "nonzero_gates": count}
+            for row in curve.records
+            for module, count in row.nonzero_by_module.items()
+        ]
+    )
+    tables = {"curve": curve.rows.drop(columns="nonzero_by_module"), "curve_modules": modules}
+    if curve.knees:
+        tables["curve_knees"] = pd.DataFrame(curve.knees)
+    return _write(tables, folder, formats)
+
+
+def _write(tables: dict[str, pd.DataFrame], folder: Path, formats: Sequence[str]) -> list[Path]:
     written = []
     for name, table in tables.items():
         for kind in formats:
             file = folder / f"{name}.{kind}"
             FORMATS[kind](table, file)
             written.append(file)
-    file = folder / "provenance.json"
-    file.write_text(
-        json.dumps([dict(report.provenance) for report in reports], indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    return [*written, file]
+    return written
 
 
 def _long(spectra: pd.DataFrame) -> pd.DataFrame:

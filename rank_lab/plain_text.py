@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["MAX_NAME", "holds_controls", "is_plain", "plain"]
+__all__ = ["MAX_NAME", "first_line", "holds_controls", "is_plain", "plain"]
 
 MAX_NAME = 512
 """Characters of the longest tensor name that is taken for one; the longest of public models have under 200."""
@@ -60,3 +60,14 @@ def plain(text: str, *, limit: int = _MAX_LINE) -> str:
 
 def _escaped(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def first_line(error: Exception) -> str:
+    r"""What another library's error says first; the rest is advice for its own users.
+
+    Examples
+    --------
+    >>> first_line(OSError("no such model\\nsee the manual"))
+    'no such model'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ import torch
 from rank_lab import RankReport, __version__
 from tests.checkpoints import factors, llama, moved, rank_lab, save, save_adapter
 
-VERBS = ("analyze", "show", "export", "fold", "demo")
+VERBS = ("analyze", "show", "export", "fold", "demo", "schedule")
 HEAVY = (
     "torch",
     "transformers",

@@ -1,5 +1,6 @@
 """What the README tells a reader to type works."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer.main
 from safetensors.torch import save_file
 
 from rank_lab.cli import app
+from rank_lab.demo.adapt import BASE
 from rank_lab.schema import UPDATES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -36,7 +38,7 @@ def test_commands_parse(line: str) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {shlex.split(line)[1] for line in commands()} == {"analyze", "show", "export", "fold"}
+    assert {shlex.split(line)[1] for line in commands()} == {"analyze", "show", "export", "fold", "schedule"}
 
 
 def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +52,19 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scope: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), scope)
     assert len(scope["report"].updates) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")  # as for any user on a CPU
+def test_the_quick_start_runs_in_under_20_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks("py")
+    assert sum(bool(line.strip()) for line in block.splitlines()) < 20
+    (tmp_path / "base").symlink_to(BASE)
+    (tmp_path / "texts.txt").write_text("".join(f"What is {n} plus {n}? It is {2 * n}.\n" for n in range(40)))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    report = json.loads((tmp_path / "out" / "lora" / "fold.json").read_text())
+    assert report["model_difference"] < 1e-4
+    assert 0 < sum(report["ranks"].values()) < 8 * 28  # some gates are zero, some are not
 
 
 def test_columns_that_it_explains_exist() -> None:

@@ -46,4 +46,10 @@ peft.get_peft_model(base, config).save_pretrained("sora")
 PYTHON
 env/bin/rank-lab fold sora -o plain --model "$base" >/dev/null
 test -s plain/adapter_model.safetensors
+for name in train validation; do
+    for number in 1 2 3 4 5 6 7 8; do echo "{\"said\": \"$number\", \"label\": $((number % 2))}"; done >"$name.jsonl"
+done
+env/bin/rank-lab schedule "$base" --task parity --text-column said --label-column label --data . --subset 4 --targets q_proj \
+    --thresholds 0,1 --min-steps 1 --max-steps 2 --check-steps 1 --patience 1 -o curves >/dev/null 2>&1
+test -s curves/curve.jsonl
 echo "wheel: every verb works from $(basename dist/*.whl)"

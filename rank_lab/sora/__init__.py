@@ -35,6 +35,7 @@ True
 >>> out.cleanup()
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rank_lab.sora.callback import SoraCallback
@@ -53,20 +54,25 @@ from rank_lab.sora.live import leave_out_zeros
 from rank_lab.sora.model import SoraModel
 from rank_lab.sora.peft_type import register
 from rank_lab.sora.proximal import ProximalStep
+from rank_lab.sora.schedule_plan import Schedule
+from rank_lab.sora.stop_rule import StopRule
 from rank_lab.sora.thresholds import gapped_threshold, soft_threshold, threshold_list
 
 if TYPE_CHECKING:
+    from rank_lab.sora.schedule import run_schedule
     from rank_lab.sora.trainer import SoraTrainer, SoraTrainerMixin
 
 __all__ = [
     "FoldReport",
     "GatedModule",
     "ProximalStep",
+    "Schedule",
     "SoraCallback",
     "SoraConfig",
     "SoraModel",
     "SoraTrainer",
     "SoraTrainerMixin",
+    "StopRule",
     "exact_parameter_count",
     "fold",
     "gapped_threshold",
@@ -76,6 +82,7 @@ __all__ = [
     "leave_out_zeros",
     "parameter_groups",
     "published_parameter_count",
+    "run_schedule",
     "soft_threshold",
     "threshold_list",
 ]
@@ -83,10 +90,11 @@ __all__ = [
 register(SoraConfig, SoraModel, SoraModel.prefix)
 
 
-def __getattr__(name: str) -> object:
-    """Load the Trainer, which takes seconds to import, on first use."""
-    if name not in {"SoraTrainer", "SoraTrainerMixin"}:
-        raise AttributeError(f"module 'rank_lab.sora' has no attribute {name!r}")
-    from rank_lab.sora import trainer
+_LAZY = {"SoraTrainer": "trainer", "SoraTrainerMixin": "trainer", "run_schedule": "schedule"}
 
-    return getattr(trainer, name)
+
+def __getattr__(name: str) -> object:
+    """Load what needs the Trainer, which takes seconds to import, on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rank_lab.sora' has no attribute {name!r}")
+    return getattr(import_module(f"rank_lab.sora.{_LAZY[name]}"), name)

@@ -118,23 +118,21 @@ def gated_modules(model: nn.Module, adapter: str = "default") -> list[GatedModul
     >>> gated_modules(nn.Linear(2, 2))
     []
     """
-    return [
-        GatedModule(name, int(B.shape[0]), int(A.shape[1]), int(A.shape[0]), int(torch.count_nonzero(whole(gate))))
-        for name, A, B, gate in _gated(model, adapter)
-    ]
+    found = []
+    for name, layer in gated_layers(model, adapter):
+        A, B, gate = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, whole(layer.lora_gate[adapter])
+        found.append(
+            GatedModule(name, int(B.shape[0]), int(A.shape[1]), int(A.shape[0]), int(torch.count_nonzero(gate)))
+        )
+    return found
 
 
-def _gated(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def gated_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:
+    """Path in the base model, and PEFT's layer there, of every module that the adapter gates."""
     for name, module in model.named_modules():
         gates: Any = getattr(module, "lora_gate", None)
         if isinstance(gates, nn.ParameterDict) and adapter in gates:
-            layer: Any = module
-            yield (
-                name.removeprefix(_WRAPPER),
-                layer.lora_A[adapter].weight,
-                layer.lora_B[adapter].weight,
-                gates[adapter],
-            )
+            yield name.removeprefix(_WRAPPER), module
 
 
 def whole(values: Tensor) -> Tensor:
@@ -142,6 +140,13 @@ def whole(values: Tensor) -> Tensor:
     full = getattr(values, "full_tensor", None)
     gathered: Tensor = values if full is None else full()
     return gathered.detach()
+
+
+def local(values: Tensor) -> Tensor:
+    """The part that this process holds of a tensor that may be spread over several, sharing its memory."""
+    of_process = getattr(values, "to_local", None)
+    part: Tensor = values if of_process is None else of_process()
+    return part.detach()
 
 
 def exact_parameter_count(modules: list[GatedModule]) -> int:

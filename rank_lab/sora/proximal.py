@@ -1,21 +1,56 @@
 """The proximal step: after each step of the optimizer, gates are shrunk and small ones become zero."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
-from rank_lab.sora.gates import GATE_FLAG, whole
+from rank_lab.sora.adam_metric import denominators_of
+from rank_lab.sora.gates import GATE_FLAG, local
 from rank_lab.sora.live import carry, seen_and_unchanged
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
-__all__ = ["ProximalStep", "innermost_optimizer"]
+__all__ = ["GateController", "ProximalStep", "innermost_optimizer"]
 
 Threshold = float | Callable[[int], float]
+_Gates = Sequence[tuple[dict[str, Any], Tensor]]
+_CONTROLLER = "controller"
 _RECORDED = ("mode", "operator", "prox_start_step", "adam_rms", "revive")
+
+
+@runtime_checkable
+class GateController(Protocol):
+    """A threshold that goes by the gates; all that it goes by is in its state.
+
+    See :class:`rank_lab.sora.target.TargetThreshold`.
+    """
+
+    def __call__(self, step: int) -> float:
+        """The threshold in force after that step."""
+        ...
+
+    def begin(self) -> None:
+        """Training begins: forget an earlier one."""
+        ...
+
+    def before_step(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        """Which values of each vector of gates stay zero in this step."""
+        ...
+
+    def after_step(self, step: int, mode: str, shrunk: Callable[[float], list[Tensor]]) -> None:
+        """Decide on this step's threshold; ``shrunk`` tells what gates would be with one."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
 
 
 class ProximalStep:
@@ -46,7 +81,8 @@ class ProximalStep:
         :func:`rank_lab.sora.parameter_groups`.
     threshold
         :math:`\lambda`: a number, or a function of the step (from 0), which must
-        depend on nothing else: that is what makes a resumed run the same run.
+        depend on nothing else: that is what makes a resumed run the same run. Or a
+        :class:`GateController`, whose state is saved and loaded with this one's.
     mode, operator
         See above, and :mod:`rank_lab.sora.thresholds`.
     prox_start_step
@@ -104,6 +140,9 @@ class ProximalStep:
         """Where the number of the step comes from; None for the number of calls so far."""
         self._closed: list[Tensor] = []
         self._looked_at: list[Tensor] = []
+        self._controller = threshold if isinstance(threshold, GateController) else None
+        if self._controller is not None:
+            self._controller.begin()
         _check_gates(list(self._gates()))
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before),
@@ -130,7 +169,8 @@ class ProximalStep:
         """What a resumed run needs and what a reader of the run wants to know, as plain values."""
         step = self.step
         last = self.threshold_at(max(step - 1, 0))  # a function may end with the run
-        return {"calls": self.calls, "step": step, "threshold": last} | self.settings()
+        state = {"calls": self.calls, "step": step, "threshold": last} | self.settings()
+        return state if self._controller is None else state | {_CONTROLLER: self._controller.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from there.
@@ -148,6 +188,13 @@ class ProximalStep:
                 )
         if "calls" not in state:
             raise RankLabError(f"a state of {sorted(state)} is not one of ProximalStep; expected its state_dict().")
+        if (_CONTROLLER in state) != (self._controller is not None):
+            raise RankLabError(
+                "the run was saved with a threshold that goes by the gates and would go on without, or the other way"
+                " round; resume with the same kind of threshold, or start a new run from its adapter."
+            )
+        if self._controller is not None:
+            self._controller.load_state_dict(state[_CONTROLLER])
         self.calls = int(state["calls"])
 
     def settings(self) -> dict[str, Any]:
@@ -166,71 +213,67 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
-        self._closed, self._looked_at = [], []
-        if not self.revive:
-            self._closed = [torch.cat([_local(gate) for gate in gates]) == 0 for _, gates in self._alike()]
-            self._looked_at = seen_and_unchanged(gate for _, gate in self._gates())
+        gates = list(self._gates())
+        vectors = [gate for _, gate in gates]
+        self._closed = [] if self.revive else _joint(gates, lambda _group, _places, values: values == 0)
+        self._looked_at = [] if self.revive else seen_and_unchanged(vectors)
+        if self._controller is not None and gates:
+            held = self._controller.before_step(vectors)
+            self._closed = [a | b for a, b in zip(self._closed, held, strict=True)] if self._closed else held
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
-        alike = self._alike()
-        if not alike:  # one of several groups that a wrapper steps one by one
+        gates = list(self._gates())
+        if not gates:  # one of several groups that a wrapper steps one by one
             return
         overflowed = getattr(self.optimizer, "found_inf", None)  # a loss scaler leaves skipping to a fused optimizer
         if overflowed is not None and float(overflowed) > 0:
             self.skipped += 1
             carry(self._looked_at)
             return
+        vectors = [local(gate) for _, gate in gates]
+        if self._closed:
+            torch._foreach_copy_(vectors, _joint(gates, self._shut))
         step = self.step
+        acts = step >= self.prox_start_step
+        if self._controller is not None and acts:
+            self._controller.after_step(step, self.mode, lambda strength: self._shrunk(gates, strength))
         strength = self.threshold_at(step)
-        shrinks = step >= self.prox_start_step
-        for number, (group, gates) in enumerate(alike if shrinks or self._closed else []):
-            parts = [_local(gate) for gate in gates]
-            values = torch.cat(parts)
-            if shrinks:
-                values = OPERATORS[self.operator](values, self._threshold_of(gates, group, strength))
-            if self._closed:
-                values = values.masked_fill(self._closed[number], 0.0)
-            torch._foreach_copy_(parts, values.split([len(part) for part in parts]))
+        if acts:
+            torch._foreach_copy_(vectors, self._shrunk(gates, strength))
         carry(self._looked_at)
         self.calls += 1
 
-    def _alike(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """Gates that one pass can shrink: of one group, on one device, in one type. A pass for each is far slower."""
-        found: dict[Any, tuple[dict[str, Any], list[Tensor]]] = {}
-        for group, gate in self._gates():
-            found.setdefault((id(group), gate.device, gate.dtype), (group, []))[1].append(gate)
-        return list(found.values())
+    def _shut(self, _group: dict[str, Any], places: list[int], values: Tensor) -> Tensor:
+        return values.masked_fill(torch.cat([self._closed[place] for place in places]), 0.0)
+
+    def _shrunk(self, gates: _Gates, strength: float) -> list[Tensor]:
+        def shrink(group: dict[str, Any], places: list[int], values: Tensor) -> Tensor:
+            held = [gates[place][1] for place in places]
+            return OPERATORS[self.operator](values, self._threshold_of(held, group, strength))
+
+        return _joint(gates, shrink)
 
     def _threshold_of(self, gates: list[Tensor], group: dict[str, Any], strength: float) -> float | Tensor:
         if self.mode == "constant":
             return strength
         size = strength * float(group["lr"])
-        return size if self.mode == "lr" else self._in_adams_metric(gates, group, size)
+        if self.mode == "lr":
+            return size
+        return size / denominators_of(self.optimizer, gates, group, adam_rms=self.adam_rms)
 
-    def _in_adams_metric(self, gates: list[Tensor], group: dict[str, Any], size: float) -> Tensor:
-        moments, steps = zip(*(self._second_moment(gate) for gate in gates), strict=True)
-        taken = torch.stack([step.to(steps[0].device) for step in steps]).tolist()  # a device is asked once for all
-        corrections = [1 - group["betas"][1] ** step for step in taken]
-        if len(set(corrections)) == 1:
-            own = torch.cat(moments) / corrections[0]
-        else:
-            own = torch.cat([moment / by for moment, by in zip(moments, corrections, strict=True)])
-        return torch.where(own > 0, size / (own.sqrt() + group["eps"]), 0.0)
 
-    def _second_moment(self, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a gate's gradients, and over how many steps."""
-        state = self.optimizer.state.get(gate, {})
-        moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        if moment is None or "step" not in state:
-            if gate.grad is None:  # the optimizer passed it over
-                return torch.zeros_like(_local(gate)), torch.ones(())
-            raise RankLabError(
-                f"mode 'adam' with {type(self.optimizer).__name__}, which keeps no second moments (exp_avg_sq); use"
-                " torch.optim.AdamW, or mode 'lr'."
-            )
-        own = whole(moment).mean().expand_as(_local(gate)) if self.adam_rms else _local(moment)
-        return own, torch.as_tensor(state["step"])
+def _joint(gates: _Gates, function: Callable[[dict[str, Any], list[int], Tensor], Tensor]) -> list[Tensor]:
+    """A function of all gates of one group, device and type at once, in parts: a pass for each gate is far slower."""
+    alike: dict[Any, list[int]] = {}
+    for place, (group, gate) in enumerate(gates):
+        alike.setdefault((id(group), gate.device, gate.dtype), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        parts = [local(gates[place][1]) for place in places]
+        values = function(gates[places[0]][0], places, torch.cat(parts))
+        found.update(zip(places, values.split([len(part) for part in parts]), strict=True))
+    return [found[place] for place in range(len(gates))]
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
@@ -274,10 +317,3 @@ def _check_gates(gates: list[tuple[dict[str, Any], Tensor]]) -> None:
                 f"the gates have weight_decay {group['weight_decay']:g}, which shrinks them beside the threshold; give"
                 " their group weight_decay 0."
             )
-
-
-def _local(values: Tensor) -> Tensor:
-    """The part that this process holds of a tensor that may be spread over several, sharing its memory."""
-    local = getattr(values, "to_local", None)
-    part: Tensor = values if local is None else local()
-    return part.detach()

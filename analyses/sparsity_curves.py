@@ -1,0 +1,222 @@
+"""Memorization and generalization as SoRA's threshold rises: Figure 3 of arXiv 2311.11696, with its controls.
+
+``python -m analyses.sparsity_curves --data ../shared/data`` adapts the MiniLM encoder that the development
+environment carries to RTE by SoRA, raises the threshold stage by stage (Algorithm 1), and sets beside the curve
+what one-shot pruning, SVD truncation and the published script's loop reach with as many parameters. Other tasks,
+models, seeds and sizes by flags; a run that was stopped goes on. The curve, its configuration and its pictures are
+kept in ``results/sparsity_curves/``.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analyses.machine import about_machine, table
+from analyses.storage_formats import encoder_folder
+from rank_lab.curve import SORA, Curve
+from rank_lab.curve_terminal import interval_text, knee_sentence
+from rank_lab.plain_text import first_line
+
+__all__ = ["draw", "main"]
+
+_RESULTS = Path(__file__).parent / "results" / "sparsity_curves"
+_KEPT = ("curve.jsonl", "knees.json", "schedule.json", "task.json", "memorization_subset.json")
+_COLORS = {"memorization": "#0072B2", "generalization": "#D55E00"}  # Okabe-Ito
+_CONTROLS = {
+    "sora": ("SoRA, trained on", "circle", "solid"),
+    "as_shipped": ("as published (learning rate 0)", "x", "dot"),
+    "one_shot": ("dense gates, pruned once by size", "triangle-up", "dash"),
+    "one_shot_importance": ("dense gates, pruned once by importance", "triangle-down", "dash"),
+    "svd": ("dense update, truncated SVD", "square", "dashdot"),
+}
+
+_COMMON = [
+    "--rank",
+    "8",
+    "--targets",
+    "query,key,value,dense",
+    "--lr",
+    "5e-4",
+    "--gate-lr",
+    "1e-2",
+    "--batch-size",
+    "16",
+]
+TWO_CORES = [
+    *_COMMON, "--thresholds", "0,0.5,1,2,3,4,6", "--train-limit", "2000", "--max-length", "96", "--subset", "500",
+    "--dense-steps", "500", "--min-steps", "60", "--max-steps", "120", "--check-steps", "10", "--patience", "2",
+]  # fmt: skip
+"""At most half an hour on two cores."""
+QUICK = [
+    *_COMMON, "--thresholds", "0,40,80,160,320", "--train-limit", "40", "--max-length", "24", "--subset", "20",
+    "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1",
+]  # fmt: skip
+
+
+def draw(rows: pd.DataFrame) -> go.Figure:
+    """Both measures, against the number of non-zero parameters; hollow where a stage did not converge.
+
+    Parameters
+    ----------
+    rows
+        Of one task's curve.
+    """
+    figure = make_subplots(rows=1, cols=2, subplot_titles=[name.capitalize() for name in _COLORS], shared_yaxes=True)
+    for column, name in enumerate(_COLORS, start=1):
+        for control in [known for known in _CONTROLS if known in set(rows["control"])]:
+            for seed, part in rows[rows["control"] == control].groupby("seed"):
+                figure.add_trace(_line(part, name, control, first=seed == rows["seed"].min()), row=1, col=column)
+        figure.update_xaxes(title="non-zero parameters (exact)", row=1, col=column)
+    first = rows.iloc[0]
+    figure.update_yaxes(title=f"100 × {first['score']} / that of {first['reference'].replace('_', ' ')}", row=1, col=1)
+    figure.update_layout(
+        template="simple_white", width=1000, height=430, font_size=13, margin={"l": 70, "r": 20, "t": 40, "b": 120},
+        legend={"orientation": "h", "y": -0.25, "x": 0.5, "xanchor": "center"},
+    )  # fmt: skip
+    return figure
+
+
+def _line(rows: pd.DataFrame, name: str, control: str, *, first: bool) -> go.Scatter:
+    label, symbol, dash = _CONTROLS[control]
+    ours = control == "sora"
+    rows = rows.sort_values("nonzero_parameters")
+    open_symbols = [f"{symbol}-open" if ours and converged is False else symbol for converged in rows["converged"]]
+    errors = {
+        "array": rows[f"{name}_high"] - rows[name],
+        "arrayminus": rows[name] - rows[f"{name}_low"],
+        "visible": ours,
+        "thickness": 1,
+    }
+    return go.Scatter(
+        x=rows["nonzero_parameters"], y=rows[name], mode="lines+markers", name=label, legendgroup=control,
+        showlegend=first and name == "memorization", error_y=errors,
+        marker={"symbol": open_symbols, "size": 9 if ours else 7},
+        line={"color": _COLORS[name] if ours else "#7F7F7F", "dash": dash, "width": 2.5 if ours else 1.2},
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace, task: str) -> Path:
+    """Algorithm 1 on one task, through the command line that users have; its folder.
+
+    Parameters
+    ----------
+    options
+        As parsed.
+    task
+        One of GLUE's.
+    """
+    study = options.study / task
+    data = ["--data", str(options.data / task)] if options.data is not None else []
+    command = [
+        sys.executable, "-m", "rank_lab", "schedule", str(options.model or encoder_folder()), "-o", str(study),
+        "--task", task, *data, *options.arguments,
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    return study
+
+
+def keep(study: Path, out: Path, seconds: float) -> None:
+    """Copy what a reader needs to judge the curve, draw it, and say what it shows.
+
+    Parameters
+    ----------
+    study
+        Of one task.
+    out
+        Folder for the task's results.
+    seconds
+        That this call took.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    curve = Curve.load(study)
+    for name in _KEPT:
+        shutil.copyfile(study / name, out / name)
+    machine = about_machine(["rank-lab", "torch", "transformers", "peft"])
+    text = _report(curve, machine, seconds)
+    (out / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+    try:
+        draw(curve.rows).write_image(out / "curve.png", scale=2)
+        draw(curve.rows).write_image(out / "curve.svg")
+    except (ImportError, RuntimeError, ValueError) as error:  # kaleido, or the browser that it drives, is missing
+        sys.exit(f"no picture drawn: {first_line(error)}; the curve is in {out}, run this again once that is mended.")
+
+
+def _report(curve: Curve, machine: dict[str, Any], seconds: float) -> str:
+    rows = curve.rows
+    first = rows.iloc[0]
+    parts = [f"# {first['task']}: {first['model']}, {first['score']}"]
+    parts.append(
+        f"100 x {first['score']} / that of {first['reference'].replace('_', ' ')}, with the 95 % interval of a paired"
+        f" bootstrap, on {first['train_examples']} training examples (memorization; stage 0 has"
+        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage 0"
+        f" has {_span(rows, 'validation_score')})."
+    )
+    for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
+        parts += [f"## {control}, seed {seed}", table(_HEADINGS, [_cells(row) for row in part.to_dict("records")])]
+    told = sorted({warning for warning in rows["warning"] if warning})
+    parts += ["## Warnings of the run", "\n".join(f"- {warning}" for warning in told)] if told else []
+    parts += ["## Knees", "\n".join(f"- {knee_sentence(knee)}" for knee in curve.knees)]
+    parts.append(
+        f"Training took {rows['seconds'].sum():.0f} s in all, the last call of this program {seconds:.0f} s."
+        f" {machine['processor']}, {machine['cores']} cores, load {machine['load_average']}, {machine['date']}, "
+        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        + "."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+_HEADINGS = ("stage", "threshold", "steps", "ended", "gates", "parameters", "published count", "effective rank",
+             "memorization", "generalization", "training loss", "validation loss")  # fmt: skip
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    return [
+        str(row["stage"]), _number(row["threshold"], "{:g}"), str(row["steps"]), str(row["stop"]).replace("_", " "),
+        str(row["nonzero_gates"]), f"{row['nonzero_parameters']:,}", _number(row["published_parameters"], "{:,.0f}"),
+        _number(row["effective_rank"], "{:.2f}"),
+        interval_text(row, "memorization"), interval_text(row, "generalization"),
+        _number(row["train_loss"], "{:.4f}"), _number(row["validation_loss"], "{:.4f}"),
+    ]  # fmt: skip
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if pd.isna(value) else form.format(value)
+
+
+def _span(rows: pd.DataFrame, name: str) -> str:
+    dense = rows.loc[(rows["control"] == SORA) & (rows["stage"] == 0), name]
+    return f"{dense.min():.3f}" if len(dense) == 1 else f"{dense.min():.3f} to {dense.max():.3f}"
+
+
+def main() -> None:
+    """Run every task, keep its curve, draw it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Further options go to 'rank-lab schedule' as they are."
+    )
+    parser.add_argument("--tasks", nargs="+", default=["rte"], help="of GLUE")
+    parser.add_argument("--data", type=Path, help="folder with a folder for each task; default the hub")
+    parser.add_argument("--model", help="folder or hub id; default the MiniLM encoder of the development environment")
+    parser.add_argument(
+        "--study", type=Path, default=Path("sparsity-study"), help="where runs are and are gone on with"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for a folder of results for each task")
+    options, further = parser.parse_known_args()
+    options.arguments = [*(QUICK if options.quick else TWO_CORES), *further]
+    for task in options.tasks:
+        began = time.monotonic()
+        study = run(options, task)
+        keep(study, options.out / task, time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

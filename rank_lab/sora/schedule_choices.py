@@ -1,0 +1,253 @@
+"""What the verb ``schedule`` was asked for, as typed; checked when it is carried out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rank_lab.errors import DataError, RankLabError
+from rank_lab.plain_text import first_line
+from rank_lab.sora.config import SoraConfig
+from rank_lab.sora.schedule_plan import Schedule
+from rank_lab.sora.stop_rule import StopRule
+from rank_lab.sora.thresholds import threshold_list
+from rank_lab.tasks import GLUE, Subset, Task, TaskData, encoded, task_named
+
+__all__ = ["Adapter", "Inputs", "Plan", "Training"]
+
+_PEFT_TASKS = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal": "CAUSAL_LM"}
+_SCORES = {"classification": "accuracy", "regression": "pearson", "causal": "token_accuracy"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model and its task, as typed.
+
+    Parameters
+    ----------
+    model
+        Folder or hub id of the base.
+    task
+        One of GLUE's names, or any where the columns are given.
+    data
+        Folder of ``train.jsonl`` and ``validation.jsonl``; None for the hub.
+    text_columns, label_column, kind, score
+        Of a task of the user's own; no text columns for one of GLUE's.
+    max_length, train_limit
+        Tokens of the longest example, and how many training examples; None for all.
+    """
+
+    model: str
+    task: str
+    data: Path | None = None
+    text_columns: tuple[str, ...] = ()
+    label_column: str = ""
+    kind: str = "classification"
+    score: str = ""
+    max_length: int | None = None
+    train_limit: int | None = None
+
+    def encoded(self) -> TaskData:
+        """Both sets, tokenised by the model's own tokenizer.
+
+        Raises
+        ------
+        RankLabError
+            If the task is not known, its columns were not given, or its data cannot be read.
+        """
+        from transformers import AutoTokenizer
+
+        task = self._task()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.model}: no tokenizer could be loaded ({first_line(error)}).") from error
+        return encoded(task, self.data, tokenizer, max_length=self.max_length, subset=Subset(train=self.train_limit))
+
+    def _task(self) -> Task:
+        own = self.text_columns or self.label_column or self.score
+        if not own:
+            return task_named(self.task)
+        if self.task in GLUE:
+            raise DataError(
+                f"--task {self.task} is GLUE's, whose columns and score are known; give a task of your own another"
+                " name, or leave out --text-column, --label-column and --score."
+            )
+        score = self.score or _SCORES.get(self.kind, "accuracy")
+        return Task(self.task, self.kind, self.text_columns, self.label_column, score)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is raised from stage to stage, and when a stage ends, as typed.
+
+    Parameters
+    ----------
+    thresholds, target_ranks, target_parameters
+        Lists, comma-separated; empty for none.
+    kind, start, stop, count
+        Or a list by formula; see :func:`rank_lab.sora.threshold_list`.
+    controls
+        Comma-separated; ``none`` for none, None for all that apply.
+    seeds
+        Comma-separated.
+    reference, subset, keep_moments
+        See :class:`rank_lab.sora.Schedule`.
+    min_steps, max_steps, check_steps, patience, tolerance
+        See :class:`rank_lab.sora.StopRule`.
+    dense_steps
+        Largest number of steps of stage 0; None for ``max_steps``.
+    """
+
+    thresholds: str = ""
+    target_ranks: str = ""
+    target_parameters: str = ""
+    kind: str = "linear"
+    start: float = 0.0
+    stop: float | None = None
+    count: int = 7
+    controls: str | None = None
+    seeds: str = "0"
+    reference: str = "stage_0"
+    subset: int = 1000
+    keep_moments: bool = True
+    min_steps: int = 100
+    max_steps: int = 1000
+    check_steps: int = 20
+    patience: int = 3
+    tolerance: float = 0.01
+    dense_steps: int | None = None
+
+    def schedule(self) -> Schedule:
+        """As :func:`rank_lab.sora.run_schedule` takes it.
+
+        Raises
+        ------
+        RankLabError
+            If no list or several were given, or a value is none of those that it may be.
+        """
+        rule = StopRule(self.min_steps, self.max_steps, self.check_steps, self.patience, self.tolerance)
+        dense = None
+        if self.dense_steps is not None:
+            dense = replace(rule, max_steps=self.dense_steps, min_steps=min(self.min_steps, self.dense_steps))
+        return Schedule(
+            **self._sweep(), stop=rule, dense_stop=dense, controls=self._controls(), reference=self.reference,
+            subset=self.subset, seeds=_whole(self.seeds, "--seeds"), keep_moments=self.keep_moments,
+        )  # fmt: skip
+
+    def _sweep(self) -> dict[str, Any]:
+        given = [
+            name
+            for name, value in (
+                ("--thresholds", self.thresholds), ("--stop", self.stop is not None),
+                ("--target-ranks", self.target_ranks), ("--target-parameters", self.target_parameters),
+            )
+            if value
+        ]  # fmt: skip
+        if len(given) != 1:
+            raise RankLabError(
+                f"{' and '.join(given) or 'no thresholds'} given; expected one of --thresholds 0,1,2, --stop 2 (with"
+                " --start, --count, --list), --target-ranks 6,4,2 and --target-parameters 100000,50000."
+            )
+        if self.stop is not None:
+            return {"thresholds": tuple(threshold_list(self.kind, self.start, self.stop, self.count))}
+        if self.target_parameters:
+            return {"target_parameters": _whole(self.target_parameters, "--target-parameters")}
+        if self.target_ranks:
+            return {"target_ranks": _numbers(self.target_ranks, "--target-ranks")}
+        return {"thresholds": _numbers(self.thresholds, "--thresholds")}
+
+    def _controls(self) -> tuple[str, ...] | None:
+        if self.controls is None:
+            return None
+        return () if self.controls == "none" else tuple(name.strip() for name in self.controls.split(","))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is trained, as typed; see :class:`rank_lab.sora.SoraConfig`.
+
+    Parameters
+    ----------
+    rank, alpha, dropout, targets
+        LoRA's; targets comma-separated.
+    mode, operator, gate_init, gate_lr, l1_weight, revive
+        SoRA's.
+    freeze_head
+        Whether a classification head stays as it starts, as in the published code.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str = "all-linear"
+    mode: str = "lr"
+    operator: str = "soft"
+    gate_init: str = "ones"
+    gate_lr: float | None = None
+    l1_weight: float = 0.0
+    revive: bool = True
+    freeze_head: bool = False
+
+    def config(self, kind: str) -> SoraConfig:
+        """The configuration for a task of that kind."""
+        names = [name.strip() for name in self.targets.split(",") if name.strip()]
+        return SoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
+            target_modules=names[0] if names == ["all-linear"] else names, task_type=_PEFT_TASKS[kind],
+            threshold_mode=self.mode, operator=self.operator, gate_init=self.gate_init, gate_lr=self.gate_lr,
+            l1_weight=self.l1_weight, revive=self.revive,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """How each stage is trained, as typed; see transformers' ``TrainingArguments``.
+
+    Parameters
+    ----------
+    learning_rate, scheduler, warmup, weight_decay, clip
+        Of the optimizer, AdamW; warm-up as a fraction of a stage.
+    batch_size, accumulation, evaluation_batch_size
+        Examples.
+    bf16
+        Mixed precision.
+    device
+        ``cpu`` or ``cuda``.
+    """
+
+    learning_rate: float = 1e-3
+    scheduler: str = "constant_with_warmup"
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    batch_size: int = 16
+    accumulation: int = 1
+    evaluation_batch_size: int = 64
+    bf16: bool = False
+    device: str = "cpu"
+
+    def arguments(self, study: Path) -> Any:
+        """The template that :func:`rank_lab.sora.run_schedule` takes."""
+        from transformers import TrainingArguments
+
+        return TrainingArguments(
+            str(study), learning_rate=self.learning_rate, lr_scheduler_type=self.scheduler,
+            warmup_steps=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.clip,
+            per_device_train_batch_size=self.batch_size, gradient_accumulation_steps=self.accumulation,
+            per_device_eval_batch_size=self.evaluation_batch_size, bf16=self.bf16, use_cpu=self.device == "cpu",
+            dataloader_pin_memory=self.device != "cpu", report_to=[],
+        )  # fmt: skip
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise RankLabError(f"{option} {text}: expected numbers with commas between, such as 0,1,2.5.") from None
+
+
+def _whole(text: str, option: str) -> tuple[int, ...]:
+    values = _numbers(text, option)
+    if any(value != int(value) for value in values):
+        raise RankLabError(f"{option} {text}: expected whole numbers with commas between.")
+    return tuple(int(value) for value in values)

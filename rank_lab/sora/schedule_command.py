@@ -1,0 +1,123 @@
+"""What ``rank-lab schedule`` does: read a task and a model, run Algorithm 1, print its curves."""
+
+import copy
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rank_lab.commands import console
+from rank_lab.curve import CurveRow
+from rank_lab.curve_terminal import curve_summary, render_curve, sentence
+from rank_lab.durable import write_whole
+from rank_lab.errors import RankLabError
+from rank_lab.plain_text import first_line
+from rank_lab.scores import SCORES
+from rank_lab.sora.knees import save_knees
+from rank_lab.sora.schedule import run_schedule
+from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
+from rank_lab.sora.schedule_plan import Schedule
+from rank_lab.tasks import TaskData
+
+__all__ = ["make_model_of", "run_and_print"]
+
+TASK_FILE = "task.json"
+"""Where the rows came from, what was cut and left out."""
+
+
+def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[], nn.Module]:
+    """What makes the model with its SoRA adapter, anew at each call.
+
+    Parameters
+    ----------
+    source
+        Folder or hub id of the base.
+    data
+        For the kind of the task and the number of classes.
+    adapter
+        As typed.
+    """
+    kind = data.task.kind
+    config = adapter.config(kind)
+
+    def make_model() -> nn.Module:
+        from peft import get_peft_model
+
+        base = _base_model(source, data)
+        if base.config.pad_token_id is None:
+            base.config.pad_token_id = data.source["tokenizer"]["pad_token_id"]
+        model: nn.Module = get_peft_model(base, copy.deepcopy(config))
+        if adapter.freeze_head:
+            for name, value in model.named_parameters():
+                value.requires_grad_(value.requires_grad and "modules_to_save" not in name)
+        return model
+
+    return make_model
+
+
+def _base_model(source: str, data: TaskData) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    kind = data.task.kind
+    try:
+        if kind == "causal":
+            return AutoModelForCausalLM.from_pretrained(source)
+        problem = "regression" if kind == "regression" else "single_label_classification"
+        return AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=data.classes or 1, problem_type=problem, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError) as error:
+        raise RankLabError(f"{source}: no model for a {kind} task could be loaded ({first_line(error)}).") from error
+
+
+def run_and_print(
+    inputs: Inputs, study: Path, adapter: Adapter, training: Training, schedule: Schedule, *, as_json: bool
+) -> None:
+    """Run the schedule, a line on standard error for each stage that is done, and print its curves with their knees.
+
+    Parameters
+    ----------
+    inputs, adapter, training
+        As typed.
+    study
+        Folder that receives everything; one that was stopped goes on.
+    schedule
+        What is run.
+    as_json
+        The rows and knees as JSON, in place of tables.
+    """
+    _quiet()
+    arguments = training.arguments(study)
+    data = inputs.encoded()
+    for warning in data.source["warnings"]:
+        sys.stderr.write(f"note: {warning}\n")
+    curve = run_schedule(
+        make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
+        score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
+        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell,
+    )  # fmt: skip
+    write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
+    save_knees(curve)
+    if as_json:
+        sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
+    else:
+        console().print(render_curve(curve))
+        console().print(f"written: {study}", highlight=False)
+
+
+def _quiet() -> None:
+    """No load reports and bars of other libraries between the lines of a run; a new head is meant to be new."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
+
+
+def _tell(row: CurveRow) -> None:
+    sys.stderr.write(sentence(row) + "\n")
+    sys.stderr.flush()

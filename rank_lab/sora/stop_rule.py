@@ -1,0 +1,128 @@
+"""When a stage of training ends: a function of what the Trainer has logged, and of nothing else."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rank_lab.errors import RankLabError
+
+__all__ = ["Stop", "StopRule", "checks_of", "stopped"]
+
+Stop = Literal["converged", "max_steps"]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    r"""A stage has converged when the number of non-zero gates rests and the training loss is flat.
+
+    Checked every ``check_steps``: the number must be the same in the last
+    ``patience`` checks, and the mean loss :math:`\bar L` of those must differ from
+    that of the ``patience`` checks before by less than ``tolerance`` of the
+    latter, :math:`|\bar L_2 - \bar L_1| < \tau |\bar L_1|`.
+
+    A loss is also flat where the learning rate is tiny: with a schedule that falls
+    to zero every stage "converges" in the end. The default arguments of
+    :func:`rank_lab.sora.run_schedule` keep the rate constant after warm-up; a row
+    that ended at less than a tenth of its largest rate says so in its warning.
+
+    Parameters
+    ----------
+    min_steps
+        No end before; must not lie within warm-up.
+    max_steps
+        The end at the latest, and the length of the learning rate's schedule; a multiple of ``check_steps``.
+    check_steps
+        Steps from check to check; a check's loss is the mean over them.
+    patience
+        Number of checks.
+    tolerance
+        Relative change of the loss.
+
+    Raises
+    ------
+    RankLabError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> StopRule(max_steps=200).check_steps
+    20
+    """
+
+    min_steps: int = 100
+    max_steps: int = 1000
+    check_steps: int = 20
+    patience: int = 3
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse what could never stop, or stop at once."""
+        for name in ("max_steps", "check_steps", "patience"):
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise RankLabError(f"{name} {getattr(self, name)!r}: expected a whole number, 1 or more.")
+        if not _whole(self.min_steps) or not 0 <= self.min_steps <= self.max_steps:
+            raise RankLabError(f"min_steps {self.min_steps!r}: expected 0 to max_steps, {self.max_steps}.")
+        if self.max_steps % self.check_steps:
+            raise RankLabError(
+                f"max_steps {self.max_steps} is no multiple of check_steps {self.check_steps}: the last steps would not"
+                f" be checked; give {self.max_steps - self.max_steps % self.check_steps or self.check_steps}."
+            )
+        if not math.isfinite(self.tolerance) or self.tolerance < 0:
+            raise RankLabError(f"tolerance {self.tolerance!r}: expected a fraction, 0 or more; 0 for max_steps always.")
+
+
+def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None:
+    """Whether training ends at the last check of a Trainer's log, and why.
+
+    Parameters
+    ----------
+    rule
+        Of the stage.
+    history
+        ``TrainerState.log_history`` of the stage's Trainer; entries without ``loss`` are no checks.
+
+    Returns
+    -------
+    str or None
+        ``converged``, ``max_steps``, or None: go on.
+
+    Examples
+    --------
+    >>> rule = StopRule(min_steps=4, max_steps=20, check_steps=2, patience=2)
+    >>> flat = [{"step": step, "loss": 0.5, "nonzero_gates": 7} for step in (2, 4, 6, 8)]
+    >>> stopped(rule, flat[:3]), stopped(rule, flat)
+    (None, 'converged')
+    """
+    checks = checks_of(history)
+    if not checks:
+        return None
+    step = int(checks[-1]["step"])
+    if step >= rule.min_steps and _rests(rule, checks):
+        return "converged"
+    return "max_steps" if step >= rule.max_steps else None
+
+
+def checks_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entries of a log that are checks.
+
+    Parameters
+    ----------
+    history
+        See :func:`stopped`.
+    """
+    return [entry for entry in history if "loss" in entry]
+
+
+def _rests(rule: StopRule, checks: Sequence[Mapping[str, Any]]) -> bool:
+    if len(checks) < 2 * rule.patience:
+        return False
+    if len({entry["nonzero_gates"] for entry in checks[-rule.patience :]}) > 1:
+        return False
+    losses = [float(entry["loss"]) for entry in checks[-2 * rule.patience :]]
+    before, last = math.fsum(losses[: rule.patience]), math.fsum(losses[rule.patience :])
+    return abs(last - before) < rule.tolerance * abs(before)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

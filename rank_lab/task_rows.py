@@ -1,0 +1,251 @@
+"""Reading a task's rows from JSON lines, from the hub or from memory, and refusing what is no text."""
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rank_lab.errors import CheckpointError, DataError
+from rank_lab.glue import GLUE, Task
+from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
+from rank_lab.plain_text import plain
+from rank_lab.scores import nearest
+
+__all__ = ["HUB", "Data", "Rows", "hub_commit", "read_rows", "validation_name"]
+
+HUB = "nyu-mll/glue"
+"""GLUE on the hub."""
+
+Data: TypeAlias = str | Path | Mapping[str, Iterable[Mapping[str, Any]]]
+"""A folder of ``train.jsonl`` and ``validation.jsonl`` (or ``.jsonl.gz``), or the rows of both by these names."""
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One set's texts and labels as they were read.
+
+    Parameters
+    ----------
+    source
+        File or hub id, for messages and the record.
+    texts
+        A tuple of texts a row, in the order of the task's columns.
+    labels
+        A label a row; empty for causal tasks.
+    lines
+        Where each row stands: the line of the file, or the number of the row from 1.
+    unused
+        Columns that the task does not read.
+    """
+
+    source: str
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[Any, ...]
+    lines: tuple[int, ...]
+    unused: tuple[str, ...]
+
+    def where(self, row: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.source}, line {self.lines[row]}"
+
+    def sha256(self) -> str:
+        """Hash of all rows: of their texts and label as JSON, a line each, whatever file they came from."""
+        digest = hashlib.sha256()
+        for row, texts in enumerate(self.texts):
+            cells = [*texts, self.labels[row]] if self.labels else [*texts]
+            digest.update(json.dumps(cells, separators=(",", ":")).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def validation_name(task: Task) -> str:
+    """The validation set as GLUE calls it.
+
+    Examples
+    --------
+    >>> validation_name(GLUE["mnli"]), validation_name(GLUE["rte"])
+    ('validation_matched', 'validation')
+    """
+    return "validation_matched" if task == GLUE["mnli"] else "validation"
+
+
+def read_rows(task: Task, data: Data | None, name: str, *, commit: str | None = None) -> Rows:
+    """Rows of one set.
+
+    Parameters
+    ----------
+    task
+        Whose columns are read.
+    data
+        Where from; None for GLUE on the hub.
+    name
+        ``"train"`` or ``"validation"``.
+    commit
+        Of the hub's repository.
+
+    Raises
+    ------
+    DataError
+        If the set is not there or empty, a line is no JSON object, or a row
+        lacks a column or a text; the message names file, line and column.
+    """
+    if data is None:
+        source, numbered = _of_hub(task, name, commit)
+    elif isinstance(data, Mapping):
+        source, numbered = f"{name} rows", _of_memory(data, name)
+    else:
+        file = _file_of(Path(data), name, task)
+        source, numbered = str(file), _of_file(file)
+    texts, labels, lines, unused = [], [], [], set[str]()
+    for line, row in numbered:
+        missing = [column for column in task.columns if column not in row]
+        if missing:
+            raise DataError(f"{source}, line {line}: {_no_column(missing[0], row, task)}")
+        texts.append(tuple(_text(row[column], f"{source}, line {line}", column) for column in task.text_columns))
+        if task.label_column:
+            labels.append(row[task.label_column])
+        lines.append(line)
+        unused.update(row)
+    if not lines:
+        raise DataError(f"{source}: holds no row; expected at least one {name} example.")
+    if not any(text.strip() for row_texts in texts for text in row_texts):
+        raise DataError(f"{source}: column {task.text_columns[0]!r} is empty in all {len(lines)} rows; expected texts.")
+    return Rows(source, tuple(texts), tuple(labels), tuple(lines), tuple(sorted(unused - set(task.columns))))
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: column {column!r} holds {plain(repr(value), limit=80)}, expected a text; correct or remove the"
+            " row, or name another column."
+        )
+    return value
+
+
+def _no_column(missing: str, row: Mapping[str, Any], task: Task) -> str:
+    names = sorted(map(str, row))
+    others = [each.name for each in GLUE.values() if each.name != task.name and set(each.columns) <= set(names)]
+    hint = f" These are the columns of {', '.join(others)}: is this the folder of another task?" if others else ""
+    return plain(
+        f"has no column {missing!r}, which the task {task.name!r} reads. Nearest: {nearest(missing, names) or 'none'}."
+        f"{hint}"
+    )
+
+
+def _file_of(folder: Path, name: str, task: Task) -> Path:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: is not a folder; expected one with train.jsonl and validation.jsonl (or .jsonl.gz), or leave it"
+            " out to read a GLUE task from the hub."
+        )
+    names = [name] if name == "train" else list(dict.fromkeys([name, validation_name(task)]))
+    candidates = [folder / f"{each}{ending}" for each in names for ending in (".jsonl", ".jsonl.gz")]
+    found = [file for file in candidates if file.exists() or file.is_symlink()]
+    if len(found) > 1:
+        raise DataError(f"{found[0]}: and {found[1].name} are both there; which is meant? Leave only one of them.")
+    if not found:
+        there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise DataError(plain(f"{folder}: has no {name}.jsonl or {name}.jsonl.gz; it holds {there}."))
+    return found[0]
+
+
+def _of_file(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    line = 0
+    try:
+        size_of(file)
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as handle:
+            while raw := handle.readline(MAX_JSON_BYTES + 1):
+                line += 1
+                if raw.strip():
+                    yield line, _object(raw, file, line)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: is no whole gzip file, after line {line} ({error}); fetch it again.") from error
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _object(raw: bytes, file: Path, line: int) -> Mapping[str, Any]:
+    try:
+        row = parse_json(raw)
+    except ValueError as error:
+        raise DataError(
+            plain(f"{file}, line {line}: not JSON ({error}); expected one JSON object a line.", limit=400)
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(f"{file}, line {line}: a JSON {type(row).__name__}, expected one JSON object a line.")
+    return row
+
+
+def _of_memory(data: Mapping[str, Iterable[Mapping[str, Any]]], name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if name not in data:
+        raise DataError(
+            f"no set {name!r} among {', '.join(map(repr, data)) or 'none'}; expected 'train' and 'validation'."
+        )
+    for line, row in enumerate(data[name], start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{name} rows, line {line}: a {type(row).__name__}, expected a mapping from column to value."
+            )
+        yield line, row
+
+
+def _of_hub(task: Task, name: str, commit: str | None) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
+    if GLUE.get(task.name) != task:
+        raise DataError(
+            f"task {task.name!r} is not one of GLUE's, so it is not looked for on the hub; give the folder of its"
+            " train.jsonl and validation.jsonl."
+        )
+    from datasets import load_dataset
+
+    split = name if name == "train" else validation_name(task)
+    with _hub_errors(task):
+        loaded = load_dataset(HUB, task.name, split=split, revision=commit)
+    return f"{HUB} {task.name} {split}", enumerate(loaded, start=1)
+
+
+def hub_commit(task: Task, revision: str | None) -> str:
+    """The commit of GLUE on the hub that a branch or tag names now; a full commit is taken as it is.
+
+    Raises
+    ------
+    DataError
+        If the hub cannot be asked.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    with _hub_errors(task):
+        return str(HfApi().dataset_info(HUB, revision=revision).sha)
+
+
+@contextmanager
+def _hub_errors(task: Task) -> Iterator[None]:
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        DatasetsError,
+        HTTPError,
+    ) as error:  # whose HTTP client it is depends on the version
+        raise DataError(
+            plain(
+                f"{HUB} {task.name}: cannot be read from the hub ({type(error).__name__}: {error}). Check the network"
+                " and HF_ENDPOINT, or give a folder with train.jsonl and validation.jsonl.",
+                limit=600,
+            )
+        ) from error

