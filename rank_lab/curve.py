@@ -39,7 +39,7 @@ class CurveRow:
     stage
         From 0; of a control, the stage whose number of parameters it matches.
     threshold, threshold_mode, operator
-        How gates were shrunk; of a stage that is driven to a target, the last threshold in force.
+        How gates were shrunk; of a stage that is driven to a target, the threshold that reached it.
     target, target_kind, target_reached
         Where a stage is driven to a ``rank`` or a number of ``parameters``.
     steps, lr_start, lr_peak, lr_end

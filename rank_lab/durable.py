@@ -65,8 +65,7 @@ def append_line(file: Path, line: str) -> None:
     """
     with file.open("ab") as stream:
         stream.write(line.encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    _flush(file)
 
 
 def cut_torn_line(file: Path) -> bool:
@@ -97,9 +96,8 @@ def cut_torn_line(file: Path) -> bool:
     whole = content.rfind(b"\n") + 1
     if whole == len(content):
         return False
-    with file.open("r+b") as stream:
-        stream.truncate(whole)
-        os.fsync(stream.fileno())
+    os.truncate(file, whole)
+    _flush(file)
     return True
 
 

@@ -37,7 +37,7 @@ def score_rows(score: Score, labels: Values, predictions: Values) -> Values:
     >>> score_rows(SCORES["accuracy"], rows, np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])).round(3).tolist()
     [1.0, 0.667]
     """
-    if SCORES.get(score.name) is score:
+    if SCORES.get(score.name) == score:
         return _OF_ROWS[score.name](labels, predictions)
     return np.array([score.of(*row) for row in zip(labels, predictions, strict=True)])
 

@@ -101,6 +101,10 @@ def shapes_over(x: Values) -> list[Shape]:
 def fit(x: Values, curves: Values, shapes: Sequence[Shape]) -> Fits:
     """Choose for every curve the shape and knot by BIC.
 
+    Harder on the larger shapes (BIC corrected for few points) it would name
+    planted plateaus rightly more often, but then takes gentle slopes for
+    plateaus, and the intervals of their knees held 5 in 6 rather than 19 in 20.
+
     Parameters
     ----------
     x
@@ -140,7 +144,8 @@ def _shape(name: str, parameters: int, knots: Values, designs: Sequence[Values])
 
 def _bic(squares: Values, total: Values, points: int, parameters: int) -> Values:
     floor = np.maximum(1e-14 * total, np.finfo(np.float64).tiny)  # an exact fit has no logarithm
-    return np.asarray(points * np.log(np.maximum(squares, floor) / points) + parameters * np.log(points), np.float64)
+    fitted = points * np.log(np.maximum(squares, floor) / points)
+    return np.asarray(fitted + parameters * np.log(points), np.float64)
 
 
 def _fit(x: Values, curves: Values, shapes: Sequence[Shape]) -> Fits:

@@ -136,11 +136,7 @@ def encoded(
     ]
     source = {
         "task": chosen.name,
-        "from": f"{HUB} {chosen.name}"
-        if data is None
-        else "rows given"
-        if not isinstance(data, str | Path)
-        else str(data),
+        "from": _origin(chosen, data),
         "revision": commit,
         "columns": list(chosen.columns),
         "label_names": list(labels.names),
@@ -166,6 +162,12 @@ class _Set:
         from datasets import Dataset
 
         return Dataset.from_dict(self.columns)
+
+
+def _origin(task: Task, data: Data | None) -> str:
+    if data is None:
+        return f"{HUB} {task.name}"
+    return str(data) if isinstance(data, str | Path) else "rows given"
 
 
 def _choice(rows: Rows, limit: int | None, seed: int, name: str) -> tuple[int, ...]:

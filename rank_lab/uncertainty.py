@@ -20,6 +20,7 @@ __all__ = [
     "bootstrap_draws",
     "bootstrap_interval",
     "paired_test",
+    "per_cent",
     "percentile_interval",
     "ratio_draws",
     "ratio_interval",
@@ -199,7 +200,7 @@ def ratio_draws(
     [100.0, 100.0]
     """
     above = bootstrap_draws(score, labels, predictions, resamples=resamples, seed=seed)
-    return _per_cent(above, bootstrap_draws(score, labels, reference, resamples=resamples, seed=seed))
+    return per_cent(above, bootstrap_draws(score, labels, reference, resamples=resamples, seed=seed))
 
 
 def ratio_interval(
@@ -237,7 +238,7 @@ def ratio_interval(
     (90.0, True, True)
     """
     base = score.of(labels, reference)
-    value = float(_per_cent(np.array([score.of(labels, predictions)]), np.array([base]))[0])
+    value = float(per_cent(score.of(labels, predictions), base))
     if not base > 0:
         return Interval(value, None, None, reason=f"the reference's {score.name} is {base:g}, not above 0")
     if np.array_equal(np.asarray(predictions), np.asarray(reference)):
@@ -338,7 +339,15 @@ def paired_test(
     return (1 + as_large) / (1 + permutations) if np.isfinite(observed) else float("nan")
 
 
-def _per_cent(above: Values, below: Values) -> Values:
+def per_cent(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Values:
+    """Scores in per cent of their reference's, NaN where that is 0, negative or not defined.
+
+    Examples
+    --------
+    >>> per_cent([0.4, 0.4], [0.8, 0.0]).tolist()
+    [50.0, nan]
+    """
+    above, below = np.asarray(scores, np.float64), np.asarray(reference, np.float64)
     valid = below > 0
     return np.where(valid, 100 * above / np.where(valid, below, 1.0), np.nan)
 

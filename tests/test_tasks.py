@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
@@ -261,6 +267,29 @@ class TestCausal:
         assert data.source["warnings"][-1] == "2 training examples have no token to predict and were left out"
         with pytest.raises(DataError, match="none of 1 examples has a token to predict within 20 tokens"):
             encoded(REPLY, {"train": rows[2:3], "validation": rows[:1]}, tokenizer(), max_length=20)
+
+
+@pytest.mark.parametrize("task", [TONE, SIZE, REPLY, TEXT], ids=lambda task: task.name)
+def test_a_model_takes_what_comes_out(task: Task) -> None:
+    """Padding changes nothing: the loss of a batch is that of its rows, by their targets."""
+    texts = ["a", "rather more words than that", "two words", "and one more"]
+    rows = [{"said": text, "asked": "Well?", "tone": i % 2, "size": i / 3} for i, text in enumerate(texts)]
+    data = encoded(task, {"train": rows, "validation": rows}, tokenizer())
+    if task.kind == "causal":
+        model = AutoModelForCausalLM.from_pretrained(BASE)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=data.classes or 1)
+        model.config.pad_token_id = data.source["tokenizer"]["pad_token_id"]
+    model.eval()
+
+    def loss(some: list[Row]) -> float:
+        with torch.inference_mode():
+            return float(model(**data.collator(some)).loss)
+
+    examples = [data.train[i] for i in range(len(rows))]
+    targets = [sum(label != -100 for label in row["labels"][1:]) if task.kind == "causal" else 1 for row in examples]
+    alone = sum(count * loss([row]) for count, row in zip(targets, examples, strict=True)) / sum(targets)
+    assert loss(examples) == pytest.approx(alone, rel=1e-4)
 
 
 PAIR = {"sentence1": "a", "sentence2": "b"}

@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import TrainingArguments, default_data_collator, set_seed
 
-from rank_lab.curve import Curve, CurveRow
+from rank_lab.curve import Curve
 from rank_lab.scores import Score
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.callback import sora_config_of
+from rank_lab.sora.control_rows import run_controls
+from rank_lab.sora.gates import gated_modules
 from rank_lab.sora.predictions import model_columns
-from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_sets
+from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_processes, refuse_sets
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.schedule_record import agree_on_file, data_digest, keep_record, plain_adapter, plain_arguments
 from rank_lab.sora.seed_run import SeedRun, Shared
 from rank_lab.sora.stage import prox_start
 from rank_lab.sora.stage_row import EvaluationSets
 from rank_lab.sora.study_lock import study_lock
+from rank_lab.sora.target import target_counts
 
 __all__ = ["run_schedule"]
 
@@ -40,7 +44,8 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     collator: Any = None,
     arguments: TrainingArguments | None = None,
     names: Mapping[str, str] | None = None,
-    progress: Callable[[CurveRow], None] | None = None,
+    source: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Curve:
     r"""Run Algorithm 1: for each threshold of a rising list, train on until a stage's rule ends it, and measure.
 
@@ -50,6 +55,7 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     called again with the same arguments, it goes on, and ends with the same curve
     as an uninterrupted run: on CPU bit for bit, ``seconds`` apart. Longer lists of
     thresholds, targets, seeds or controls extend a run; any other change is refused.
+    (The last stage keeps its optimizer's state for that, in ``training``.)
 
     Memorization and generalization are
     :math:`100\, s(\mathrm{stage}) / s(\mathrm{reference})` on a fixed subset of the training set and
@@ -85,8 +91,10 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
         the rate falls to zero, any loss is flat in the end and every stage "converges".
     names
         ``model`` and ``task``, for the rows.
+    source
+        Where the data come from, plain values for ``schedule.json``.
     progress
-        Called with each new row.
+        Called with a sentence at each check and for each new row.
 
     Returns
     -------
@@ -129,8 +137,9 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     2      2      200.0      8             ...
     >>> out.cleanup()
     """
+    refuse_processes(1)  # before arguments are made, which would wait for the others
     folder = Path(out)
-    given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}))
+    given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}), source)
     arguments = _default_arguments(folder) if arguments is None else arguments
     refuse_arguments(arguments, schedule, given.names)
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +157,7 @@ class _Given:
     collator: Any
     score: Score
     names: dict[str, str]
+    source: Mapping[str, Any] | None
 
 
 def _run(
@@ -155,17 +165,22 @@ def _run(
     folder: Path,
     schedule: Schedule,
     arguments: TrainingArguments,
-    progress: Callable[[CurveRow], None] | None,
+    progress: Callable[[str], None] | None,
 ) -> Curve:
     first = schedule.seeds[0]
     model = _made(given.make_model, first)
     config = copy.deepcopy(sora_config_of(model))
     for goal in schedule.goals:
         prox_start(config, arguments, goal.rule)
-    train, sets = _sets(given, model, schedule, arguments)
+    target_counts("rank", schedule.target_ranks, gated_modules(model))
+    target_counts("parameters", schedule.target_parameters, gated_modules(model))
+    train, sets = _sets(given, model.to(arguments.device), schedule, arguments)
+    sets.refuse_misfit(model)
     record = {
         "names": given.names,
         "score": {"name": given.score.name, "kind": given.score.kind, "batch_size": sets.batch_size},
+        "collator": getattr(given.collator, "__name__", type(given.collator).__name__),
+        "source": None if given.source is None else dict(given.source),
         "adapter": plain_adapter(config),
         "arguments": plain_arguments(arguments),
         "data": {"train": data_digest(train), "validation": data_digest(sets.validation)},
@@ -187,6 +202,7 @@ def _run(
             agree_on_file(run.folder / START_FILE, weight_digests(model), "make_model gives other weights than before")
         if not run.done:
             run.run_stages(model.to(arguments.device))
+            run_controls(run, model)
         curve = run.curve
     return curve
 
@@ -229,4 +245,5 @@ def _default_arguments(folder: Path) -> TrainingArguments:
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=0.06,
         report_to=[],
+        dataloader_pin_memory=torch.cuda.is_available(),
     )

@@ -13,7 +13,7 @@ from rank_lab.sora.adapter_files import check_all_is_saved
 from rank_lab.sora.callback import active_adapter, sora_config_of
 from rank_lab.sora.schedule_plan import Schedule
 
-__all__ = ["refuse_arguments", "refuse_model", "refuse_sets"]
+__all__ = ["refuse_arguments", "refuse_model", "refuse_processes", "refuse_sets"]
 
 _LABELS = ("labels", "label")
 
@@ -35,17 +35,12 @@ def refuse_arguments(arguments: TrainingArguments, schedule: Schedule, names: Ma
     RankLabError
         Naming it.
     """
-    processes = max(int(os.environ.get("WORLD_SIZE") or 1), arguments.world_size, arguments.n_gpu)
-    if processes > 1:
-        raise UnsupportedUpdateError(
-            f"{processes} processes or GPUs: a schedule runs in one process on one device; run each seed as a process"
-            " of its own, in a folder of its own (CUDA_VISIBLE_DEVICES, without torchrun)."
-        )
-    for name in ("fp16", "deepspeed", "fsdp"):
+    refuse_processes(max(arguments.world_size, arguments.n_gpu))
+    for name in ("fp16", "deepspeed", "fsdp", "torch_compile"):
         if getattr(arguments, name, None):
             raise UnsupportedUpdateError(
                 f"TrainingArguments({name}={getattr(arguments, name)!r}): not supported by a schedule, which needs"
-                " every step to be taken and every gate in one piece; use bf16 or float32 on one device."
+                " every step to be taken and every gate in one piece; use bf16 or float32 on one device, as it is."
             )
     odd = sorted(set(names) - {"model", "task"})
     if odd:
@@ -57,6 +52,27 @@ def refuse_arguments(arguments: TrainingArguments, schedule: Schedule, names: Ma
                 f"stage {goal.stage}: min_steps {goal.rule.min_steps} lies within warm-up ({warmup} steps), where the"
                 " loss can be flat because the learning rate is small; raise min_steps, or shorten warm-up."
             )
+
+
+def refuse_processes(count: int) -> None:
+    """Refuse several processes or devices: each would train and write the same stage.
+
+    Parameters
+    ----------
+    count
+        As far as the caller knows; the environment is asked, too.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        If there is more than one.
+    """
+    processes = max(int(os.environ.get("WORLD_SIZE") or 1), count)
+    if processes > 1:
+        raise UnsupportedUpdateError(
+            f"{processes} processes or GPUs: a schedule runs in one process on one device; run each seed as a process"
+            " of its own, in a folder of its own (CUDA_VISIBLE_DEVICES, without torchrun)."
+        )
 
 
 def refuse_model(model: nn.Module, other_than: nn.Module | None) -> None:
@@ -117,5 +133,5 @@ def refuse_sets(train: Any, validation: Any, subset: int) -> None:
     if len(train) < subset:
         raise RankLabError(
             f"the training set has {len(train)} examples, fewer than the memorization subset of {subset}; give"
-            f" Schedule(subset={len(train)}) or less."
+            f" a subset of {len(train)} or less (--subset)."
         )

@@ -11,9 +11,7 @@ from typing import Any
 from torch import nn
 
 from rank_lab.commands import console
-from rank_lab.curve import CurveRow
-from rank_lab.curve_terminal import curve_summary, render_curve, sentence
-from rank_lab.durable import write_whole
+from rank_lab.curve_terminal import curve_summary, render_curve
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import first_line
 from rank_lab.scores import SCORES
@@ -24,9 +22,6 @@ from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.tasks import TaskData
 
 __all__ = ["make_model_of", "run_and_print"]
-
-TASK_FILE = "task.json"
-"""Where the rows came from, what was cut and left out."""
 
 
 def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[], nn.Module]:
@@ -45,18 +40,27 @@ def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[],
     config = adapter.config(kind)
 
     def make_model() -> nn.Module:
-        from peft import get_peft_model
-
         base = _base_model(source, data)
         if base.config.pad_token_id is None:
             base.config.pad_token_id = data.source["tokenizer"]["pad_token_id"]
-        model: nn.Module = get_peft_model(base, copy.deepcopy(config))
+        model = _adapted(base, config)
         if adapter.freeze_head:
             for name, value in model.named_parameters():
                 value.requires_grad_(value.requires_grad and "modules_to_save" not in name)
         return model
 
     return make_model
+
+
+def _adapted(base: Any, config: Any) -> nn.Module:
+    from peft import get_peft_model
+
+    targets = config.target_modules if isinstance(config.target_modules, str) else ",".join(config.target_modules)
+    try:
+        model: nn.Module = get_peft_model(base, copy.deepcopy(config))
+        return model
+    except ValueError as error:  # PEFT's: no such layers, a rank that is none
+        raise RankLabError(f"--rank {config.r}, --targets {targets}: {first_line(error)}") from error
 
 
 def _base_model(source: str, data: TaskData) -> Any:
@@ -77,7 +81,7 @@ def _base_model(source: str, data: TaskData) -> Any:
 def run_and_print(
     inputs: Inputs, study: Path, adapter: Adapter, training: Training, schedule: Schedule, *, as_json: bool
 ) -> None:
-    """Run the schedule, a line on standard error for each stage that is done, and print its curves with their knees.
+    """Run the schedule, with a line on standard error for each check and stage, and print its curves with their knees.
 
     Parameters
     ----------
@@ -98,9 +102,8 @@ def run_and_print(
     curve = run_schedule(
         make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
         score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
-        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell,
+        names={"model": Path(inputs.model).name, "task": data.task.name}, source=data.source, progress=_tell,
     )  # fmt: skip
-    write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     save_knees(curve)
     if as_json:
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
@@ -118,6 +121,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
 
 
-def _tell(row: CurveRow) -> None:
-    sys.stderr.write(sentence(row) + "\n")
+def _tell(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
     sys.stderr.flush()

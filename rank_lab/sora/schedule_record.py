@@ -31,6 +31,8 @@ __all__ = [
 SCHEDULE_FILE = "schedule.json"
 SCHEMA = 1
 
+_ROWS = 1000  # digested at a time; another number gives other digests
+_NOT_COMPARED = ("schema", "environments", "source")
 _MAY_GROW = ("thresholds", "target_ranks", "target_parameters", "seeds", "controls")
 _PACKAGES = ("rank-lab", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
@@ -62,7 +64,8 @@ def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any]) -> d
     schedule
         To carry out.
     settings
-        Everything else that changes numbers, as plain values.
+        Everything else that changes numbers, as plain values; and ``source``, where the data come from, which is
+        written down and not compared.
 
     Returns
     -------
@@ -131,14 +134,14 @@ def data_digest(dataset: Any) -> dict[str, Any]:
     Parameters
     ----------
     dataset
-        Rows by number.
+        A ``datasets.Dataset``.
     """
-    digest, columns = hashlib.sha256(), set()
-    for index in range(len(dataset)):
-        row = dataset[index]
-        columns |= set(row)
-        digest.update(json.dumps(row, sort_keys=True, default=_as_list).encode() + b"\n")
-    return {"rows": len(dataset), "columns": sorted(columns), "sha256": digest.hexdigest()}
+    digest, names = hashlib.sha256(), sorted(dataset.column_names)
+    for start in range(0, len(dataset), _ROWS):
+        columns = dataset[start : start + _ROWS]
+        rows = json.dumps([columns[name] for name in names], default=_as_list)
+        digest.update(rows.encode() + b"\n")
+    return {"rows": len(dataset), "columns": names, "sha256": digest.hexdigest()}
 
 
 def environment() -> dict[str, Any]:
@@ -189,7 +192,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    old = {name: value for name, value in before.items() if name not in ("schema", "environments")}
+    old = {name: value for name, value in before.items() if name not in _NOT_COMPARED}
+    now = {name: value for name, value in now.items() if name not in _NOT_COMPARED}
     old, new = (json.loads(json.dumps(each)) for each in (old, now))
     for name in _MAY_GROW:
         grown = new["schedule"][name]

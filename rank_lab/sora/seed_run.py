@@ -13,9 +13,12 @@ from transformers import TrainingArguments
 from rank_lab.curve import SORA, Curve, CurveRow
 from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.sora.adapter_files import ADAPTER_FILES
+from rank_lab.sora.controls import AS_SHIPPED
+from rank_lab.sora.gate_moments import keep_gate_optimizer
 from rank_lab.sora.predictions import Predictions
 from rank_lab.sora.schedule_plan import Schedule, StageGoal
 from rank_lab.sora.stage import Stage, Trained, prox_start, train_stage
+from rank_lab.sora.stage_checkpoints import optimizer_file
 from rank_lab.sora.stage_row import SETS, EvaluationSets, Reference, measured, number, relative, slow_end, unusable
 
 __all__ = ["SeedRun", "Shared", "row_of"]
@@ -42,7 +45,7 @@ class Shared:
     model, task
         Names for the rows.
     progress
-        Called with each new row.
+        Called with a sentence at each check and for each new row.
     """
 
     out: Path
@@ -53,7 +56,7 @@ class Shared:
     config: Any
     model: str
     task: str
-    progress: Callable[[CurveRow], None] | None
+    progress: Callable[[str], None] | None
 
 
 @dataclass
@@ -114,6 +117,7 @@ class SeedRun:
             row = self.curve.find(self.seed, SORA, goal.stage)
             if row is None:
                 row = self._stage(model, goal)
+                self._keep_moments(goal.stage)
                 self.add(row)
             self._check_reference(row)
             self._tidy(goal.stage)
@@ -128,7 +132,7 @@ class SeedRun:
         """
         self.curve = self.curve.appended(row)
         if self.shared.progress is not None:
-            self.shared.progress(row)
+            self.shared.progress(_sentence(row))
 
     def references(self, stage: int, found: Mapping[str, Predictions]) -> dict[str, Reference]:
         """What the scores of a stage are divided by, by set: those of stage 0, or the best up to this stage.
@@ -181,6 +185,7 @@ class SeedRun:
             arguments=shared.arguments,
             keep_moments=shared.schedule.keep_moments,
             prox_start_step=prox_start(shared.config, shared.arguments, goal.rule),
+            progress=shared.progress,
         )
         trained = train_stage(model, shared.train, shared.sets.collator, stage)
         try:
@@ -189,6 +194,12 @@ class SeedRun:
             raise NonFiniteError(f"{stage.where}: after its last step: {error}") from error
         shared.sets.save(stage.folder, found)
         return row_of(self, model, found, self.references(goal.stage, found), goal, trained)
+
+    def _keep_moments(self, stage: int) -> None:
+        """Keep what the control that repeats thresholds without training measures in."""
+        if not stage and self.shared.config.threshold_mode == "adam":
+            folder = self.stage_folder(0)
+            keep_gate_optimizer(optimizer_file(folder / "training"), folder)
 
     def _check_reference(self, row: CurveRow) -> None:
         if row.stage or self.shared.schedule.reference != "stage_0":
@@ -257,16 +268,26 @@ def row_of(
         stage=goal.stage,
         reference=shared.schedule.reference,
         warning="; ".join(text for text in warnings if text),
-        **_training_columns(goal, trained),
+        **_training_columns(goal, trained, control),
         **columns,
     )
 
 
-def _training_columns(goal: StageGoal, trained: Trained | None) -> dict[str, Any]:
+def _sentence(row: CurveRow) -> str:
+    quantities = (("memorization", row.memorization), ("generalization", row.generalization))
+    values = [f"{name} {'undefined' if value is None else f'{value:.1f}%'}" for name, value in quantities]
+    parts = [f"{row.nonzero_gates} of {row.gates} gates", *values]
+    trained = [f"{row.steps} steps ({row.stop})"] if row.steps else []
+    return f"seed {row.seed}, {row.control}, stage {row.stage}: {', '.join(parts + trained)}"
+
+
+def _training_columns(goal: StageGoal, trained: Trained | None, control: str) -> dict[str, Any]:
     columns: dict[str, Any] = {"target": goal.target, "target_kind": goal.target_kind, "target_reached": None}
     if trained is None:
         none = dict.fromkeys(("lr_start", "lr_peak", "lr_end", "converged", "seconds"))
-        return columns | none | {"threshold": goal.threshold, "steps": 0, "hook_calls": 0, "stop": "not_trained"}
+        threshold = goal.threshold if control == AS_SHIPPED else None
+        return columns | none | {"threshold": threshold, "steps": 0, "hook_calls": 0, "stop": "not_trained"}
     kept = ("steps", "hook_calls", "stop", "lr_start", "lr_peak", "lr_end", "threshold", "seconds")
     columns |= {name: getattr(trained, name) for name in kept}
-    return columns | {"converged": trained.stop == "converged"}
+    reached = None if goal.target is None else trained.stop != "target_not_reached"
+    return columns | {"converged": trained.stop == "converged", "target_reached": reached}

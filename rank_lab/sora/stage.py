@@ -1,6 +1,7 @@
 """One stage of Algorithm 1: trained from what is on the disk until its rule says that it ends."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,21 @@ from rank_lab.durable import write_whole
 from rank_lab.errors import CheckpointError, RankLabError
 from rank_lab.sora.adapter_files import load_adapter, save_adapter
 from rank_lab.sora.callback import sora_config_of
+from rank_lab.sora.gates import gated_modules
+from rank_lab.sora.rates import gate_rates
 from rank_lab.sora.schedule_plan import StageGoal
-from rank_lab.sora.stage_checkpoints import hook_calls, last_whole, log_of, optimizer_file, seconds_of
+from rank_lab.sora.stage_checkpoints import (
+    hook_calls,
+    last_whole,
+    log_of,
+    optimizer_file,
+    reached_threshold,
+    seconds_of,
+)
 from rank_lab.sora.stage_progress import PROGRESS_FILE, progress_line
 from rank_lab.sora.stage_trainer import StageCallback, StageTrainer
 from rank_lab.sora.stop_rule import Stop, StopRule, checks_of, stopped
+from rank_lab.sora.target import TargetThreshold, gate_costs, target_counts
 
 __all__ = ["Stage", "Trained", "prox_start", "seed_of", "stage_arguments", "train_stage"]
 
@@ -44,6 +55,8 @@ class Stage:
         Whether the optimizer's moments come from the stage before.
     prox_start_step
         The first step after which gates are shrunk, see :func:`prox_start`.
+    progress
+        Called with a sentence at each check.
     """
 
     folder: Path
@@ -53,6 +66,7 @@ class Stage:
     arguments: TrainingArguments
     keep_moments: bool
     prox_start_step: int
+    progress: Callable[[str], None] | None = None
 
     @property
     def training(self) -> Path:
@@ -83,7 +97,7 @@ class Trained:
     lr_start, lr_peak, lr_end
         The first, the largest and the last learning rate.
     threshold
-        The last in force.
+        The last in force; where a target was reached, the one that reached it.
     seconds
         Wall time of training, over all processes that had a part in it.
     """
@@ -130,7 +144,10 @@ def train_stage(model: nn.Module, train: Any, collator: Any, stage: Stage) -> Tr
         _train(model, train, collator, stage, last)
         last = last_whole(stage.training)
     if last is None:
-        raise CheckpointError(f"{stage.training}: the Trainer ended without a checkpoint; is its disk full?")
+        raise CheckpointError(
+            f"{stage.training}: the Trainer took no step; are there fewer examples than a batch, and"
+            " dataloader_drop_last?"
+        )
     load_adapter(model, last)
     save_adapter(model, stage.folder)
     checks = checks_of(log_of(last))
@@ -238,8 +255,9 @@ def _train(model: nn.Module, train: Any, collator: Any, stage: Stage, last: Path
     seed = seed_of(stage.seed, stage.goal.stage)
     stage.training.mkdir(parents=True, exist_ok=True)
     trainer = StageTrainer(
-        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last),
+        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last, stage.progress),
         moments=None if carried is None else optimizer_file(carried / "training"),
+        target=_target(model, stage),
         model=model,
         args=stage_arguments(stage.arguments, stage.goal.rule, stage.training, seed),
         train_dataset=train,
@@ -248,7 +266,15 @@ def _train(model: nn.Module, train: Any, collator: Any, stage: Stage, last: Path
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     # Mixed precision wraps the model's forward pass, once for every Trainer.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    trainer.accelerator.free_memory()
+
+
+def _target(model: nn.Module, stage: Stage) -> TargetThreshold | None:
+    goal = stage.goal
+    if goal.target is None or goal.target_kind is None:
+        return None
+    count = target_counts(goal.target_kind, [goal.target], gated_modules(model))[0]
+    rates = gate_rates(stage.arguments, goal.rule.max_steps, sora_config_of(model).gate_lr)
+    return TargetThreshold(count, gate_costs(goal.target_kind, model), rates)
 
 
 def _trained(stage: Stage, last: Path) -> Trained:
@@ -260,5 +286,7 @@ def _trained(stage: Stage, last: Path) -> Trained:
             f"{stage.where}: {steps} steps of the optimizer, but gates were shrunk {calls} times (stop: {stop}); is the"
             " optimizer replaced or wrapped during training?"
         )
-    rates = {name: float(check[name]) for name in ("lr_start", "lr_peak", "lr_end", "threshold")}
-    return Trained(steps=steps, hook_calls=calls, stop=stop, seconds=seconds_of(last), **rates)
+    rates = {name: float(check[name]) for name in ("lr_start", "lr_peak", "lr_end")}
+    reached = reached_threshold(last)
+    threshold = float(check["threshold"]) if reached is None else reached
+    return Trained(steps=steps, hook_calls=calls, stop=stop, seconds=seconds_of(last), threshold=threshold, **rates)

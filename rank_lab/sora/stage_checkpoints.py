@@ -14,7 +14,16 @@ from rank_lab.durable import write_whole
 from rank_lab.errors import CheckpointError
 from rank_lab.sora.callback import STATE_FILE
 
-__all__ = ["hook_calls", "last_whole", "log_of", "mark_whole", "optimizer_file", "remove_older", "seconds_of"]
+__all__ = [
+    "hook_calls",
+    "last_whole",
+    "log_of",
+    "mark_whole",
+    "optimizer_file",
+    "reached_threshold",
+    "remove_older",
+    "seconds_of",
+]
 
 _MARK = "whole.json"
 _STEM = "checkpoint-"
@@ -84,6 +93,18 @@ def hook_calls(checkpoint: Path) -> int:
         A complete one.
     """
     return int(_json(checkpoint / STATE_FILE)["calls"])
+
+
+def reached_threshold(checkpoint: Path) -> float | None:
+    """The threshold that reached the stage's target; None where it has none, or did not reach it.
+
+    Parameters
+    ----------
+    checkpoint
+        A complete one.
+    """
+    state = _json(checkpoint / STATE_FILE).get("controller")
+    return None if state is None or state["reached_step"] is None else float(state["reached_threshold"])
 
 
 def seconds_of(checkpoint: Path | None) -> float:

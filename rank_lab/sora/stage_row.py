@@ -75,6 +75,26 @@ class EvaluationSets:
             for name, dataset in sets
         }
 
+    def refuse_misfit(self, model: nn.Module) -> None:
+        """Try the score on all labels and the model on one batch, before hours are spent on training.
+
+        Parameters
+        ----------
+        model
+            As it starts.
+
+        Raises
+        ------
+        RankLabError
+            If outputs or labels are not those of the score's kind.
+        """
+        few = self.validation.select(range(min(self.batch_size, len(self.validation))))
+        found = predictions_of(model, few, self.collator, self.score.kind, self.batch_size)
+        for dataset in (self.subset, self.validation) if self.score.kind != "causal" else ():
+            labels = dataset["labels" if "labels" in dataset.column_names else "label"]
+            self.score.of(labels, labels)
+        self.score.of(found.labels, found.predictions)
+
     def save(self, folder: Path, found: Mapping[str, Predictions]) -> None:
         """Write the predictions of a stage.
 

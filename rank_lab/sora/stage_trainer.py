@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rank_lab.sora.callback import SoraCallback
 from rank_lab.sora.stage_checkpoints import log_of, mark_whole, remove_older, seconds_of
 from rank_lab.sora.stage_progress import progress_line
 from rank_lab.sora.stop_rule import StopRule, checks_of, stopped
+from rank_lab.sora.target import TargetThreshold
 from rank_lab.sora.trainer import SoraTrainer
 
 __all__ = ["StageCallback", "StageTrainer"]
@@ -33,10 +35,19 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         The file of a line per check.
     resumed
         The checkpoint that training goes on from, or None.
+    tell
+        Called with a sentence at each check.
     """
 
-    def __init__(self, rule: StopRule, where: str, progress: Path, resumed: Path | None) -> None:
-        self.rule, self.where, self.progress = rule, where, progress
+    def __init__(
+        self,
+        rule: StopRule,
+        where: str,
+        progress: Path,
+        resumed: Path | None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.rule, self.where, self.progress, self.tell = rule, where, progress, tell
         self._before = seconds_of(resumed)
         self._start = time.perf_counter()
         last = checks_of(log_of(resumed))[-1] if resumed is not None else {}
@@ -63,6 +74,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             return
         self._refuse_non_finite(kwargs["model"], state.global_step)
         append_line(self.progress, progress_line(state.log_history[-1]))
+        if self.tell is not None:
+            self.tell(f"{self.where}: step {state.global_step}: loss {logs['loss']:.4g}, {logs['nonzero_gates']} gates")
         if stopped(self.rule, state.log_history) is not None:
             control.should_training_stop = control.should_save = True
 
@@ -106,12 +119,16 @@ class StageTrainer(SoraTrainer):
         Its callback.
     moments
         State of the optimizer at the end of the stage before, or None for moments of zero.
+    target
+        What drives the threshold; None where the adapter's config has it.
     kwargs
         Of transformers' Trainer.
     """
 
-    def __init__(self, *, stage: StageCallback, moments: Path | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, stage: StageCallback, moments: Path | None, target: TargetThreshold | None, **kwargs: Any
+    ) -> None:
+        super().__init__(callbacks=[SoraCallback(target)], **kwargs)
         self.stage, self.moments = stage, moments
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -137,13 +154,18 @@ class StageTrainer(SoraTrainer):
         """The log of a check with the learning rates and the threshold so far, all that a stage's row needs."""
         if "loss" in logs:
             logs.update(self.stage.rates)
-            logs["threshold"] = self._threshold()
+            logs.update(self._threshold())
         super().log(logs, *args, **kwargs)
 
-    def _threshold(self) -> float:
-        """In force after the last step."""
-        found = next(each for each in self.callback_handler.callbacks if isinstance(each, SoraCallback))
-        return math.nan if found.proximal is None else found.proximal.threshold_at(max(self.state.global_step - 1, 0))
+    def _threshold(self) -> dict[str, Any]:
+        """What is in force after the last step, and whether a target was reached."""
+        found = next(each for each in self.callback_handler.callbacks if isinstance(each, SoraCallback)).proximal
+        if found is None:
+            return {}
+        logged: dict[str, Any] = {"threshold": found.threshold_at(max(self.state.global_step - 1, 0))}
+        if isinstance(found.threshold, TargetThreshold):
+            logged["target_reached"] = found.threshold.reached
+        return logged
 
 
 def _carry_moments(optimizer: Any, file: Path) -> None:

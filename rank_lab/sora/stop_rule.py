@@ -9,7 +9,7 @@ from rank_lab.errors import RankLabError
 
 __all__ = ["Stop", "StopRule", "checks_of", "stopped"]
 
-Stop = Literal["converged", "max_steps"]
+Stop = Literal["converged", "max_steps", "target_not_reached"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None
         Of the stage.
     history
         ``TrainerState.log_history`` of the stage's Trainer; entries without ``loss`` are no checks.
+        ``target_reached`` is among them where the stage is driven to a target: it does not converge before.
 
     Returns
     -------
     str or None
-        ``converged``, ``max_steps``, or None: go on.
+        ``converged``, ``max_steps``, ``target_not_reached``, or None: go on.
 
     Examples
     --------
@@ -97,10 +98,12 @@ def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None
     checks = checks_of(history)
     if not checks:
         return None
-    step = int(checks[-1]["step"])
-    if step >= rule.min_steps and _rests(rule, checks):
+    step, reached = int(checks[-1]["step"]), checks[-1].get("target_reached", True)
+    if reached and step >= rule.min_steps and _rests(rule, checks):
         return "converged"
-    return "max_steps" if step >= rule.max_steps else None
+    if step < rule.max_steps:
+        return None
+    return "max_steps" if reached else "target_not_reached"
 
 
 def checks_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
