@@ -241,18 +241,23 @@ def test_gates_without_a_metric_cannot_be_closed_and_it_is_said() -> None:
     }  # fmt: skip
 
 
-def test_closed_before_the_stage_stays_closed_and_in_it_only_without_revival() -> None:
-    for revive in (True, False):
-        gate, optimizer = one_vector([0.0, 1.0, 0.9, 0.02], rate=0.1)
-        threshold = TargetThreshold(1, {gate: 1}, [0.1] * 100)
-        ProximalStep(optimizer, threshold, "lr", revive=revive)
-        while gate[3] != 0:
-            optimizer.step()
-        assert not threshold.reached
-        gate.grad = torch.tensor([-1.0, 0.0, 0.0, -1.0])
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("revive", [False, True])
+def test_closed_before_the_stage_stays_closed_and_in_it_only_without_revival(revive: bool, resumed: bool) -> None:
+    gate, optimizer = one_vector([0.0, 1.0, 0.9, 0.02], rate=0.1)
+    threshold = TargetThreshold(1, {gate: 1}, [0.1] * 100)
+    proximal = ProximalStep(optimizer, threshold, "lr", revive=revive)
+    while gate[3] != 0:
         optimizer.step()
-        assert float(gate[0].detach()) == 0.0
-        assert bool(gate[3] != 0) is revive
+    assert not threshold.reached
+    if resumed:
+        proximal.detach()
+        saved = json.loads(json.dumps(proximal.state_dict()))
+        ProximalStep(optimizer, TargetThreshold(1, {gate: 1}, [0.1] * 100), "lr", revive=revive).load_state_dict(saved)
+    gate.grad = torch.tensor([-1.0, 0.0, 0.0, -1.0])
+    optimizer.step()
+    assert float(gate[0].detach()) == 0.0
+    assert bool(gate[3] != 0) is revive
 
 
 # With transformers' Trainer ------------------------------------------------------------------------------------------
