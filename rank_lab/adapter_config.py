@@ -69,6 +69,7 @@ _HARMLESS = frozenset(
         "prox_start_step",
         "adam_rms",
         "revive",
+        "leave_out_zeros",
         "target_parameters",
         "velora_config",
         "monteclora_config",

@@ -16,6 +16,16 @@ torch.set_num_threads(1)  # two threads that share busy cores are many times slo
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_configure() -> None:
+    """Refuse to run with another PEFT than the one that is to be tested."""
+    expected = os.environ.get("EXPECTED_PEFT")
+    if expected is not None:
+        import peft
+
+        if peft.__version__ != expected:
+            raise pytest.UsageError(f"PEFT {peft.__version__} of {peft.__file__}, expected {expected}; see PYTHONPATH.")
+
+
 def pytest_report_header() -> str:
     """Versions that the numbers depend on."""
     shared = SHARED if SHARED.is_dir() else "absent"

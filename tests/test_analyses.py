@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from analyses import machine, module_names, noise_cost, rivals, structure
+from analyses import machine, module_names, noise_cost, rivals, sparsity_curves, structure, training_steps
 from analyses.known_changes import Row
 from analyses.rivals_readings import NOT_ASKED, NOT_INSTALLED
+from rank_lab.curve import Curve
 from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
@@ -177,3 +178,83 @@ def test_noise_tables_are_what_the_tests_say(tmp_path: Path) -> None:
     assert all(row["T1"] == 0 for row in results["recasts"])
     assert {row["regime"] for row in results["sizes"] if row["size"] == 3e-6} == {"unresolved"}
     assert text.count("refused") >= 4
+
+
+def test_sparsity_curves_keeps_a_curve_and_goes_on(tmp_path: Path, shared_data: Path) -> None:
+    command = [
+        sys.executable, "-m", "analyses.sparsity_curves", "--quick", "--no-picture", "--data", str(shared_data),
+        "--study", str(tmp_path / "study"), "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    texts = []
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        texts.append((tmp_path / "out" / "rte" / "curve.jsonl").read_text())
+    assert texts[0] == texts[1]
+    assert (tmp_path / "out" / "rte" / "README.md").read_text() in done.stdout
+    rows = Curve.load(tmp_path / "out" / "rte").rows
+    assert len(rows) == 5 + 4 * 4
+    figure = sparsity_curves.draw(rows)
+    assert len(figure.data) == 2 * 5
+    drawn = next(trace for trace in figure.data if trace.name == "SoRA, trained on")
+    assert sorted(drawn.y) == sorted(rows.loc[rows["control"] == "sora", "memorization"])
+    assert set(drawn.marker.symbol) == {"circle-open"}  # four steps do not converge
+
+
+def test_training_cost_takes_every_method_in_turns(tmp_path: Path) -> None:
+    results, text = results_of("training_cost", out=tmp_path)
+    (found,) = results["measured"]
+    assert found["setting"]["model"] == "A small random BERT"
+    assert set(found["seconds"]) == set(found["peak_bytes"]) == set(training_steps.METHODS)
+    assert all(len(rounds) == found["setting"]["rounds"] == 4 for rounds in found["seconds"].values())
+    for rounds in found["seconds"].values():
+        for taken in rounds:
+            assert min(taken.values()) > 0
+            assert sum(taken[part] for part in training_steps.PARTS) <= taken["total"]
+    assert found["ratios"]["lora"]["lora"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert {size["modules"] for size in found["sizes"].values()} == {12}
+    gates = {name: found["sizes"][name]["nonzero_gates"] for name in training_steps.LEFT_OUT}
+    assert list(gates.values()) == [96, 48, 24, 10]
+    peaks = found["peak_bytes"]
+    activations = 4 * 2 * 8 * 32 * 2  # at least the hidden states that two layers keep for the way back
+    assert peaks["lora"] > activations
+    assert peaks["sora_left_out_90%"] < peaks["lora"] < peaks["adalora"]
+    assert [check["target"] for check in results["targets"]] == [
+        "SoRA's step at most 1.05 of LoRA's",
+        "SoRA's step below AdaLoRA's",
+    ]
+    assert text.count("not judged (--quick)") == 2
+
+
+def test_a_step_of_adalora_allocates_ranks_and_holds_its_orthogonal_term() -> None:
+    setting = training_steps.Setting(model="", batch=2, length=8, rounds=4)
+    run = training_steps.made("adalora", setting)
+    (batch,) = training_steps.batches(setting, 100, 1)
+    config = run.model.peft_config["default"]
+    run.model.eval()
+    losses = []
+    for weight in (0.0, config.orth_reg_weight):
+        config.orth_reg_weight = weight
+        losses.append(float(run.model(**batch).loss.detach()))
+    assert losses[1] > losses[0] + 0.1
+    for _ in range(3):
+        list(run.step(batch))
+    left = sum(sum(kept) for kept in config.rank_pattern.values())
+    assert 0 < left < 12 * setting.rank
+
+
+def test_a_step_of_sora_shrinks_gates_and_leaves_out_shut_ones() -> None:
+    from rank_lab.sora import gate_parameters, live
+
+    setting = training_steps.Setting(model="", batch=2, length=8, rounds=4)
+    for name in ("sora", "sora_left_out_75%"):
+        run = training_steps.made(name, setting)
+        gates = list(gate_parameters(run.model).values())
+        before = [gate.detach().clone() for gate in gates]
+        list(run.step(*training_steps.batches(setting, 100, 1)))
+        moved = torch.cat([(old - gate).detach() for old, gate in zip(before, gates, strict=True)])
+        shrunk = moved[torch.cat(before) != 0]
+        assert float(shrunk.min()) > 0  # B is zero at the start: nothing but the threshold moves a gate
+        assert float(shrunk.max()) == pytest.approx(1e-6, rel=0.1)
+        computed = [len(gate) if (at := live.live_directions(gate)) is None else len(at) for gate in gates]
+        assert sum(computed) == (96 if name == "sora" else 24)

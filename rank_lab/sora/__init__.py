@@ -50,6 +50,7 @@ from rank_lab.sora.gates import (
     parameter_groups,
     published_parameter_count,
 )
+from rank_lab.sora.live import leave_out_zeros
 from rank_lab.sora.model import SoraModel
 from rank_lab.sora.peft_type import register
 from rank_lab.sora.proximal import ProximalStep
@@ -78,6 +79,7 @@ __all__ = [
     "gate_parameters",
     "gated_modules",
     "importance",
+    "leave_out_zeros",
     "parameter_groups",
     "published_parameter_count",
     "run_schedule",

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from rank_lab.errors import RankLabError
 from rank_lab.sora.gates import gate_parameters, local, whole
 
-__all__ = ["gate_denominator", "gate_denominators"]
+__all__ = ["denominators_of", "gate_denominator", "gate_denominators"]
 
 
 def gate_denominator(optimizer: Optimizer, gate: Tensor, group: dict[str, Any], *, adam_rms: bool) -> Tensor:
@@ -39,20 +39,34 @@ def gate_denominator(optimizer: Optimizer, gate: Tensor, group: dict[str, Any], 
     >>> gate_denominator(optimizer, gate, optimizer.param_groups[0], adam_rms=False)
     tensor([3.0000,    inf])
     """
+    return denominators_of(optimizer, [gate], group, adam_rms=adam_rms)
+
+
+def denominators_of(optimizer: Optimizer, gates: list[Tensor], group: dict[str, Any], *, adam_rms: bool) -> Tensor:
+    """The same of several vectors of one group and type, one after the other; see :func:`gate_denominator`."""
+    moments, steps = zip(*(_second_moment(optimizer, gate, adam_rms=adam_rms) for gate in gates), strict=True)
+    taken = torch.stack([step.to(steps[0].device) for step in steps]).tolist()  # a device is asked once for all
+    corrections = [1 - group["betas"][1] ** step for step in taken]
+    if len(set(corrections)) == 1:
+        own = torch.cat(moments) / corrections[0]
+    else:
+        own = torch.cat([moment / by for moment, by in zip(moments, corrections, strict=True)])
+    return torch.where(own > 0, own.sqrt() + group["eps"], math.inf)
+
+
+def _second_moment(optimizer: Optimizer, gate: Tensor, *, adam_rms: bool) -> tuple[Tensor, Tensor]:
+    """Of a gate's gradients, before Adam's correction, and over how many steps."""
     state = optimizer.state.get(gate, {})
     moment = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
     if moment is None or "step" not in state:
         if gate.grad is None and not state:  # the optimizer passed it over
-            return torch.full_like(local(gate), math.inf)
+            return torch.zeros_like(local(gate)), torch.ones(())
         raise RankLabError(
             f"mode 'adam' with {type(optimizer).__name__}, which keeps no second moments (exp_avg_sq); use"
             " torch.optim.AdamW, or mode 'lr'."
         )
-    correction = 1 - group["betas"][1] ** float(state["step"])
-    own = local(moment) / correction
-    if adam_rms:
-        own = torch.full_like(own, float(whole(moment).mean()) / correction)
-    return torch.where(own > 0, own.sqrt() + group["eps"], math.inf)
+    own = whole(moment).mean().expand_as(local(gate)) if adam_rms else local(moment)
+    return own, torch.as_tensor(state["step"])
 
 
 def gate_denominators(optimizer: Optimizer, model: nn.Module, *, adam_rms: bool = False) -> Tensor:

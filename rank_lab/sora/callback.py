@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from rank_lab.errors import RankLabError
 from rank_lab.sora.config import SoraConfig
 from rank_lab.sora.gates import gated_modules
+from rank_lab.sora.live import leave_out_zeros
 from rank_lab.sora.proximal import ProximalStep, Threshold
 
 __all__ = ["STATE_FILE", "SoraCallback", "sora_config_of"]
@@ -71,6 +72,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
         self.proximal.step_of = lambda: int(state.global_step)
         self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE)
         self._steps = self.proximal.calls + self.proximal.skipped
+        _look(model)
 
     def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, **kwargs: Any) -> None:
         """Count the steps that the hook must have seen."""
@@ -85,6 +87,11 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
                 " them; is the optimizer replaced or wrapped after the start of training?"
             )
 
+    def on_log(self, _args: Any, _state: Any, _control: Any, **kwargs: Any) -> None:
+        """Look which directions may be left out: a log waits for the device anyway."""
+        if self.proximal is not None:
+            _look(kwargs["model"])
+
     def on_save(self, args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
         """Write how gates were shrunk and how many remain, beside the adapter."""
         if self.proximal is None:
@@ -94,6 +101,7 @@ class SoraCallback(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             (folder / STATE_FILE).write_text(json.dumps(content, indent=1) + "\n")
+        _look(kwargs["model"])
 
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Let go of the optimizer."""
@@ -137,6 +145,11 @@ def active_adapter(model: nn.Module) -> str:
     if len(names) != 1:
         raise RankLabError(f"adapters {names} are active; activate the one that is trained by set_adapter.")
     return str(names[0])
+
+
+def _look(model: nn.Module) -> None:
+    if sora_config_of(model).leave_out_zeros:
+        leave_out_zeros(model)
 
 
 def _threshold(config: Any, given: Threshold | None) -> Threshold:

@@ -44,6 +44,6 @@ def no_better_than_chance(name: str, found: Predictions, score: Score, *, resamp
     if value > chance and (low is None or low > chance):
         return ""
     return (
-        f"{name}: {score.name} {value:.3f} is, within its noise, no better than one answer for all ({chance:.3f}): per cents"
-        " of it compare chance with chance"
+        f"{name}: {score.name} {value:.3f} is, within its noise, no better than one answer for all ({chance:.3f}):"
+        " per cents of it compare chance with chance"
     )

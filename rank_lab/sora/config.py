@@ -58,7 +58,12 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
     adam_rms
         Mode ``adam``: one root mean square per module for the denominator.
     revive
-        Whether a gate that was zero may come back.
+        Whether a gate that was zero may come back; without, it has no gradient.
+    leave_out_zeros
+        Whether the forward pass leaves out directions whose gates were zero when
+        last looked at (:func:`rank_lab.sora.leave_out_zeros`), and modules
+        without any other. Needs ``revive=False``, under which training is the
+        same with and without it. Not carried out under ``torch.compile``.
 
     Raises
     ------
@@ -83,6 +88,7 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
     prox_start_step: int = field(default=0, metadata={"help": "First step after which gates are shrunk."})
     adam_rms: bool = field(default=False, metadata={"help": "Mode adam: one denominator per module."})
     revive: bool = field(default=True, metadata={"help": "Whether a zero gate may come back."})
+    leave_out_zeros: bool = field(default=False, metadata={"help": "Leave out zero directions in the forward pass."})
 
     def __post_init__(self) -> None:
         """Check all values, and take the method's own type."""
@@ -98,6 +104,11 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
             check_threshold(self.gate_lr, "gate_lr")
         if self.prox_start_step < 0:
             raise RankLabError(f"prox_start_step {self.prox_start_step}: expected the number of a step, 0 or more.")
+        if self.leave_out_zeros and self.revive:
+            raise RankLabError(
+                "leave_out_zeros=True with revive=True: a direction that is left out has no gradient by which its gate"
+                " could come back; set revive=False, or compute all directions."
+            )
         _refuse_other_methods(self)
 
 

@@ -36,7 +36,7 @@ class SoraModel(LoraModel):  # type: ignore[misc]
         module = getattr(parent, target_name)
         if type(module) is not Linear and not _is_quantised(module):
             _refuse(current_key, module)
-        module.lora_variant[adapter_name] = SoraVariant()
+        module.lora_variant[adapter_name] = SoraVariant(lora_config)
         SoraVariant.init(module, adapter_name, lora_config)
         module.supports_lora_conversion = _never  # peft 0.20 does not ask the variant, and would leave out the gates
 

@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
-from rank_lab.sora.adam_metric import gate_denominator
+from rank_lab.sora.adam_metric import denominators_of
 from rank_lab.sora.gates import GATE_FLAG, local
+from rank_lab.sora.live import carry, seen_and_unchanged
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
 __all__ = ["GateController", "ProximalStep", "innermost_optimizer"]
 
 Threshold = float | Callable[[int], float]
+_Gates = Sequence[tuple[dict[str, Any], Tensor]]
 _CONTROLLER = "controller"
 _RECORDED = ("mode", "operator", "prox_start_step", "adam_rms", "revive")
 
@@ -137,6 +139,7 @@ class ProximalStep:
         self.step_of: Callable[[], int] | None = None
         """Where the number of the step comes from; None for the number of calls so far."""
         self._closed: list[Tensor] = []
+        self._looked_at: list[Tensor] = []
         self._controller = threshold if isinstance(threshold, GateController) else None
         if self._controller is not None:
             self._controller.begin()
@@ -210,10 +213,12 @@ class ProximalStep:
                     yield group, gate
 
     def _before(self, *_: Any) -> None:
-        gates = [gate for _, gate in self._gates()]
-        self._closed = [] if self.revive else [local(gate) == 0 for gate in gates]
+        gates = list(self._gates())
+        vectors = [gate for _, gate in gates]
+        self._closed = [] if self.revive else _joint(gates, lambda _group, _places, values: values == 0)
+        self._looked_at = [] if self.revive else seen_and_unchanged(vectors)
         if self._controller is not None and gates:
-            held = self._controller.before_step(gates)
+            held = self._controller.before_step(vectors)
             self._closed = [a | b for a, b in zip(self._closed, held, strict=True)] if self._closed else held
 
     @torch.no_grad()
@@ -224,29 +229,51 @@ class ProximalStep:
         overflowed = getattr(self.optimizer, "found_inf", None)  # a loss scaler leaves skipping to a fused optimizer
         if overflowed is not None and float(overflowed) > 0:
             self.skipped += 1
+            carry(self._looked_at)
             return
-        for (_group, gate), closed in zip(gates, self._closed, strict=bool(self._closed)):
-            local(gate).masked_fill_(closed, 0.0)
+        vectors = [local(gate) for _, gate in gates]
+        if self._closed:
+            torch._foreach_copy_(vectors, _joint(gates, self._shut))
         step = self.step
         acts = step >= self.prox_start_step
         if self._controller is not None and acts:
             self._controller.after_step(step, self.mode, lambda strength: self._shrunk(gates, strength))
         strength = self.threshold_at(step)
-        for (_group, gate), values in zip(gates, self._shrunk(gates, strength), strict=True) if acts else ():
-            local(gate).copy_(values)
+        if acts:
+            torch._foreach_copy_(vectors, self._shrunk(gates, strength))
+        carry(self._looked_at)
         self.calls += 1
 
-    def _shrunk(self, gates: Sequence[tuple[dict[str, Any], Tensor]], strength: float) -> list[Tensor]:
-        shrink = OPERATORS[self.operator]
-        return [shrink(local(gate), self._threshold_of(gate, group, strength)) for group, gate in gates]
+    def _shut(self, _group: dict[str, Any], places: list[int], values: Tensor) -> Tensor:
+        return values.masked_fill(torch.cat([self._closed[place] for place in places]), 0.0)
 
-    def _threshold_of(self, gate: Tensor, group: dict[str, Any], strength: float) -> float | Tensor:
+    def _shrunk(self, gates: _Gates, strength: float) -> list[Tensor]:
+        def shrink(group: dict[str, Any], places: list[int], values: Tensor) -> Tensor:
+            held = [gates[place][1] for place in places]
+            return OPERATORS[self.operator](values, self._threshold_of(held, group, strength))
+
+        return _joint(gates, shrink)
+
+    def _threshold_of(self, gates: list[Tensor], group: dict[str, Any], strength: float) -> float | Tensor:
         if self.mode == "constant":
             return strength
         size = strength * float(group["lr"])
         if self.mode == "lr":
             return size
-        return size / gate_denominator(self.optimizer, gate, group, adam_rms=self.adam_rms)
+        return size / denominators_of(self.optimizer, gates, group, adam_rms=self.adam_rms)
+
+
+def _joint(gates: _Gates, function: Callable[[dict[str, Any], list[int], Tensor], Tensor]) -> list[Tensor]:
+    """A function of all gates of one group, device and type at once, in parts: a pass for each gate is far slower."""
+    alike: dict[Any, list[int]] = {}
+    for place, (group, gate) in enumerate(gates):
+        alike.setdefault((id(group), gate.device, gate.dtype), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        parts = [local(gates[place][1]) for place in places]
+        values = function(gates[places[0]][0], places, torch.cat(parts))
+        found.update(zip(places, values.split([len(part) for part in parts]), strict=True))
+    return [found[place] for place in range(len(gates))]
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:

@@ -5,12 +5,24 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from rank_lab.sora.live import after_load, live_directions
 
 __all__ = ["SoraVariant"]
 
 
 class SoraVariant(LoraVariant):  # type: ignore[misc]
-    """A gate between the factors of one adapter of one linear layer, as PEFT's layers ask for it."""
+    """A gate between the factors of one adapter of one linear layer, as PEFT's layers ask for it.
+
+    Parameters
+    ----------
+    config
+        Of the adapter.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
 
     def supports_lora_conversion(self) -> bool:
         """Never: PEFT's conversion leaves out the gate; :func:`rank_lab.sora.fold` does not."""
@@ -26,13 +38,23 @@ class SoraVariant(LoraVariant):  # type: ignore[misc]
         start = torch.randn if config.gate_init == "normal" else torch.ones
         values = start(module.r[adapter_name], dtype=torch.float32, device=factor.device)
         module.lora_gate[adapter_name] = nn.Parameter(values, requires_grad=factor.requires_grad)
+        if config.leave_out_zeros and after_load not in module._load_state_dict_post_hooks.values():
+            module.register_load_state_dict_post_hook(after_load)
 
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         """The layer's output with the gated update added."""
-        inner = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
-        gated = inner * module.lora_gate[active_adapter].to(inner.dtype)
-        added: Tensor = module.lora_B[active_adapter](gated) * module.scaling[active_adapter]
+        x = module.lora_dropout[active_adapter](x)  # drawn for left out modules too: the same random numbers follow
+        A, B, gate = module.lora_A[active_adapter], module.lora_B[active_adapter], module.lora_gate[active_adapter]
+        live = live_directions(gate) if self.config.leave_out_zeros else None
+        if live is not None and not len(live):
+            untouched: Tensor = _LeftOut.apply(result, A.weight, gate, B.weight)  # type: ignore[no-untyped-call]
+            return untouched
+        open_gates = gate if live is None else gate.index_select(0, live)
+        if not self.config.revive:  # a shut gate has no gradient: none in the norm that clipping takes either
+            open_gates = open_gates * (open_gates.detach() != 0)
+        inner = A(x) if live is None else linear(x, A.weight.index_select(0, live))
+        gated = inner * (open_gates * module.scaling[active_adapter]).to(inner.dtype)
+        added: Tensor = B(gated) if live is None else linear(gated, B.weight.index_select(1, live))
         return result + added
 
     @staticmethod
@@ -49,6 +71,22 @@ class SoraVariant(LoraVariant):  # type: ignore[misc]
     def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight without the update, up to the rounding of both sums."""
         return _sum(orig_weight.data, -_update(module, active_adapter))
+
+
+class _LeftOut(torch.autograd.Function):
+    """The output as it is; factors and gates get gradients of zero, as directions whose gate is zero have them.
+
+    Without a gradient an optimizer would pass them over, and neither decay them nor its moments.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return (*gradients, *(torch.zeros_like(values) for values in ctx.saved_tensors))
 
 
 def _update(module: Any, adapter: str) -> Tensor:
