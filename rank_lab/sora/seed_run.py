@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from rank_lab.curve import SORA, Curve, CurveRow
 from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.sora.adapter_files import ADAPTER_FILES
+from rank_lab.sora.chance import no_better_than_chance
 from rank_lab.sora.controls import AS_SHIPPED
 from rank_lab.sora.gate_moments import keep_gate_optimizer
 from rank_lab.sora.predictions import Predictions
@@ -261,6 +262,10 @@ def row_of(
         columns |= {quantity: number(part.value), f"{quantity}_low": part.low, f"{quantity}_high": part.high}
         columns[f"{name}_reference"] = references[name].value
         warnings.append(f"{name}: {part.reason}" if part.reason else "")
+        if references[name].folder is None:  # it is itself what others are divided by
+            warnings.append(
+                no_better_than_chance(name, found[name], shared.sets.score, resamples=shared.sets.resamples)
+            )
     return CurveRow(
         model=shared.model,
         task=shared.task,
