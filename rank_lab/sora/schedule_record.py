@@ -192,6 +192,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     old = {name: value for name, value in before.items() if name not in _NOT_COMPARED}
+    for name in ("arguments", "adapter"):  # other versions of the libraries have other settings, with defaults
+        both = before[name].keys() & now[name].keys()
+        old = {**old, name: {key: old[name][key] for key in both}}
+        now = {**now, name: {key: now[name][key] for key in both}}
     old, new = (json.loads(json.dumps(each)) for each in (old, now))
     for name in _MAY_GROW:
         grown = new["schedule"][name]

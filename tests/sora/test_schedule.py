@@ -51,6 +51,7 @@ def test_one_row_a_stage_and_control(study: tuple[Path, Curve]) -> None:
     gates = found["nonzero_gates"].tolist()
     assert gates[0] == found["gates"][0] == 12
     assert gates[0] > gates[1] > gates[2]
+    assert [*out.rglob("training")] == [out / "seed-0" / "stage-02" / "training"]  # for thresholds that are added
 
 
 def test_the_learning_rate_starts_again_and_weights_move_in_every_stage(study: tuple[Path, Curve]) -> None:
