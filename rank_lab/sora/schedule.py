@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments, default_data_collator, set_seed
 
-from rank_lab.curve import Curve
+from rank_lab.curve import Curve, CurveRow
 from rank_lab.scores import Score
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.callback import sora_config_of
@@ -44,8 +44,8 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     collator: Any = None,
     arguments: TrainingArguments | None = None,
     names: Mapping[str, str] | None = None,
-    source: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[CurveRow], None] | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> Curve:
     r"""Run Algorithm 1: for each threshold of a rising list, train on until a stage's rule ends it, and measure.
 
@@ -91,10 +91,10 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
         the rate falls to zero, any loss is flat in the end and every stage "converges".
     names
         ``model`` and ``task``, for the rows.
-    source
-        Where the data come from, plain values for ``schedule.json``.
     progress
-        Called with a sentence at each check and for each new row.
+        Called with each new row.
+    watch
+        Called with a sentence at each check of a stage.
 
     Returns
     -------
@@ -139,12 +139,12 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     """
     refuse_processes(1)  # before arguments are made, which would wait for the others
     folder = Path(out)
-    given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}), source)
+    given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}))
     arguments = _default_arguments(folder) if arguments is None else arguments
     refuse_arguments(arguments, schedule, given.names)
     folder.mkdir(parents=True, exist_ok=True)
     with study_lock(folder):
-        return _run(given, folder, schedule, arguments, progress)
+        return _run(given, folder, schedule, arguments, _Told(progress, watch))
 
 
 @dataclass(frozen=True)
@@ -157,42 +157,22 @@ class _Given:
     collator: Any
     score: Score
     names: dict[str, str]
-    source: Mapping[str, Any] | None
 
 
-def _run(
-    given: _Given,
-    folder: Path,
-    schedule: Schedule,
-    arguments: TrainingArguments,
-    progress: Callable[[str], None] | None,
-) -> Curve:
+@dataclass(frozen=True)
+class _Told:
+    """Who is told what happens."""
+
+    progress: Callable[[CurveRow], None] | None
+    watch: Callable[[str], None] | None
+
+
+def _run(given: _Given, folder: Path, schedule: Schedule, arguments: TrainingArguments, told: _Told) -> Curve:
     first = schedule.seeds[0]
     model = _made(given.make_model, first)
-    config = copy.deepcopy(sora_config_of(model))
-    for goal in schedule.goals:
-        prox_start(config, arguments, goal.rule)
-    target_counts("rank", schedule.target_ranks, gated_modules(model))
-    target_counts("parameters", schedule.target_parameters, gated_modules(model))
-    train, sets = _sets(given, model.to(arguments.device), schedule, arguments)
-    sets.refuse_misfit(model)
-    record = {
-        "names": given.names,
-        "score": {"name": given.score.name, "kind": given.score.kind, "batch_size": sets.batch_size},
-        "collator": getattr(given.collator, "__name__", type(given.collator).__name__),
-        "source": None if given.source is None else dict(given.source),
-        "adapter": plain_adapter(config),
-        "arguments": plain_arguments(arguments),
-        "data": {"train": data_digest(train), "validation": data_digest(sets.validation)},
-    }
+    shared = _shared(given, folder, schedule, arguments, told, model.to(arguments.device))
     curve = Curve.to_continue(folder)
-    keep_record(folder, schedule, record)
-    subset = {"seed": schedule.subset_seed, "of": len(train), "indices": list(sets.indices)}
-    agree_on_file(folder / SUBSET_FILE, subset, "the memorization subset is another")
-    names = {name: given.names.get(name, "") for name in ("model", "task")}
-    shared = Shared(
-        folder, schedule, train, sets, arguments, config, progress=progress, model=names["model"], task=names["task"]
-    )
+    _keep_record(given, shared)
     for seed in schedule.seeds:
         run = SeedRun(shared, seed, curve)
         if seed != first and not run.done:
@@ -205,6 +185,47 @@ def _run(
             run_controls(run, model)
         curve = run.curve
     return curve
+
+
+def _shared(
+    given: _Given, folder: Path, schedule: Schedule, arguments: TrainingArguments, told: _Told, model: nn.Module
+) -> Shared:
+    """What all seeds share, after a look at whether it fits the model."""
+    config = copy.deepcopy(sora_config_of(model))
+    for goal in schedule.goals:
+        prox_start(config, arguments, goal.rule)
+    target_counts("rank", schedule.target_ranks, gated_modules(model))
+    target_counts("parameters", schedule.target_parameters, gated_modules(model))
+    train, sets = _sets(given, model, schedule, arguments)
+    sets.refuse_misfit(model)
+    return Shared(
+        out=folder,
+        schedule=schedule,
+        train=train,
+        sets=sets,
+        arguments=arguments,
+        config=config,
+        model=given.names.get("model", ""),
+        task=given.names.get("task", ""),
+        progress=told.progress,
+        watch=told.watch,
+    )
+
+
+def _keep_record(given: _Given, shared: Shared) -> None:
+    """Write what is run, or refuse what is not what the folder was begun with."""
+    sets = shared.sets
+    record = {
+        "names": given.names,
+        "score": {"name": given.score.name, "kind": given.score.kind, "batch_size": sets.batch_size},
+        "collator": getattr(given.collator, "__name__", type(given.collator).__name__),
+        "adapter": plain_adapter(shared.config),
+        "arguments": plain_arguments(shared.arguments),
+        "data": {"train": data_digest(shared.train), "validation": data_digest(sets.validation)},
+    }
+    keep_record(shared.out, shared.schedule, record)
+    subset = {"seed": shared.schedule.subset_seed, "of": len(shared.train), "indices": list(sets.indices)}
+    agree_on_file(shared.out / SUBSET_FILE, subset, "the memorization subset is another")
 
 
 def _made(make_model: Callable[[], nn.Module], seed: int, other_than: nn.Module | None = None) -> nn.Module:

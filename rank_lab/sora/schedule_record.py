@@ -32,7 +32,7 @@ SCHEDULE_FILE = "schedule.json"
 SCHEMA = 1
 
 _ROWS = 1000  # digested at a time; another number gives other digests
-_NOT_COMPARED = ("schema", "environments", "source")
+_NOT_COMPARED = ("schema", "environments")
 _MAY_GROW = ("thresholds", "target_ranks", "target_parameters", "seeds", "controls")
 _PACKAGES = ("rank-lab", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
@@ -64,8 +64,7 @@ def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any]) -> d
     schedule
         To carry out.
     settings
-        Everything else that changes numbers, as plain values; and ``source``, where the data come from, which is
-        written down and not compared.
+        Everything else that changes numbers, as plain values.
 
     Returns
     -------
@@ -193,7 +192,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     old = {name: value for name, value in before.items() if name not in _NOT_COMPARED}
-    now = {name: value for name, value in now.items() if name not in _NOT_COMPARED}
+    for name in ("arguments", "adapter"):  # other versions of the libraries have other settings, with defaults
+        both = before[name].keys() & now[name].keys()
+        old = {**old, name: {key: old[name][key] for key in both}}
+        now = {**now, name: {key: now[name][key] for key in both}}
     old, new = (json.loads(json.dumps(each)) for each in (old, now))
     for name in _MAY_GROW:
         grown = new["schedule"][name]

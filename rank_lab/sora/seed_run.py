@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from rank_lab.curve import SORA, Curve, CurveRow
 from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.sora.adapter_files import ADAPTER_FILES
+from rank_lab.sora.chance import no_better_than_chance
 from rank_lab.sora.controls import AS_SHIPPED
 from rank_lab.sora.gate_moments import keep_gate_optimizer
 from rank_lab.sora.predictions import Predictions
@@ -44,8 +45,8 @@ class Shared:
         The adapter's, as it was made.
     model, task
         Names for the rows.
-    progress
-        Called with a sentence at each check and for each new row.
+    progress, watch
+        Called with each new row, and with a sentence at each check.
     """
 
     out: Path
@@ -56,7 +57,8 @@ class Shared:
     config: Any
     model: str
     task: str
-    progress: Callable[[str], None] | None
+    progress: Callable[[CurveRow], None] | None
+    watch: Callable[[str], None] | None
 
 
 @dataclass
@@ -132,7 +134,7 @@ class SeedRun:
         """
         self.curve = self.curve.appended(row)
         if self.shared.progress is not None:
-            self.shared.progress(_sentence(row))
+            self.shared.progress(row)
 
     def references(self, stage: int, found: Mapping[str, Predictions]) -> dict[str, Reference]:
         """What the scores of a stage are divided by, by set: those of stage 0, or the best up to this stage.
@@ -185,7 +187,7 @@ class SeedRun:
             arguments=shared.arguments,
             keep_moments=shared.schedule.keep_moments,
             prox_start_step=prox_start(shared.config, shared.arguments, goal.rule),
-            progress=shared.progress,
+            watch=shared.watch,
         )
         trained = train_stage(model, shared.train, shared.sets.collator, stage)
         try:
@@ -260,6 +262,10 @@ def row_of(
         columns |= {quantity: number(part.value), f"{quantity}_low": part.low, f"{quantity}_high": part.high}
         columns[f"{name}_reference"] = references[name].value
         warnings.append(f"{name}: {part.reason}" if part.reason else "")
+        if references[name].folder is None:  # it is itself what others are divided by
+            warnings.append(
+                no_better_than_chance(name, found[name], shared.sets.score, resamples=shared.sets.resamples)
+            )
     return CurveRow(
         model=shared.model,
         task=shared.task,
@@ -271,14 +277,6 @@ def row_of(
         **_training_columns(goal, trained, control),
         **columns,
     )
-
-
-def _sentence(row: CurveRow) -> str:
-    quantities = (("memorization", row.memorization), ("generalization", row.generalization))
-    values = [f"{name} {'undefined' if value is None else f'{value:.1f}%'}" for name, value in quantities]
-    parts = [f"{row.nonzero_gates} of {row.gates} gates", *values]
-    trained = [f"{row.steps} steps ({row.stop})"] if row.steps else []
-    return f"seed {row.seed}, {row.control}, stage {row.stage}: {', '.join(parts + trained)}"
 
 
 def _training_columns(goal: StageGoal, trained: Trained | None, control: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Stage:
         Whether the optimizer's moments come from the stage before.
     prox_start_step
         The first step after which gates are shrunk, see :func:`prox_start`.
-    progress
+    watch
         Called with a sentence at each check.
     """
 
@@ -66,7 +66,7 @@ class Stage:
     arguments: TrainingArguments
     keep_moments: bool
     prox_start_step: int
-    progress: Callable[[str], None] | None = None
+    watch: Callable[[str], None] | None = None
 
     @property
     def training(self) -> Path:
@@ -255,7 +255,7 @@ def _train(model: nn.Module, train: Any, collator: Any, stage: Stage, last: Path
     seed = seed_of(stage.seed, stage.goal.stage)
     stage.training.mkdir(parents=True, exist_ok=True)
     trainer = StageTrainer(
-        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last, stage.progress),
+        stage=StageCallback(stage.goal.rule, stage.where, stage.folder / PROGRESS_FILE, last, stage.watch),
         moments=None if carried is None else optimizer_file(carried / "training"),
         target=_target(model, stage),
         model=model,

@@ -35,7 +35,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         The file of a line per check.
     resumed
         The checkpoint that training goes on from, or None.
-    tell
+    watch
         Called with a sentence at each check.
     """
 
@@ -45,9 +45,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         where: str,
         progress: Path,
         resumed: Path | None,
-        tell: Callable[[str], None] | None = None,
+        watch: Callable[[str], None] | None = None,
     ) -> None:
-        self.rule, self.where, self.progress, self.tell = rule, where, progress, tell
+        self.rule, self.where, self.progress, self.watch = rule, where, progress, watch
         self._before = seconds_of(resumed)
         self._start = time.perf_counter()
         last = checks_of(log_of(resumed))[-1] if resumed is not None else {}
@@ -74,8 +74,10 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
             return
         self._refuse_non_finite(kwargs["model"], state.global_step)
         append_line(self.progress, progress_line(state.log_history[-1]))
-        if self.tell is not None:
-            self.tell(f"{self.where}: step {state.global_step}: loss {logs['loss']:.4g}, {logs['nonzero_gates']} gates")
+        if self.watch is not None:
+            self.watch(
+                f"{self.where}: step {state.global_step}: loss {logs['loss']:.4g}, {logs['nonzero_gates']} gates"
+            )
         if stopped(self.rule, state.log_history) is not None:
             control.should_training_stop = control.should_save = True
 

@@ -38,7 +38,10 @@ _STOP = StopRule(min_steps=12, max_steps=20, check_steps=2, patience=2, toleranc
 CASES: dict[str, tuple[dict[str, Any], Schedule]] = {
     "thresholds": ({}, plan(stop=_STOP, controls=("as_shipped", "svd"))),
     "points": ({}, plan(stop=_STOP, thresholds=(0.0, 2.0), controls=("svd",))),
-    "adam": ({"threshold_mode": "adam"}, plan(stop=_STOP, thresholds=(0.0, 0.05), controls=("as_shipped",))),
+    "adam": (
+        {"threshold_mode": "adam", "revive": False, "leave_out_zeros": True},
+        plan(stop=_STOP, thresholds=(0.0, 0.002), controls=("as_shipped",)),
+    ),
     "targets": ({}, plan(stop=_STOP, thresholds=(), target_ranks=(2, 1), controls=("one_shot",), seeds=(0, 1))),
 }
 POINTS = ("points",)

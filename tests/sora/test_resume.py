@@ -119,6 +119,19 @@ def test_other_threads_are_recorded(tmp_path: Path) -> None:
     assert [each["threads"] for each in found] == [1, 2]
 
 
+def test_settings_that_other_versions_know_are_no_change(tmp_path: Path) -> None:
+    run(tmp_path, schedule=plan(**SHORT))
+    file = tmp_path / "schedule.json"
+    record = json.loads(file.read_text())
+    record["arguments"]["of_another_version"] = 1
+    del record["adapter"]["leave_out_zeros"]
+    record["environments"][0]["versions"]["peft"] = "0.0"
+    file.write_text(json.dumps(record))
+    run(tmp_path, schedule=plan(**SHORT))
+    now = json.loads(file.read_text())
+    assert [each["versions"]["peft"] == "0.0" for each in now["environments"]] == [True, False]
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     whole = run(tmp_path, schedule=plan(**SHORT))
     file = tmp_path / "curve.jsonl"

@@ -51,6 +51,7 @@ def test_one_row_a_stage_and_control(study: tuple[Path, Curve]) -> None:
     gates = found["nonzero_gates"].tolist()
     assert gates[0] == found["gates"][0] == 12
     assert gates[0] > gates[1] > gates[2]
+    assert [*out.rglob("training")] == [out / "seed-0" / "stage-02" / "training"]  # for thresholds that are added
 
 
 def test_the_learning_rate_starts_again_and_weights_move_in_every_stage(study: tuple[Path, Curve]) -> None:
@@ -244,6 +245,15 @@ def test_target_tokens_are_counted_where_they_stand() -> None:
     assert found.loss == pytest.approx(float(losses), rel=1e-5)
 
 
+def test_a_reference_that_knows_nothing_is_warned_of(tmp_path: Path) -> None:
+    curve = run(tmp_path, arguments=arguments(learning_rate=0.0), schedule=plan(thresholds=(0.0, 1.0)))
+    for row in curve.records:
+        assert row.train_score is not None
+        assert row.train_score <= 0.5
+        for name in ("train", "validation"):
+            assert (f"{name}: accuracy" in row.warning) is (row.stage == 0)
+
+
 def nothing_right(labels: Any, predictions: Any) -> float:
     return 0.0
 
@@ -338,14 +348,13 @@ def test_refused_by_name(tmp_path: Path, case: str) -> None:
 
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    run(tmp_path, schedule=plan(thresholds=(0.0, 1.0), controls=("svd",)), progress=told.append, source={"file": "x"})
+    rows_told: list[Any] = []
+    schedule = plan(thresholds=(0.0, 1.0), controls=("svd",))
+    curve = run(tmp_path, schedule=schedule, watch=told.append, progress=rows_told.append)
     assert told[0].startswith("seed 0, stage 0 (threshold 0): step 4: loss ")
-    assert told[4].startswith(
-        "seed 0, sora, stage 0: 12 of 12 gates, memorization 100.0%, generalization 100.0%, 16 steps"
-    )
-    assert told[-1].startswith("seed 0, svd, stage 1: ")
-    assert len(told) == 4 * 2 + 3
-    assert json.loads((tmp_path / "schedule.json").read_text())["source"] == {"file": "x"}
+    assert told[-1].startswith("seed 0, stage 1 (threshold 1): step 16: loss ")
+    assert len(told) == 4 * 2
+    assert tuple(rows_told) == curve.records
 
 
 def test_many_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
