@@ -28,7 +28,7 @@ from rank_lab.plain_text import first_line
 __all__ = ["draw", "main"]
 
 _RESULTS = Path(__file__).parent / "results" / "sparsity_curves"
-_KEPT = ("curve.jsonl", "knees.json", "schedule.json", "memorization_subset.json")
+_KEPT = ("curve.jsonl", "knees.json", "schedule.json", "task.json", "memorization_subset.json")
 _COLORS = {"memorization": "#0072B2", "generalization": "#D55E00"}  # Okabe-Ito
 _CONTROLS = {
     "sora": ("SoRA, trained on", "circle", "solid"),

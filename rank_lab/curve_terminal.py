@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rank_lab.curve import Curve
+from rank_lab.curve import Curve, CurveRow
 
-__all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve"]
+__all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
 
 _HEADINGS = ("stage", "threshold", "steps", "ended", "gates", "parameters", "memorization", "generalization", "loss")
 _ENDED = {"max_steps": "not converged", "target_not_reached": "target not reached", "not_trained": "-"}
@@ -51,6 +51,24 @@ def render_curve(curve: Curve) -> Group:
     parts += [Text(f"  knee of {knee_sentence(knee)}") for knee in curve.knees]
     parts.append(Text(_legend(rows), style="dim"))
     return Group(*parts)
+
+
+def sentence(row: CurveRow) -> str:
+    """One line on a stage or control that is done.
+
+    Parameters
+    ----------
+    row
+        Its row.
+    """
+    values = vars(row)
+    threshold = "" if row.threshold is None else f"threshold {row.threshold:.4g}, "
+    trained = f", {row.steps} steps, {_ENDED.get(row.stop, row.stop)}" if row.steps else ""
+    return (
+        f"seed {row.seed}, {row.control}, stage {row.stage}: {threshold}{row.nonzero_gates} of {row.gates} gates,"
+        f" memorization {interval_text(values, 'memorization')},"
+        f" generalization {interval_text(values, 'generalization')}{trained}"
+    )
 
 
 def _table(rows: pd.DataFrame) -> Table:

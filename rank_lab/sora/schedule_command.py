@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from rank_lab.commands import console
-from rank_lab.curve_terminal import curve_summary, render_curve
+from rank_lab.curve import CurveRow
+from rank_lab.curve_terminal import curve_summary, render_curve, sentence
+from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import first_line
 from rank_lab.scores import SCORES
@@ -21,7 +23,10 @@ from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.tasks import TaskData
 
-__all__ = ["make_model_of", "run_and_print"]
+__all__ = ["TASK_FILE", "make_model_of", "run_and_print"]
+
+TASK_FILE = "task.json"
+"""Where the rows came from, what was cut and left out."""
 
 
 def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[], nn.Module]:
@@ -99,10 +104,13 @@ def run_and_print(
     data = inputs.encoded()
     for warning in data.source["warnings"]:
         sys.stderr.write(f"note: {warning}\n")
+    if not (study / TASK_FILE).exists():
+        study.mkdir(parents=True, exist_ok=True)
+        write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     curve = run_schedule(
         make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
         score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
-        names={"model": Path(inputs.model).name, "task": data.task.name}, source=data.source, progress=_tell,
+        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell_row, watch=_tell,
     )  # fmt: skip
     save_knees(curve)
     if as_json:
@@ -121,6 +129,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
 
 
-def _tell(sentence: str) -> None:
-    sys.stderr.write(sentence + "\n")
+def _tell_row(row: CurveRow) -> None:
+    _tell(sentence(row))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -61,7 +61,7 @@ def test_every_stage_and_control_has_a_row_and_a_folder(study: Path) -> None:
     for control in ("one_shot", "one_shot_importance", "svd"):
         part = rows[rows["control"] == control].set_index("stage")
         assert (part["nonzero_parameters"] <= sora["nonzero_parameters"][part.index]).all()
-    source = json.loads((study / "schedule.json").read_text())["source"]
+    source = json.loads((study / "task.json").read_text())
     assert source["label_names"] == ["cold", "warm"]
     assert len(json.loads((study / "memorization_subset.json").read_text())["indices"]) == 8
 
