@@ -21,6 +21,7 @@ from plotly.subplots import make_subplots
 
 from analyses.machine import about_machine, table
 from analyses.storage_formats import encoder_folder
+from rank_lab.bands import bands
 from rank_lab.curve import SORA, Curve
 from rank_lab.curve_terminal import interval_text, knee_sentence
 from rank_lab.plain_text import first_line
@@ -65,16 +66,18 @@ QUICK = [
 def draw(rows: pd.DataFrame) -> go.Figure:
     """Both measures, against the number of non-zero parameters; hollow where a stage did not converge.
 
+    Bars are the bootstrap intervals of one seed's curve; of several, Student's over seeds around their mean.
+
     Parameters
     ----------
     rows
         Of one task's curve.
     """
     figure = make_subplots(rows=1, cols=2, subplot_titles=[name.capitalize() for name in _COLORS], shared_yaxes=True)
+    points = _points(rows)
     for column, name in enumerate(_COLORS, start=1):
-        for control in [known for known in _CONTROLS if known in set(rows["control"])]:
-            for seed, part in rows[rows["control"] == control].groupby("seed"):
-                figure.add_trace(_line(part, name, control, first=seed == rows["seed"].min()), row=1, col=column)
+        for control in [known for known in _CONTROLS if known in set(points["control"])]:
+            figure.add_trace(_line(points[points["control"] == control], name, control), row=1, col=column)
         figure.update_xaxes(title="non-zero parameters (exact)", row=1, col=column)
     first = rows.iloc[0]
     figure.update_yaxes(title=f"100 × {first['score']} / that of {first['reference'].replace('_', ' ')}", row=1, col=1)
@@ -85,11 +88,22 @@ def draw(rows: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _line(rows: pd.DataFrame, name: str, control: str, *, first: bool) -> go.Scatter:
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each place of the figure: those of one seed as they are, of several their means."""
+    if rows["seed"].nunique() == 1:
+        return rows
+    found = bands(rows, ["nonzero_parameters", *_COLORS])
+    wide = found.pivot(index=["control", "stage"], columns="quantity", values=["mean", "low", "high"])
+    wide.columns = pd.Index([name if kind == "mean" else f"{name}_{kind}" for kind, name in wide.columns])
+    done = rows.dropna(subset="converged").groupby(["control", "stage"])["converged"].all()
+    return wide.join(done).reset_index()
+
+
+def _line(rows: pd.DataFrame, name: str, control: str) -> go.Scatter:
     label, symbol, dash = _CONTROLS[control]
     ours = control == "sora"
     rows = rows.sort_values("nonzero_parameters")
-    open_symbols = [f"{symbol}-open" if ours and converged is False else symbol for converged in rows["converged"]]
+    symbols = [f"{symbol}-open" if ours and not converged else symbol for converged in rows["converged"]]
     errors = {
         "array": rows[f"{name}_high"] - rows[name],
         "arrayminus": rows[name] - rows[f"{name}_low"],
@@ -98,8 +112,8 @@ def _line(rows: pd.DataFrame, name: str, control: str, *, first: bool) -> go.Sca
     }
     return go.Scatter(
         x=rows["nonzero_parameters"], y=rows[name], mode="lines+markers", name=label, legendgroup=control,
-        showlegend=first and name == "memorization", error_y=errors,
-        marker={"symbol": open_symbols, "size": 9 if ours else 7},
+        showlegend=name == "memorization", error_y=errors,
+        marker={"symbol": symbols, "size": 9 if ours else 7},
         line={"color": _COLORS[name] if ours else "#7F7F7F", "dash": dash, "width": 2.5 if ours else 1.2},
     )  # fmt: skip
 

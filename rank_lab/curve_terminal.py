@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from rank_lab.bands import bands
 from rank_lab.curve import Curve, CurveRow
 
 __all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
@@ -47,6 +48,8 @@ def render_curve(curve: Curve) -> Group:
             )
         )  # fmt: skip
         parts.append(_table(part))
+    if rows["seed"].nunique() > 1:
+        parts.append(_means(rows))
     parts += _warnings(rows)
     parts += [Text(f"  knee of {knee_sentence(knee)}") for knee in curve.knees]
     parts.append(Text(_legend(rows), style="dim"))
@@ -87,6 +90,25 @@ def _table(rows: pd.DataFrame) -> Table:
             interval_text(row, "generalization"),
             _number(row["validation_loss"], "{:.4f}"),
         )
+    return table
+
+
+def _means(rows: pd.DataFrame) -> Table:
+    """All seeds together: their means, with Student's interval."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="\nall seeds", title_justify="left")
+    for heading in ("control", "stage", "seeds", "parameters", "memorization", "generalization"):
+        table.add_column(heading, justify="left" if heading == "control" else "right", no_wrap=True)
+    found = bands(rows, ["nonzero_parameters", "memorization", "generalization"])
+    for (control, stage), part in found.groupby(["control", "stage"], sort=False):
+        of = {row["quantity"]: row for row in part.to_dict(orient="records")}
+        cells = [
+            interval_text(
+                {name: of[name]["mean"], f"{name}_low": of[name]["low"], f"{name}_high": of[name]["high"]}, name
+            )
+            for name in ("memorization", "generalization")
+        ]
+        seeds = str(min(row["seeds"] for row in of.values()))
+        table.add_row(str(control), str(stage), seeds, f"{of['nonzero_parameters']['mean']:,.0f}", *cells)
     return table
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from rank_lab.bands import bands
 from rank_lab.curve import Curve
 from rank_lab.report import RankReport
 
 __all__ = ["FORMATS", "export_curve", "export_reports"]
+
+_BANDS = ("nonzero_gates", "nonzero_parameters", "memorization", "generalization", "train_score", "validation_score")
 
 
 def export_reports(reports: Sequence[RankReport], folder: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -61,7 +64,8 @@ def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[
     -------
     list of Path
         The files written: ``curve`` (a row per stage and control), ``curve_modules``
-        (a row per stage, control and module) and ``curve_knees``.
+        (a row per stage, control and module), ``curve_knees`` and, of several
+        seeds, ``curve_bands`` (means and intervals over seeds).
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = ["seed", "control", "stage"]
@@ -73,6 +77,8 @@ def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[
         ]
     )
     tables = {"curve": curve.rows.drop(columns="nonzero_by_module"), "curve_modules": modules}
+    if curve.rows["seed"].nunique() > 1:
+        tables["curve_bands"] = bands(curve.rows, _BANDS)
     if curve.knees:
         tables["curve_knees"] = pd.DataFrame(curve.knees)
     return _write(tables, folder, formats)

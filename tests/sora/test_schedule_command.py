@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analyses import sparsity_curves
 from rank_lab import RankReport
 from rank_lab.curve import Curve
 from rank_lab.demo.adapt import BASE
@@ -107,6 +108,21 @@ def test_it_is_extended_and_another_configuration_is_refused(study: Path, data: 
     assert "0.001" in refused.err
     assert refused.err.splitlines()[-1].startswith("error: ")
     assert (study / "curve.jsonl").read_text() == before
+
+
+def test_several_seeds_have_bands(data: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    command = ("schedule", BASE, *TASK, "--data", data, *SMALL, "--thresholds", "0,2", "--controls", "svd", "-o", study)
+    done = rank_lab(*command, "--seeds", "0,7")
+    assert done.code == 0, done.err
+    assert "all seeds" in done.out
+    assert rank_lab("export", study, "-o", tmp_path, "-f", "csv").code == 0
+    found = pd.read_csv(tmp_path / "curve_bands.csv").set_index(["control", "stage", "quantity"])
+    rows = Curve.load(study).rows
+    part = rows.loc[(rows["control"] == "sora") & (rows["stage"] == 1), "validation_score"]
+    assert len(part) == 2
+    assert found.loc[("sora", 1, "validation_score"), "mean"] == pytest.approx(part.mean())
+    assert len(sparsity_curves.draw(rows).data) == 4
 
 
 REFUSED = {
