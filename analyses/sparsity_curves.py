@@ -51,13 +51,14 @@ _COMMON = [
     "16",
 ]
 TWO_CORES = [
-    *_COMMON, "--thresholds", "0,0.5,1,2,3,4,6", "--train-limit", "2000", "--max-length", "96", "--subset", "500",
-    "--dense-steps", "500", "--min-steps", "60", "--max-steps", "120", "--check-steps", "10", "--patience", "2",
+    *_COMMON, "--thresholds", "0,0.2,0.3,0.35,0.4,0.5,0.7", "--train-limit", "2000", "--max-length", "96",
+    "--subset", "500",
+    "--dense-steps", "1000", "--min-steps", "60", "--max-steps", "120", "--check-steps", "10", "--patience", "2",
 ]  # fmt: skip
 """At most half an hour on two cores."""
 QUICK = [
     *_COMMON, "--thresholds", "0,40,80,160,320", "--train-limit", "40", "--max-length", "24", "--subset", "20",
-    "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1",
+    "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1", "--controls", "svd",
 ]  # fmt: skip
 
 

@@ -151,8 +151,8 @@ def _report(results: dict[str, Any]) -> str:
         for check in results["targets"]
     ]
     left = "; ".join(
-        f"{share:.0%}: {found[name]['nonzero_gates']} of {found[name]['gates']} open, {found[name]['modules_left_out']}"
-        f" of {found[name]['modules']} modules left out whole"
+        f"{share:.0%}: {found[name]['nonzero_gates']} of {found[name]['gates']} open, {found[name]['computed_gates']}"
+        f" computed, {found[name]['modules_left_out']} of {found[name]['modules']} modules left out whole"
         for name, share in LEFT_OUT.items()
     )
     record = "torch's record of every allocation" if setting["device"] == "cpu" else "max_memory_allocated"
@@ -172,7 +172,8 @@ round, then their median and quartiles. Other work on the machine is in the time
 A step: forward, backward, clipping, fused AdamW with SoRA's proximal step, AdaLoRA's `update_and_allocate` (from rank
 {setting["rank"]} to {setting["rank"] // 2}, every step) and its orthogonal term in the loss, as PEFT has it. Peak:
 bytes above what is held before a step, from {record}, apart from the times. Zero gates are
-random ones, set before the first step. {left}.
+random ones, set before the first step; where few of a module are zero, leaving them out would take longer than
+computing them. {left}.
 
 {machine["date"]}, {machine["processor"]}, {machine["cores"]} cores; load average {machine["load_average"]} at the
 start, {results["load_average_after"]} at the end. Python {machine["python"]},

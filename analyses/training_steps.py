@@ -233,7 +233,8 @@ def sizes(runs: dict[str, Run]) -> dict[str, dict[str, int]]:
     runs
         The methods.
     """
-    from rank_lab.sora import gated_modules
+    from rank_lab.sora import gate_parameters, gated_modules
+    from rank_lab.sora.live import live_directions
 
     found = {}
     for name, run in runs.items():
@@ -243,6 +244,10 @@ def sizes(runs: dict[str, Run]) -> dict[str, dict[str, int]]:
             "trained": sum(value.numel() for value in run.model.parameters() if value.requires_grad),
             "gates": sum(module.rank for module in modules),
             "nonzero_gates": sum(module.nonzero for module in modules),
+            "computed_gates": sum(
+                len(gate) if (live := live_directions(gate)) is None else len(live)
+                for gate in gate_parameters(run.model).values()
+            ),
             "modules_left_out": sum(module.nonzero == 0 for module in modules),
         }
     return found

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rank_lab.curve import SORA, Curve, CurveRow
+from rank_lab.curve import Curve, CurveRow
 
 __all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
 
@@ -63,7 +63,7 @@ def sentence(row: CurveRow) -> str:
     """
     values = vars(row)
     threshold = "" if row.threshold is None else f"threshold {row.threshold:.4g}, "
-    trained = "" if row.control != SORA else f", {row.steps} steps, {_ENDED.get(row.stop, row.stop)}"
+    trained = f", {row.steps} steps, {_ENDED.get(row.stop, row.stop)}" if row.steps else ""
     return (
         f"seed {row.seed}, {row.control}, stage {row.stage}: {threshold}{row.nonzero_gates} of {row.gates} gates,"
         f" memorization {interval_text(values, 'memorization')},"

@@ -204,27 +204,40 @@ def _of_hub(task: Task, name: str, commit: str | None) -> tuple[str, Iterator[tu
             f"task {task.name!r} is not one of GLUE's, so it is not looked for on the hub; give the folder of its"
             " train.jsonl and validation.jsonl."
         )
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
     split = name if name == "train" else validation_name(task)
     with _hub_errors(task):
-        loaded = load_dataset(HUB, task.name, split=split, revision=commit)
+        builder = load_dataset_builder(HUB, task.name, revision=commit)
+        # Out of the hub's reach the library takes the newest commit of its cache: that must not pass for this one.
+        if builder.hash != commit:
+            raise DataError(
+                f"{HUB} {task.name}: commit {commit} is neither within reach nor in the local cache, which holds"
+                f" {builder.hash}; connect to the hub, ask for that commit, or give a folder."
+            )
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
     return f"{HUB} {task.name} {split}", enumerate(loaded, start=1)
 
 
 def hub_commit(task: Task, revision: str | None) -> str:
-    """The commit of GLUE on the hub that a branch or tag names now; a full commit is taken as it is.
+    """The commit of GLUE that is read: a full one as given, a branch's or tag's as the hub says.
+
+    Without a revision it is the newest on the hub or, out of its reach, in the local cache.
 
     Raises
     ------
     DataError
-        If the hub cannot be asked.
+        If the hub cannot be asked, and nothing is cached.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
+    from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 
     with _hub_errors(task):
+        if revision is None:
+            return str(load_dataset_builder(HUB, task.name).hash)
         return str(HfApi().dataset_info(HUB, revision=revision).sha)
 
 
@@ -235,13 +248,10 @@ def _hub_errors(task: Task) -> Iterator[None]:
 
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        DatasetsError,
-        HTTPError,
-    ) as error:  # whose HTTP client it is depends on the version
+    except DataError:
+        raise
+    # Whose HTTP client it is depends on the version.
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         raise DataError(
             plain(
                 f"{HUB} {task.name}: cannot be read from the hub ({type(error).__name__}: {error}). Check the network"

@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on 127.0.0.1, for tests that must not use the network.
 
 It answers what `huggingface_hub` asks for when it lists and downloads a model
-repository: model info, the file tree, HEAD and GET of files. Large files (weights)
+repository: model info, the file tree, HEAD and GET of files; and what `datasets` asks of a
+repository added as ``datasets/org/name``. Large files (weights)
 are answered with a redirect to another host, as the Hub does with its CDN, so
 that tests can see whether the token stays with the Hub. Status codes and the
 ``X-Error-*`` headers are those the real Hub sends, as read in `huggingface_hub`.
@@ -179,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(self.hub.failing, None, "Repairs", "They go on\nfor an hour")
         elif self.cdn:
             self._content(path)
-        elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/(.+))?", path):
+        elif match := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", path):
+            self._folder(match.group(1), match.group(2), unquote(match.group(3) or ""))
+        elif match := re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/(.+))?", path):
             self._listing(match.group(1), match.group(2), unquote(match.group(3) or "main"))
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
             self._file(*map(unquote, match.groups()))
@@ -217,6 +220,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([_entry(*item) for item in repository.commits[commit].items()])
         else:
             self._json(_info(repository, commit))
+
+    def _folder(self, name: str, revision: str, folder: str) -> None:
+        """One folder of a data set's repository, not what is below it."""
+        repository = self._repository(name)
+        commit = None if repository is None else repository.resolve(revision)
+        if repository is None or commit is None:
+            return
+        start = f"{folder}/" if folder else ""
+        files = {path: content for path, content in repository.commits[commit].items() if path.startswith(start)}
+        below = sorted({start + path.removeprefix(start).split("/")[0] for path in files} - set(files))
+        entries = [_entry(path, content) for path, content in files.items() if "/" not in path.removeprefix(start)]
+        self._json(entries + [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in below])
 
     def _file(self, name: str, revision: str, file: str) -> None:
         repository = self._repository(name)

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import (
@@ -25,6 +27,7 @@ from rank_lab.errors import DataError, RankLabError
 from rank_lab.scores import SCORES
 from rank_lab.task_rows import HUB
 from rank_lab.tasks import GLUE, Subset, Task, encoded, task_named
+from tests.hub_server import ROOT, HubServer
 
 Row = dict[str, Any]
 
@@ -115,60 +118,78 @@ class TestGlue:
         assert len(encoded("mnli", tmp_path, tokenizer()).validation) == 2
 
 
+CARD = """---
+configs:
+- config_name: mnli
+  data_files:
+  - split: train
+    path: mnli/train-*
+  - split: validation_matched
+    path: mnli/validation_matched-*
+---
+"""
+ASK = """
+import json, sys
+from transformers import AutoTokenizer
+from rank_lab.demo.adapt import BASE
+from rank_lab.errors import DataError
+from rank_lab.tasks import encoded
+
+try:
+    data = encoded("mnli", None, AutoTokenizer.from_pretrained(BASE), revision=sys.argv[1] or None)
+    print(json.dumps({"labels": list(data.train["labels"]), **data.source}))
+except DataError as error:
+    print(json.dumps(str(error)))
+"""
+
+
 class TestHub:
-    """The library's own functions are replaced: what is asked of them, and what becomes of their answers and errors."""
+    """The library asks a hub on this machine, in a process of its own: it reads the endpoint once."""
 
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    @staticmethod
+    def asked(home: Path, endpoint: str, revision: str = "", **switches: str) -> Any:
+        foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
+        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-W", "error", "-c", ASK, revision]
+        told = subprocess.run(command, env=kept | own | switches, capture_output=True, text=True, check=True)
+        return json.loads(told.stdout.splitlines()[-1])
 
-    def test_the_commit_is_settled_first_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
+    @staticmethod
+    def files(rows: list[Row]) -> dict[str, bytes]:
+        table = pa.Table.from_pylist(rows)
+        found = {"README.md": CARD.encode()}
+        for split in ("train", "validation_matched"):
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink)
+            found[f"mnli/{split}-00000-of-00001.parquet"] = sink.getvalue().to_pybytes()
+        return found
+
+    def test_the_commit_is_recorded_and_no_other_passes_for_it(self, tmp_path: Path) -> None:
         rows = [{"premise": f"p{i}", "hypothesis": "h", "label": i, "idx": i} for i in range(3)]
-
-        def load(repository: str, name: str, *, split: str, revision: str) -> list[Row]:
-            asked.append((repository, name, split, revision))
-            return rows
-
-        monkeypatch.setattr("datasets.load_dataset", load)
-        data = encoded("mnli", None, tokenizer(), revision=self.COMMIT)
-        assert asked == [(HUB, "mnli", split, self.COMMIT) for split in ("train", "validation_matched")]
-        assert (data.source["from"], data.source["revision"]) == (f"{HUB} mnli", self.COMMIT)
-
-        class Api:
-            def dataset_info(self, repository: str, *, revision: str | None) -> Any:
-                assert (repository, revision) == (HUB, "main")
-                return type("Info", (), {"sha": TestHub.COMMIT})
-
-        monkeypatch.setattr("huggingface_hub.HfApi", Api)
-        assert encoded("mnli", None, tokenizer(), revision="main").source["revision"] == self.COMMIT
-
-    def test_the_same_rows_have_the_same_hash(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        rows = [{"sentence": f"s{i}", "label": i % 2} for i in range(4)]
-        monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: rows)
-        far = encoded("cola", None, tokenizer(), revision=self.COMMIT).source
-        near = encoded("cola", written(tmp_path, train=rows, validation=rows), tokenizer()).source
-        assert far["train"]["sha256"] == near["train"]["sha256"]
-        rows[3]["label"] = 0
-        changed = encoded("cola", written(tmp_path, train=rows, validation=rows), tokenizer()).source
-        assert changed["train"]["sha256"] != near["train"]["sha256"]
-
-    def test_out_of_reach(self) -> None:
-        """In a process of its own, for the libraries read the endpoint once."""
-        code = (
-            "from rank_lab.tasks import encoded\n"
-            "from rank_lab.errors import DataError\n"
-            "try: encoded('rte', None, None)\n"
-            "except DataError as error: print(error)\n"
+        with HubServer() as hub:
+            repository = hub.add(f"datasets/{HUB}", self.files(rows))
+            (old,) = repository.commits
+            first = self.asked(tmp_path / "home", hub.url)
+            new = repository.commit(self.files(rows[::-1]) | {"new": b""})
+            main = self.asked(tmp_path / "other", hub.url, "main")
+            gone = hub.url
+        assert not isinstance(first, str), first
+        assert (first["labels"], first["from"], first["revision"]) == ([0, 1, 2], f"{HUB} mnli", old)
+        assert (main["labels"], main["revision"]) == ([2, 1, 0], new)
+        folder = written(tmp_path, train=rows, validation_matched=rows)
+        assert encoded("mnli", folder, tokenizer()).source["train"]["sha256"] == first["train"]["sha256"]
+        cached = self.asked(tmp_path / "home", gone, HF_HUB_OFFLINE="1")
+        assert (cached["labels"], cached["revision"]) == ([0, 1, 2], old)
+        other = self.asked(tmp_path / "home", gone, new, HF_HUB_OFFLINE="1")
+        assert isinstance(other, str), other
+        assert other.startswith(
+            f"{HUB} mnli: commit {new} is neither within reach nor in the local cache, which holds {old}"
         )
-        told = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert told.stdout.startswith("nyu-mll/glue rte: cannot be read from the hub (")
-        assert "or give a folder with train.jsonl" in told.stdout
-        assert told.stdout.count("\n") == 1
+        nothing_there = self.asked(tmp_path / "empty", gone, HF_HUB_OFFLINE="1")
+        assert nothing_there.startswith("nyu-mll/glue mnli: cannot be read from the hub (")
+        assert "or give a folder with train.jsonl" in nothing_there
+        assert "\n" not in nothing_there
 
 
 class TestOwnData:

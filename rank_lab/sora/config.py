@@ -61,9 +61,9 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
         Whether a gate that was zero may come back; without, it has no gradient.
     leave_out_zeros
         Whether the forward pass leaves out directions whose gates were zero when
-        last looked at (:func:`rank_lab.sora.leave_out_zeros`), and modules
-        without any other. Needs ``revive=False``, under which training is the
-        same with and without it. Not carried out under ``torch.compile``.
+        last looked at, where that saves time (:func:`rank_lab.sora.leave_out_zeros`).
+        Needs ``revive=False``, under which training is the same with and without
+        it. Not carried out under ``torch.compile``.
 
     Raises
     ------

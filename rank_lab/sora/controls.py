@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rank_lab.decomposition import spectrum_of
-from rank_lab.errors import NonFiniteError, RankLabError
+from rank_lab.errors import NonFiniteError, RankLabError, ShapeMismatchError
 from rank_lab.sora.factors import GatedFactors, gated_factors, set_factors
 from rank_lab.sora.gates import importance
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
@@ -300,6 +300,8 @@ def as_shipped(
     ------
     RankLabError
         If there is no such operator.
+    ShapeMismatchError
+        If thresholds are not one number, nor one for each gate.
     NonFiniteError
         If a factor or gate is not finite.
 
@@ -317,6 +319,11 @@ def as_shipped(
     lengths, stages = [len(each.gate) for each in factors], []
     for steps in thresholds:
         for threshold in steps:
+            if isinstance(threshold, Tensor) and threshold.shape != gates.shape:
+                raise ShapeMismatchError(
+                    f"thresholds of shape {list(threshold.shape)} for {len(gates)} gates; give gate_denominators of the"
+                    " same model."
+                )
             gates = shrink(gates, threshold)
         parts = zip(factors, gates.split(lengths), strict=True)
         stages.append([replace(each, gate=gate.clone()) for each, gate in parts])

@@ -51,11 +51,18 @@ class _Look:
         return same and gate._version == self.changes
 
 
+# Taking rows and columns out costs a fixed time, and products of so thin factors hardly depend on the rank. On a CPU
+# with 256 to 1024 tokens fewer zero directions than this cost more to leave out than to compute, if two or more stay.
+_WORTH = 16
+
 _LOOKS: Any = WeakTensorKeyDictionary()  # gate -> _Look; not with the gate, so that copies start afresh
 
 
 def leave_out_zeros(model: nn.Module) -> int:
     """Look at all gates of adapters with ``leave_out_zeros``; from now on, directions whose gate is zero are left out.
+
+    Modules without any other are passed by. Of a module with two or more open
+    gates fewer than 16 are not left out: that would take longer than computing them.
 
     The Trainer's callback looks at the start of training and with every log and
     save, loading a PEFT model looks too. Call it in a loop of your own now and
@@ -176,6 +183,8 @@ def _look(name: str, gate: Tensor) -> int:
     _watch_optimizers()
     zero = gate == 0
     live, rest = (~zero).nonzero().flatten(), zero.nonzero().flatten()
+    if len(live) > 1 and len(rest) < _WORTH:
+        live, rest = torch.arange(len(gate), device=gate.device), rest[:0]
     _LOOKS[gate] = _Look(live, rest, gate._version, gate.untyped_storage())
     return len(rest)
 

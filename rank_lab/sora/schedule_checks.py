@@ -133,5 +133,5 @@ def refuse_sets(train: Any, validation: Any, subset: int) -> None:
     if len(train) < subset:
         raise RankLabError(
             f"the training set has {len(train)} examples, fewer than the memorization subset of {subset}; give"
-            f" Schedule(subset={len(train)}) or less."
+            f" a subset of {len(train)} or less (--subset)."
         )

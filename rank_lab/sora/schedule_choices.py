@@ -227,9 +227,18 @@ class Training:
     device: str = "cpu"
 
     def arguments(self, study: Path) -> Any:
-        """The template that :func:`rank_lab.sora.run_schedule` takes."""
+        """The template that :func:`rank_lab.sora.run_schedule` takes.
+
+        Raises
+        ------
+        RankLabError
+            If transformers refuses a value, or the device is not there.
+        """
+        import torch
         from transformers import TrainingArguments
 
+        if self.device not in {"cpu", "cuda"} or (self.device == "cuda" and not torch.cuda.is_available()):
+            raise RankLabError(f"--device {self.device}: expected cpu, or cuda where torch sees a GPU.")
         return TrainingArguments(
             str(study), learning_rate=self.learning_rate, lr_scheduler_type=self.scheduler,
             warmup_steps=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.clip,

@@ -23,7 +23,7 @@ from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.tasks import TaskData
 
-__all__ = ["make_model_of", "run_and_print"]
+__all__ = ["TASK_FILE", "make_model_of", "run_and_print"]
 
 TASK_FILE = "task.json"
 """Where the rows came from, what was cut and left out."""
@@ -45,18 +45,27 @@ def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[],
     config = adapter.config(kind)
 
     def make_model() -> nn.Module:
-        from peft import get_peft_model
-
         base = _base_model(source, data)
         if base.config.pad_token_id is None:
             base.config.pad_token_id = data.source["tokenizer"]["pad_token_id"]
-        model: nn.Module = get_peft_model(base, copy.deepcopy(config))
+        model = _adapted(base, config)
         if adapter.freeze_head:
             for name, value in model.named_parameters():
                 value.requires_grad_(value.requires_grad and "modules_to_save" not in name)
         return model
 
     return make_model
+
+
+def _adapted(base: Any, config: Any) -> nn.Module:
+    from peft import get_peft_model
+
+    targets = config.target_modules if isinstance(config.target_modules, str) else ",".join(config.target_modules)
+    try:
+        model: nn.Module = get_peft_model(base, copy.deepcopy(config))
+        return model
+    except ValueError as error:  # PEFT's: no such layers, a rank that is none
+        raise RankLabError(f"--rank {config.r}, --targets {targets}: {first_line(error)}") from error
 
 
 def _base_model(source: str, data: TaskData) -> Any:
@@ -77,7 +86,7 @@ def _base_model(source: str, data: TaskData) -> Any:
 def run_and_print(
     inputs: Inputs, study: Path, adapter: Adapter, training: Training, schedule: Schedule, *, as_json: bool
 ) -> None:
-    """Run the schedule, a line on standard error for each stage that is done, and print its curves with their knees.
+    """Run the schedule, with a line on standard error for each check and stage, and print its curves with their knees.
 
     Parameters
     ----------
@@ -95,12 +104,14 @@ def run_and_print(
     data = inputs.encoded()
     for warning in data.source["warnings"]:
         sys.stderr.write(f"note: {warning}\n")
+    if not (study / TASK_FILE).exists():
+        study.mkdir(parents=True, exist_ok=True)
+        write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     curve = run_schedule(
         make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
         score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
-        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell,
+        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell_row, watch=_tell,
     )  # fmt: skip
-    write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     save_knees(curve)
     if as_json:
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
@@ -118,6 +129,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
 
 
-def _tell(row: CurveRow) -> None:
-    sys.stderr.write(sentence(row) + "\n")
+def _tell_row(row: CurveRow) -> None:
+    _tell(sentence(row))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
     sys.stderr.flush()

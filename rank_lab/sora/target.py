@@ -185,11 +185,10 @@ class TargetThreshold:
         if step >= self.steps or count(_LARGEST) > self.target:
             return
         weights = self.rates if mode != "constant" else (1.0,) * self.steps
-        rise = self._rise(step)
+        rise, at_once = self._rise(step), _smallest(count, self.target, _LARGEST)
         total = sum(weights[step + i] * 2.0 ** (i * self.doublings / rise) for i in range(rise))
-        at_once = weights[step] * _smallest(count, self.target, _LARGEST)
-        if total > 0:
-            self.first_step, self.start = step, at_once / total
+        if weights[step] > 0 or not at_once:
+            self.first_step, self.start = step, weights[step] * at_once / total if at_once else 0.0
 
     def _rise(self, first: int) -> int:
         """Steps until the mark."""

@@ -280,6 +280,8 @@ def test_bad_thresholds() -> None:
         list(shipped_thresholds("lr", 0.1, [0.1, float("nan")]))
     with pytest.raises(RankLabError, match="operator 'hard'"):
         as_shipped(some(SQUARE), [[0.1]], "hard")
+    with pytest.raises(ShapeMismatchError, match=r"\[8\] for 9 gates"):
+        as_shipped(some(SQUARE), [[torch.ones(8)]], "soft")
 
 
 # Into and out of models ----------------------------------------------------------------------------------------------

@@ -26,6 +26,12 @@ OPTION = {"revive": False, "leave_out_zeros": True}
 SHUT = ["layers.0.self_attn.v_proj", "h.0.mlp.c_proj", "layer.0.attention"]
 
 
+@pytest.fixture(autouse=True)
+def _even_one_is_worth_it(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "worth" not in request.node.name:
+        monkeypatch.setattr(live, "_WORTH", 1)
+
+
 def pair(kind: str, **options: Any) -> tuple[Model, Model]:
     """The same adapter without the option and with it, of which some modules are shut, looked at."""
     plain, leaving = (
@@ -119,6 +125,23 @@ def test_training_is_the_same(kind: str, mode: str) -> None:
         assert one["step"] == two["step"]
         for moment in ("exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(two[moment], one[moment], rtol=1e-8, atol=1e-12)
+
+
+def test_few_directions_are_not_worth_it() -> None:
+    model = get_peft_model(nn.Sequential(nn.Linear(9, 9)), SoraConfig(r=20, target_modules=["0"], **OPTION))
+    (gate,) = gate_parameters(model).values()
+    x = torch.ones(3, 9)
+    for zeros, left_out in ((0, 0), (1, 0), (15, 0), (16, 16), (18, 18), (19, 19), (20, 20)):
+        with torch.no_grad():
+            gate.fill_(1.0)[:zeros] = 0.0
+        assert leave_out_zeros(model) == left_out
+        assert sizes(model, lambda: model(x)) == [20 - left_out]
+    small = get_peft_model(nn.Sequential(nn.Linear(9, 9)), SoraConfig(r=3, target_modules=["0"], **OPTION))
+    (gate,) = gate_parameters(small).values()
+    for zeros, left_out in ((1, 0), (2, 2), (3, 3)):
+        with torch.no_grad():
+            gate.fill_(1.0)[:zeros] = 0.0
+        assert leave_out_zeros(small) == left_out
 
 
 def test_a_module_that_is_left_out_decays_on() -> None:

@@ -61,8 +61,8 @@ def test_every_stage_and_control_has_a_row_and_a_folder(study: Path) -> None:
     for control in ("one_shot", "one_shot_importance", "svd"):
         part = rows[rows["control"] == control].set_index("stage")
         assert (part["nonzero_parameters"] <= sora["nonzero_parameters"][part.index]).all()
-    task = json.loads((study / "task.json").read_text())
-    assert task["label_names"] == ["cold", "warm"]
+    source = json.loads((study / "task.json").read_text())
+    assert source["label_names"] == ["cold", "warm"]
     assert len(json.loads((study / "memorization_subset.json").read_text())["indices"]) == 8
 
 
@@ -119,15 +119,15 @@ REFUSED = {
     "exp_linear from 0": (("--stop", "1", "--list", "exp_linear"), "exp_linear from 0"),
     "targets rise": (("--target-ranks", "1,2"), "target_ranks[1] 2 is not below"),
     "half a parameter": (("--target-parameters", "10.5"), "expected whole numbers"),
-    "few examples": ((*THRESHOLDS, "--subset", "17"), "16 training examples"),
+    "few examples": ((*THRESHOLDS, "--subset", "17"), "the training set has 16 examples"),
     "unknown control": ((*THRESHOLDS, "--controls", "svd,magic"), "control 'magic': expected one of as_shipped"),
     "unknown mode": ((*THRESHOLDS, "--mode", "sgd"), "threshold_mode 'sgd': expected one of lr, adam, constant"),
     "unknown score": ((*THRESHOLDS, "--score", "acuracy"), "accuracy"),
     "unknown column": ((*THRESHOLDS, "--label-column", "tones"), "tone"),
     "half a seed": ((*THRESHOLDS, "--seeds", "0.5"), "--seeds 0.5: expected whole numbers"),
-    "no such layer": ((*THRESHOLDS, "--targets", "query"), "query"),
-    "cuda": ((*THRESHOLDS, "--device", "tpu"), "--device tpu: expected cpu or cuda"),
-    "one gate zero": ((*THRESHOLDS, "--rank", "0"), "0"),
+    "no such layer": ((*THRESHOLDS, "--targets", "query"), "--targets query: No modules"),
+    "cuda": ((*THRESHOLDS, "--device", "tpu"), "--device tpu: expected cpu, or cuda where"),
+    "no gates": ((*THRESHOLDS, "--rank", "0"), "--rank 0, "),
 }
 
 

@@ -192,6 +192,16 @@ def test_nothing_rises_while_the_learning_rate_is_zero_or_it_is_too_early() -> N
     proximal.detach()
 
 
+def test_a_rate_that_was_not_announced_delays_the_rise_and_no_more() -> None:
+    gate, optimizer = one_vector([0.9, 0.5])
+    threshold = TargetThreshold(1, {gate: 1}, [0.0, *[0.1] * 99])
+    ProximalStep(optimizer, threshold, "lr")
+    for _ in range(100):
+        optimizer.step()
+    assert threshold.first_step == 1
+    assert threshold.reached
+
+
 def test_parameters_are_missed_by_less_than_one_gate() -> None:
     """Two vectors whose gates cost 7 and 10: 30 is not a sum of what remains."""
     small, large = (nn.Parameter(torch.tensor(values)) for values in ([0.9, 0.1, 0.5], [0.3, 0.8, 0.6]))
@@ -231,18 +241,23 @@ def test_gates_without_a_metric_cannot_be_closed_and_it_is_said() -> None:
     }  # fmt: skip
 
 
-def test_closed_before_the_stage_stays_closed_and_in_it_only_without_revival() -> None:
-    for revive in (True, False):
-        gate, optimizer = one_vector([0.0, 1.0, 0.9, 0.02], rate=0.1)
-        threshold = TargetThreshold(1, {gate: 1}, [0.1] * 100)
-        ProximalStep(optimizer, threshold, "lr", revive=revive)
-        while gate[3] != 0:
-            optimizer.step()
-        assert not threshold.reached
-        gate.grad = torch.tensor([-1.0, 0.0, 0.0, -1.0])
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("revive", [False, True])
+def test_closed_before_the_stage_stays_closed_and_in_it_only_without_revival(revive: bool, resumed: bool) -> None:
+    gate, optimizer = one_vector([0.0, 1.0, 0.9, 0.02], rate=0.1)
+    threshold = TargetThreshold(1, {gate: 1}, [0.1] * 100)
+    proximal = ProximalStep(optimizer, threshold, "lr", revive=revive)
+    while gate[3] != 0:
         optimizer.step()
-        assert float(gate[0].detach()) == 0.0
-        assert bool(gate[3] != 0) is revive
+    assert not threshold.reached
+    if resumed:
+        proximal.detach()
+        saved = json.loads(json.dumps(proximal.state_dict()))
+        ProximalStep(optimizer, TargetThreshold(1, {gate: 1}, [0.1] * 100), "lr", revive=revive).load_state_dict(saved)
+    gate.grad = torch.tensor([-1.0, 0.0, 0.0, -1.0])
+    optimizer.step()
+    assert float(gate[0].detach()) == 0.0
+    assert bool(gate[3] != 0) is revive
 
 
 # With transformers' Trainer ------------------------------------------------------------------------------------------
@@ -357,6 +372,10 @@ def test_gates_that_costs_were_not_given_for() -> None:
     ProximalStep(optimizer, TargetThreshold(2, gate_costs("rank", adapted("llama")), [0.1]))
     with pytest.raises(RankLabError, match="6 vectors of gates, 6 of them unknown"):
         optimizer.step()
+    sharded = nn.Parameter(torch.ones(2))
+    sharded.to_local = lambda: sharded
+    with pytest.raises(RankLabError, match="FSDP2"):
+        TargetThreshold(2, {sharded: 1}, [0.1]).before_step([sharded])
     next(iter(gate_parameters(model).values())).requires_grad_(False)
     with pytest.raises(RankLabError, match="its gate is not trained"):
         gate_costs("rank", model)
