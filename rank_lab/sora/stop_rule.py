@@ -25,6 +25,9 @@ class StopRule:
     to zero every stage "converges" in the end. The default arguments of
     :func:`rank_lab.sora.run_schedule` keep the rate constant after warm-up; a row
     that ended at less than a tenth of its largest rate says so in its warning.
+    Nor does a count at rest say that gates are: those that start at one shrink for
+    :math:`1 / (\eta\lambda)` steps (mode ``lr``) before the first can become zero.
+    Choose ``min_steps`` above that where a small threshold is to show what it prunes.
 
     Parameters
     ----------
