@@ -166,6 +166,15 @@ def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:
     assert "no tokenizer could be loaded" in done.err
 
 
+@pytest.mark.parametrize("content", ['{"peft_type": "LORA"}', "[]", "not json"])
+def test_an_adapter_is_no_base(content: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    done = rank_lab("schedule", tmp_path, *TASK, "--data", data, *THRESHOLDS, "-o", tmp_path / "study")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert f"is an adapter ({'LORA' if 'LORA' in content else 'unreadable'}), and a schedule trains a new" in done.err
+
+
 def test_own_columns_for_a_task_of_glue(data: Path, tmp_path: Path) -> None:
     done = rank_lab(
         "schedule", BASE, "--task", "rte", "--label-column", "x", "--data", data, *THRESHOLDS, "-o", tmp_path
