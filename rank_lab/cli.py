@@ -246,7 +246,7 @@ def schedule(
     max_steps: Annotated[int, typer.Option(help="Of each stage.", rich_help_panel=_STEPS)] = 1000,
     dense_steps: Annotated[
         int | None,
-        typer.Option(help="Largest number of steps of stage 0; default --max-steps.", rich_help_panel=_STEPS),
+        typer.Option(help="Of stage 0, exactly; default as the other stages.", rich_help_panel=_STEPS),
     ] = None,
     check_steps: Annotated[int, typer.Option(help="Steps from check to check.", rich_help_panel=_STEPS)] = 20,
     patience: Annotated[int, typer.Option(help="Checks without change.", rich_help_panel=_STEPS)] = 3,

@@ -74,8 +74,8 @@ class Inputs:
         except (ValueError, AttributeError):
             kind = "unreadable"
         raise RankLabError(
-            f"{self.model}: is an adapter ({plain(str(kind))}), and a schedule trains a new SoRA adapter from its start;"
-            " give the base model, or merge the adapter into it first."
+            f"{self.model}: is an adapter ({plain(str(kind))}), and a schedule trains a new SoRA adapter from its"
+            " start; give the base model, or merge the adapter into it first."
         )
 
     def _task(self) -> Task:
@@ -110,7 +110,7 @@ class Plan:
     min_steps, max_steps, check_steps, patience, tolerance
         See :class:`rank_lab.sora.StopRule`.
     dense_steps
-        Largest number of steps of stage 0; None for ``max_steps``.
+        Steps of stage 0, exactly: a loss is flat before it begins to fall, too. None for the rule of the others.
     """
 
     thresholds: str = ""
@@ -143,7 +143,7 @@ class Plan:
         rule = StopRule(self.min_steps, self.max_steps, self.check_steps, self.patience, self.tolerance)
         dense = None
         if self.dense_steps is not None:
-            dense = replace(rule, max_steps=self.dense_steps, min_steps=min(self.min_steps, self.dense_steps))
+            dense = replace(rule, min_steps=self.dense_steps, max_steps=self.dense_steps)
         return Schedule(
             **self._sweep(), stop=rule, dense_stop=dense, controls=self._controls(), reference=self.reference,
             subset=self.subset, seeds=_whole(self.seeds, "--seeds"), keep_moments=self.keep_moments,
