@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rank_lab.errors import RankLabError
@@ -15,6 +15,8 @@ REFERENCES = ("stage_0", "best")
 """What memorization and generalization are relative to."""
 
 CONTROLS = ("as_shipped", "one_shot", "one_shot_importance", "svd")
+
+_LEAST_FALL = 0.05
 
 TargetKind = Literal["rank", "parameters"]
 
@@ -57,7 +59,8 @@ class Schedule:
     target_parameters
         Exact number of non-zero parameters to reach, decreasing; a dense stage 0 goes before them.
     stop, dense_stop
-        When a stage ends, and when stage 0 does (None: as the others).
+        When a stage ends, and when stage 0 does; None: as the others, but not before its loss has fallen by 5 %,
+        for a loss is flat before it begins to fall, too.
     controls
         What stands beside the stages in the curve; None for all that apply: ``as_shipped`` needs thresholds.
     reference
@@ -123,7 +126,7 @@ class Schedule:
     @property
     def goals(self) -> tuple[StageGoal, ...]:
         """The stages in order."""
-        first = self.stop if self.dense_stop is None else self.dense_stop
+        first = replace(self.stop, fall=_LEAST_FALL) if self.dense_stop is None else self.dense_stop
         if self.thresholds:
             return tuple(
                 StageGoal(stage, value, None, None, self.stop if stage else first)

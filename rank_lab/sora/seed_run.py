@@ -20,7 +20,17 @@ from rank_lab.sora.predictions import Predictions
 from rank_lab.sora.schedule_plan import Schedule, StageGoal
 from rank_lab.sora.stage import Stage, Trained, prox_start, train_stage
 from rank_lab.sora.stage_checkpoints import optimizer_file
-from rank_lab.sora.stage_row import SETS, EvaluationSets, Reference, measured, number, relative, slow_end, unusable
+from rank_lab.sora.stage_row import (
+    SETS,
+    EvaluationSets,
+    Reference,
+    measured,
+    number,
+    relative,
+    slow_end,
+    still_shrinking,
+    unusable,
+)
 
 __all__ = ["SeedRun", "Shared", "row_of"]
 
@@ -256,7 +266,7 @@ def row_of(
     """
     shared = run.shared
     columns = measured(model, found, shared.sets.score)
-    warnings = [] if trained is None else [slow_end(trained.lr_end, trained.lr_peak, trained.stop)]
+    warnings = [] if trained is None else _end_warnings(trained)
     for name, quantity in zip(SETS, ("memorization", "generalization"), strict=True):
         part = relative(name, found[name], references[name], shared.sets)
         columns |= {quantity: number(part.value), f"{quantity}_low": part.low, f"{quantity}_high": part.high}
@@ -277,6 +287,13 @@ def row_of(
         **_training_columns(goal, trained, control),
         **columns,
     )
+
+
+def _end_warnings(trained: Trained) -> list[str]:
+    return [
+        slow_end(trained.lr_end, trained.lr_peak, trained.stop),
+        still_shrinking(trained.gates_fell, trained.threshold, trained.stop),
+    ]
 
 
 def _training_columns(goal: StageGoal, trained: Trained | None, control: str) -> dict[str, Any]:

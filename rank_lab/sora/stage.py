@@ -27,7 +27,7 @@ from rank_lab.sora.stage_checkpoints import (
 )
 from rank_lab.sora.stage_progress import PROGRESS_FILE, progress_line
 from rank_lab.sora.stage_trainer import StageCallback, StageTrainer
-from rank_lab.sora.stop_rule import Stop, StopRule, checks_of, stopped
+from rank_lab.sora.stop_rule import Stop, StopRule, checks_of, gates_fell, stopped
 from rank_lab.sora.target import TargetThreshold, gate_costs, target_counts
 
 __all__ = ["Stage", "Trained", "prox_start", "seed_of", "stage_arguments", "train_stage"]
@@ -98,6 +98,8 @@ class Trained:
         The first, the largest and the last learning rate.
     threshold
         The last in force; where a target was reached, the one that reached it.
+    gates_fell
+        Share of the gates' sum of absolute values that was lost in the checks that decided the end.
     seconds
         Wall time of training, over all processes that had a part in it.
     """
@@ -109,6 +111,7 @@ class Trained:
     lr_peak: float
     lr_end: float
     threshold: float
+    gates_fell: float
     seconds: float
 
 
@@ -289,4 +292,5 @@ def _trained(stage: Stage, last: Path) -> Trained:
     rates = {name: float(check[name]) for name in ("lr_start", "lr_peak", "lr_end")}
     reached = reached_threshold(last)
     threshold = float(check["threshold"]) if reached is None else reached
-    return Trained(steps=steps, hook_calls=calls, stop=stop, seconds=seconds_of(last), threshold=threshold, **rates)
+    fell = gates_fell(stage.goal.rule, log)
+    return Trained(steps, calls, stop, threshold=threshold, gates_fell=fell, seconds=seconds_of(last), **rates)

@@ -8,7 +8,7 @@ __all__ = ["PROGRESS_FILE", "progress_line"]
 
 PROGRESS_FILE = "progress.jsonl"
 
-_SHOWN = ("step", "loss", "nonzero_gates", "learning_rate", "threshold")
+_SHOWN = ("step", "loss", "nonzero_gates", "gate_sum", "learning_rate", "threshold")
 
 
 def progress_line(check: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "relative",
     "slow_end",
+    "still_shrinking",
     "unusable",
 ]
 
@@ -33,6 +34,7 @@ SETS = ("train", "validation")
 """Names of the memorization subset and the validation set in ``predictions.parquet``."""
 
 _LITTLE = 0.1  # of the largest learning rate
+_MOVING = 0.02  # of the gates' size
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,27 @@ def slow_end(lr_end: float, lr_peak: float, stop: str) -> str:
     if stop != "converged" or lr_end >= _LITTLE * lr_peak:
         return ""
     return f"converged at {lr_end / lr_peak:.0%} of the largest learning rate, where any loss is flat"
+
+
+def still_shrinking(gates_fell: float, threshold: float, stop: str) -> str:
+    """The warning of a stage whose count rests only because no gate has come down to zero yet.
+
+    Parameters
+    ----------
+    gates_fell, threshold, stop
+        Of the stage.
+
+    Examples
+    --------
+    >>> still_shrinking(0.01, 0.5, "converged"), still_shrinking(0.2, 0.5, "converged")
+    ('', 'converged by count and loss, but gates still lost 20% of their size in the last checks: more steps may prune')
+    """
+    if stop != "converged" or not threshold or gates_fell < _MOVING:
+        return ""
+    return (
+        f"converged by count and loss, but gates still lost {gates_fell:.0%} of their size in the last checks: more"
+        " steps may prune"
+    )
 
 
 def _mean_effective_rank(model: nn.Module) -> float:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from rank_lab.durable import append_line, write_whole
 from rank_lab.errors import CheckpointError, NonFiniteError
 from rank_lab.sora.callback import SoraCallback
+from rank_lab.sora.gates import gate_parameters
 from rank_lab.sora.stage_checkpoints import log_of, mark_whole, remove_older, seconds_of
 from rank_lab.sora.stage_progress import progress_line
 from rank_lab.sora.stop_rule import StopRule, checks_of, stopped
@@ -153,9 +154,12 @@ class StageTrainer(SoraTrainer):
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The log of a check with the learning rates and the threshold so far, all that a stage's row needs."""
+        """The log of a check with the learning rates, gates and threshold so far, all that a stage's row needs."""
         if "loss" in logs:
             logs.update(self.stage.rates)
+            logs["gate_sum"] = math.fsum(
+                float(gate.detach().abs().sum()) for gate in gate_parameters(self.model).values()
+            )
             logs.update(self._threshold())
         super().log(logs, *args, **kwargs)
 

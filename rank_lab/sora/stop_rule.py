@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rank_lab.errors import RankLabError
 
-__all__ = ["Stop", "StopRule", "checks_of", "stopped"]
+__all__ = ["Stop", "StopRule", "checks_of", "gates_fell", "stopped"]
 
 Stop = Literal["converged", "max_steps", "target_not_reached"]
 
@@ -41,6 +41,9 @@ class StopRule:
         Number of checks.
     tolerance
         Relative change of the loss.
+    fall
+        Share by which the mean loss of the last ``patience`` checks must lie below that of the first check: a loss is
+        flat before it begins to fall, too. 0 asks for no fall.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class StopRule:
     check_steps: int = 20
     patience: int = 3
     tolerance: float = 0.01
+    fall: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what could never stop, or stop at once."""
@@ -73,6 +77,8 @@ class StopRule:
             )
         if not math.isfinite(self.tolerance) or self.tolerance < 0:
             raise RankLabError(f"tolerance {self.tolerance!r}: expected a fraction, 0 or more; 0 for max_steps always.")
+        if not 0 <= self.fall < 1:
+            raise RankLabError(f"fall {self.fall!r}: expected a share of the first loss, from 0 to below 1.")
 
 
 def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None:
@@ -97,6 +103,8 @@ def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None
     >>> flat = [{"step": step, "loss": 0.5, "nonzero_gates": 7} for step in (2, 4, 6, 8)]
     >>> stopped(rule, flat[:3]), stopped(rule, flat)
     (None, 'converged')
+    >>> stopped(StopRule(min_steps=4, max_steps=20, check_steps=2, patience=2, fall=0.05), flat) is None
+    True
     """
     checks = checks_of(history)
     if not checks:
@@ -107,6 +115,24 @@ def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None
     if step < rule.max_steps:
         return None
     return "max_steps" if reached else "target_not_reached"
+
+
+def gates_fell(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the gates' sum of absolute values that was lost from the first of the last ``patience`` checks on.
+
+    Parameters
+    ----------
+    rule, history
+        See :func:`stopped`; checks hold ``gate_sum``.
+
+    Examples
+    --------
+    >>> log = [{"step": step, "loss": 0.5, "nonzero_gates": 7, "gate_sum": 9 - step / 2} for step in (2, 4, 6, 8)]
+    >>> round(gates_fell(StopRule(patience=3), log), 3)
+    0.286
+    """
+    sums = [float(entry["gate_sum"]) for entry in checks_of(history)[-rule.patience :]]
+    return 1 - sums[-1] / sums[0] if sums[0] > 0 else 0.0
 
 
 def checks_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -127,6 +153,8 @@ def _rests(rule: StopRule, checks: Sequence[Mapping[str, Any]]) -> bool:
         return False
     losses = [float(entry["loss"]) for entry in checks[-2 * rule.patience :]]
     before, last = math.fsum(losses[: rule.patience]), math.fsum(losses[rule.patience :])
+    if rule.fall and last > (1 - rule.fall) * rule.patience * float(checks[0]["loss"]):
+        return False
     return abs(last - before) < rule.tolerance * abs(before)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rank_lab.errors import RankLabError
-from rank_lab.sora import StopRule
+from rank_lab.sora import Schedule, StopRule
 from rank_lab.sora.stop_rule import stopped
 
 RULE = StopRule(min_steps=0, max_steps=200, check_steps=10, patience=3, tolerance=0.1)
@@ -53,6 +53,17 @@ def test_not_before_the_least_number_of_steps() -> None:
     assert stopped(rule, log([1.0] * 7)) == "converged"
 
 
+def test_a_loss_that_has_not_begun_to_fall_is_not_flat_yet() -> None:
+    rule = StopRule(min_steps=0, max_steps=200, check_steps=10, patience=3, tolerance=0.1, fall=0.2)
+    assert stopped(rule, log(FLAT)) is None
+    assert stopped(rule, log([1.0] * 5 + [0.79] * 6)) == "converged"
+    assert stopped(rule, log([1.0] * 5 + [0.81] * 6)) is None
+    assert stopped(rule, log([1.0] * 20)) == "max_steps"
+    assert Schedule(thresholds=(0.0, 1.0)).goals[0].rule.fall == 0.05
+    assert Schedule(thresholds=(0.0, 1.0)).goals[1].rule.fall == 0.0
+    assert Schedule(thresholds=(0.0, 1.0), dense_stop=StopRule()).goals[0].rule.fall == 0.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -63,6 +74,8 @@ def test_not_before_the_least_number_of_steps() -> None:
         ({"patience": 1.5}, "patience 1.5"),
         ({"tolerance": float("nan")}, "tolerance nan"),
         ({"tolerance": -0.1}, "tolerance -0.1"),
+        ({"fall": 1.0}, "fall 1.0"),
+        ({"fall": float("nan")}, "fall nan"),
     ],
 )
 def test_a_rule_that_is_none(options: dict[str, Any], message: str) -> None:
