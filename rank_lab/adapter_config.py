@@ -70,6 +70,7 @@ _HARMLESS = frozenset(
         "adam_rms",
         "revive",
         "leave_out_zeros",
+        "gate_clip",
         "target_parameters",
         "velora_config",
         "monteclora_config",

@@ -169,6 +169,9 @@ def schedule(
         Path | None,
         typer.Option(help="Folder of train.jsonl and validation.jsonl; default the hub.", rich_help_panel=_DATA),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of GLUE on the hub: branch, tag or commit.", rich_help_panel=_DATA)
+    ] = None,
     text_column: Annotated[
         list[str] | None,
         typer.Option(help="Own task: column of text, or of prompt and completion.", rich_help_panel=_DATA),
@@ -189,6 +192,7 @@ def schedule(
     subset: Annotated[
         int, typer.Option(help="Training examples that memorization is measured on.", rich_help_panel=_DATA)
     ] = 1000,
+    subset_seed: Annotated[int, typer.Option(help="Of their choice.", rich_help_panel=_DATA)] = 42,
     thresholds: Annotated[str, typer.Option(help="Increasing, e.g. 0,0.5,1,2.", rich_help_panel=_PLAN)] = "",
     start: Annotated[float, typer.Option(help="First of a list by formula.", rich_help_panel=_PLAN)] = 0.0,
     stop: Annotated[float | None, typer.Option(help="Last of a list by formula.", rich_help_panel=_PLAN)] = None,
@@ -226,8 +230,21 @@ def schedule(
     gate_init: Annotated[str, typer.Option(help="ones or normal.", rich_help_panel=_SORA)] = "ones",
     gate_lr: Annotated[float | None, typer.Option(help="Of the gates; default --lr.", rich_help_panel=_SORA)] = None,
     l1_weight: Annotated[float, typer.Option(help="Of mean |gate| in the training loss.", rich_help_panel=_SORA)] = 0.0,
+    gate_clip: Annotated[
+        float | None, typer.Option(help="Norm of the gates' gradient; default with all others.", rich_help_panel=_SORA)
+    ] = None,
+    prox_start_step: Annotated[
+        int, typer.Option(help="First step of a stage that shrinks gates.", rich_help_panel=_SORA)
+    ] = 0,
+    adam_rms: Annotated[
+        bool, typer.Option("--adam-rms", help="Mode adam: one metric per module.", rich_help_panel=_SORA)
+    ] = False,
     no_revive: Annotated[
         bool, typer.Option("--no-revive", help="Zero gates stay zero.", rich_help_panel=_SORA)
+    ] = False,
+    leave_out_zeros: Annotated[
+        bool,
+        typer.Option("--leave-out-zeros", help="Skip pruned directions; needs --no-revive.", rich_help_panel=_SORA),
     ] = False,
     freeze_head: Annotated[
         bool,
@@ -269,18 +286,19 @@ def schedule(
     from rank_lab.sora.schedule_command import run_and_print
 
     inputs = Inputs(
-        model=model, task=task, data=data, text_columns=tuple(text_column or ()), label_column=label_column, kind=kind,
-        score=score, max_length=max_length, train_limit=train_limit,
+        model=model, task=task, data=data, revision=revision, text_columns=tuple(text_column or ()),
+        label_column=label_column, kind=kind, score=score, max_length=max_length, train_limit=train_limit,
     )  # fmt: skip
     plan = Plan(
         thresholds=thresholds, start=start, stop=stop, count=count, kind=list_kind, target_ranks=target_ranks,
         target_parameters=target_parameters, controls=controls, reference=reference, seeds=seeds, subset=subset,
-        min_steps=min_steps, max_steps=max_steps, dense_steps=dense_steps, check_steps=check_steps, patience=patience,
-        tolerance=tolerance, keep_moments=not reset_moments,
+        subset_seed=subset_seed, min_steps=min_steps, max_steps=max_steps, dense_steps=dense_steps,
+        check_steps=check_steps, patience=patience, tolerance=tolerance, keep_moments=not reset_moments,
     )  # fmt: skip
     adapter = Adapter(
         rank=rank, alpha=alpha, dropout=dropout, targets=targets, mode=mode, operator=operator, gate_init=gate_init,
-        gate_lr=gate_lr, l1_weight=l1_weight, revive=not no_revive, freeze_head=freeze_head,
+        gate_lr=gate_lr, gate_clip=gate_clip, l1_weight=l1_weight, prox_start_step=prox_start_step, adam_rms=adam_rms,
+        revive=not no_revive, leave_out_zeros=leave_out_zeros, freeze_head=freeze_head,
     )  # fmt: skip
     training = Training(
         learning_rate=lr, scheduler=scheduler, warmup=warmup, weight_decay=weight_decay, clip=clip,

@@ -51,6 +51,9 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
         ``"soft"``: the paper's; ``"gapped"``: what the published code computes.
     gate_lr
         Learning rate of the gates; None for that of all others.
+    gate_clip
+        Largest norm of the gates' gradient, where it is to be clipped apart from
+        that of all others; None to clip all together by ``max_grad_norm``.
     l1_weight
         Weight of the mean of :math:`|g|` in the training loss, as published; never in the evaluation loss.
     prox_start_step
@@ -84,6 +87,7 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
     threshold_mode: str = field(default="lr", metadata={"help": "lr, adam or constant."})
     operator: str = field(default="soft", metadata={"help": "soft or gapped."})
     gate_lr: float | None = field(default=None, metadata={"help": "Learning rate of the gates."})
+    gate_clip: float | None = field(default=None, metadata={"help": "Largest norm of the gates' own gradient."})
     l1_weight: float = field(default=0.0, metadata={"help": "Weight of the mean of |gate| in the training loss."})
     prox_start_step: int = field(default=0, metadata={"help": "First step after which gates are shrunk."})
     adam_rms: bool = field(default=False, metadata={"help": "Mode adam: one denominator per module."})
@@ -102,6 +106,8 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
         check_threshold(self.l1_weight, "l1_weight")
         if self.gate_lr is not None:
             check_threshold(self.gate_lr, "gate_lr")
+        if self.gate_clip is not None and not check_threshold(self.gate_clip, "gate_clip"):
+            raise RankLabError("gate_clip 0: no gate would ever move; give a number above 0, or None.")
         if self.prox_start_step < 0:
             raise RankLabError(f"prox_start_step {self.prox_start_step}: expected the number of a step, 0 or more.")
         if self.leave_out_zeros and self.revive:

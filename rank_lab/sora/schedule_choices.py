@@ -29,8 +29,8 @@ class Inputs:
         Folder or hub id of the base.
     task
         One of GLUE's names, or any where the columns are given.
-    data
-        Folder of ``train.jsonl`` and ``validation.jsonl``; None for the hub.
+    data, revision
+        Folder of ``train.jsonl`` and ``validation.jsonl``; None for the hub, and of that a branch, tag or commit.
     text_columns, label_column, kind, score
         Of a task of the user's own; no text columns for one of GLUE's.
     max_length, train_limit
@@ -40,6 +40,7 @@ class Inputs:
     model: str
     task: str
     data: Path | None = None
+    revision: str | None = None
     text_columns: tuple[str, ...] = ()
     label_column: str = ""
     kind: str = "classification"
@@ -63,7 +64,8 @@ class Inputs:
             tokenizer = AutoTokenizer.from_pretrained(self.model)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.model}: no tokenizer could be loaded ({first_line(error)}).") from error
-        return encoded(task, self.data, tokenizer, max_length=self.max_length, subset=Subset(train=self.train_limit))
+        subset = Subset(train=self.train_limit)
+        return encoded(task, self.data, tokenizer, max_length=self.max_length, subset=subset, revision=self.revision)
 
     def _refuse_adapter(self) -> None:
         file = Path(self.model) / "adapter_config.json"
@@ -105,7 +107,7 @@ class Plan:
         Comma-separated; ``none`` for none, None for all that apply.
     seeds
         Comma-separated.
-    reference, subset, keep_moments
+    reference, subset, subset_seed, keep_moments
         See :class:`rank_lab.sora.Schedule`.
     min_steps, max_steps, check_steps, patience, tolerance
         See :class:`rank_lab.sora.StopRule`.
@@ -124,6 +126,7 @@ class Plan:
     seeds: str = "0"
     reference: str = "stage_0"
     subset: int = 1000
+    subset_seed: int = 42
     keep_moments: bool = True
     min_steps: int = 100
     max_steps: int = 1000
@@ -146,7 +149,8 @@ class Plan:
             dense = replace(rule, min_steps=self.dense_steps, max_steps=self.dense_steps)
         return Schedule(
             **self._sweep(), stop=rule, dense_stop=dense, controls=self._controls(), reference=self.reference,
-            subset=self.subset, seeds=_whole(self.seeds, "--seeds"), keep_moments=self.keep_moments,
+            subset=self.subset, subset_seed=self.subset_seed, seeds=_whole(self.seeds, "--seeds"),
+            keep_moments=self.keep_moments,
         )  # fmt: skip
 
     def _sweep(self) -> dict[str, Any]:
@@ -185,7 +189,7 @@ class Adapter:
     ----------
     rank, alpha, dropout, targets
         LoRA's; targets comma-separated.
-    mode, operator, gate_init, gate_lr, l1_weight, revive
+    mode, operator, gate_init, gate_lr, gate_clip, l1_weight, prox_start_step, adam_rms, revive, leave_out_zeros
         SoRA's.
     freeze_head
         Whether a classification head stays as it starts, as in the published code.
@@ -199,8 +203,12 @@ class Adapter:
     operator: str = "soft"
     gate_init: str = "ones"
     gate_lr: float | None = None
+    gate_clip: float | None = None
     l1_weight: float = 0.0
+    prox_start_step: int = 0
+    adam_rms: bool = False
     revive: bool = True
+    leave_out_zeros: bool = False
     freeze_head: bool = False
 
     def config(self, kind: str) -> SoraConfig:
@@ -210,7 +218,8 @@ class Adapter:
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
             target_modules=names[0] if names == ["all-linear"] else names, task_type=_PEFT_TASKS[kind],
             threshold_mode=self.mode, operator=self.operator, gate_init=self.gate_init, gate_lr=self.gate_lr,
-            l1_weight=self.l1_weight, revive=self.revive,
+            gate_clip=self.gate_clip, l1_weight=self.l1_weight, prox_start_step=self.prox_start_step,
+            adam_rms=self.adam_rms, revive=self.revive, leave_out_zeros=self.leave_out_zeros,
         )  # fmt: skip
 
 

@@ -24,16 +24,19 @@ class SoraTrainerMixin(_Base):  # type: ignore[misc]
     ``gate_lr``) before the learning-rate schedule and any saved state are loaded;
     a :class:`rank_lab.sora.SoraCallback` shrinks them, unless one was given;
     ``l1_weight`` of the config adds the published term to the training loss, and
-    only to that; logs hold the number of non-zero gates.
+    only to that; ``gate_clip`` clips the gates' gradient apart; logs hold the number of non-zero gates.
 
     Raises
     ------
     RankLabError
-        If the model has no SoRA adapter, or the optimizer is one that cannot be given the group.
+        If the model has no SoRA adapter, the optimizer is one that cannot be given
+        the group, or ``gate_clip`` could not be carried out.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if sora_config_of(self.model).gate_clip is not None:
+            _refuse_unclipped(super(), self.args, self.is_fsdp_enabled)
         if not any(isinstance(callback, SoraCallback) for callback in self.callback_handler.callbacks):
             self.add_callback(SoraCallback())
 
@@ -58,6 +61,18 @@ class SoraTrainerMixin(_Base):  # type: ignore[misc]
             penalty = penalty / self.current_gradient_accumulation_steps
         return (result[0] + penalty, *result[1:]) if isinstance(result, tuple) else result + penalty
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """As the Trainer clips, and with ``gate_clip`` the gates apart; the norm of what is clipped together."""
+        bound = sora_config_of(self.model).gate_clip
+        if bound is None:
+            return super()._clip_grad_norm(model)
+        gates = list(gate_parameters(model).values())
+        ours = {id(gate) for gate in gates}
+        others = [value for value in model.parameters() if id(value) not in ours]
+        norm = self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)  # unscales all gradients first
+        nn.utils.clip_grad_norm_(gates, bound)
+        return norm
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's log with the number of gates that are not zero."""
         if "loss" in logs:
@@ -75,6 +90,16 @@ class SoraTrainerMixin(_Base):  # type: ignore[misc]
 
 class SoraTrainer(SoraTrainerMixin, Trainer):  # type: ignore[misc]
     """transformers' Trainer for a model with a SoRA adapter; see :class:`SoraTrainerMixin`."""
+
+
+def _refuse_unclipped(trainer: Any, arguments: Any, is_sharded: bool) -> None:
+    if not hasattr(trainer, "_clip_grad_norm"):
+        raise RankLabError("gate_clip: this version of transformers clips in a way that it cannot enter; update it.")
+    if not arguments.max_grad_norm or is_sharded:
+        raise RankLabError(
+            "gate_clip needs gradients that are clipped in one process, and max_grad_norm above 0; leave it out, or set"
+            " max_grad_norm and train without FSDP."
+        )
 
 
 def _move_gates(optimizer: Any, model: nn.Module, gate_lr: float | None) -> None:

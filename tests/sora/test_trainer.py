@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from rank_lab import analyze
 from rank_lab.errors import RankLabError
 from rank_lab.sora import SoraCallback, SoraTrainer, SoraTrainerMixin, fold, gate_parameters, parameter_groups
-from tests.sora.adapters import adapted, base_model, settings
+from tests.sora.adapters import adapted, as_trained, base_model, settings
 
 Model = Any
 
@@ -243,3 +243,42 @@ def test_training_twice_does_not_shrink_twice(tmp_path: Path) -> None:
     callback = next(found for found in trainer.callback_handler.callbacks if isinstance(found, SoraCallback))
     assert callback.proximal is not None
     assert callback.proximal.calls == 3
+
+
+class _Norms(TrainerCallback):
+    """Norms of the gradients that the optimizer is given: of the gates, and of all others."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def on_pre_optimizer_step(self, _args: Any, _state: Any, _control: Any, **kwargs: Any) -> None:
+        gates = {id(gate) for gate in gate_parameters(kwargs["model"]).values()}
+        trained = [value for value in kwargs["model"].parameters() if value.grad is not None]
+        norms = [
+            float(torch.nn.utils.get_total_norm([value.grad for value in trained if (id(value) in gates) is ours]))
+            for ours in (True, False)
+        ]
+        self.seen.append((norms[0], norms[1]))
+
+
+@pytest.mark.parametrize(("gate_clip", "apart"), [(None, False), (2e-3, True)])
+def test_gates_may_be_clipped_apart(tmp_path: Path, gate_clip: float | None, apart: bool) -> None:
+    model, norms = as_trained(model_of(gate_clip=gate_clip)), _Norms()
+    trainer = trainer_of(tmp_path, model, max_steps=6, max_grad_norm=1e-3)
+    trainer.add_callback(norms)
+    trainer.train()
+    assert len(norms.seen) == 6
+    together = [(gates**2 + others**2) ** 0.5 for gates, others in norms.seen]
+    if apart:
+        assert max(gates for gates, _ in norms.seen) == pytest.approx(2e-3, rel=0.01)
+        assert all(others == pytest.approx(1e-3, rel=0.01) for _, others in norms.seen)
+    else:
+        assert all(norm == pytest.approx(1e-3, rel=0.01) for norm in together)
+        assert all(gates < 1e-3 for gates, _ in norms.seen)
+
+
+def test_a_gate_clip_that_nothing_carries_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RankLabError, match="gate_clip needs gradients that are clipped"):
+        trainer_of(tmp_path, model_of(gate_clip=0.1), max_grad_norm=0.0)
+    with pytest.raises(RankLabError, match="gate_clip 0: no gate would ever move"):
+        settings("llama", gate_clip=0.0)
