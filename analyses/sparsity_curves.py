@@ -54,7 +54,7 @@ _COMMON = [
 TWO_CORES = [
     *_COMMON, "--thresholds", "0,0.4,0.8,1.2,1.6,2.4,4", "--train-limit", "2000", "--max-length", "96",
     "--subset", "500",
-    "--dense-steps", "800", "--min-steps", "60", "--max-steps", "120", "--check-steps", "10", "--patience", "2",
+    "--dense-steps", "800", "--min-steps", "60", "--max-steps", "100", "--check-steps", "10", "--patience", "2",
 ]  # fmt: skip
 """At most half an hour on two cores."""
 QUICK = [
