@@ -32,13 +32,13 @@ _RESULTS = Path(__file__).parent / "results" / "sparsity_curves"
 _KEPT = ("curve.jsonl", "knees.json", "schedule.json", "task.json", "memorization_subset.json")
 _COLORS = {"memorization": "#0072B2", "generalization": "#D55E00"}  # Okabe-Ito
 _CONTROLS = {
-    "sora": ("SoRA, trained on", "circle", "solid"),
-    "as_shipped": ("as published (learning rate 0)", "x", "dot"),
-    "one_shot": ("dense gates, pruned once by size", "triangle-up", "dash"),
-    "one_shot_importance": ("dense gates, pruned once by importance", "triangle-down", "dash"),
-    "svd": ("dense update, truncated SVD", "square", "dashdot"),
+    SORA: ("SoRA, trained on", "circle", ""),
+    "as_shipped": ("as published (learning rate 0)", "x", "#7F7F7F"),
+    "one_shot": ("dense gates, pruned once by size", "triangle-up", "#009E73"),
+    "one_shot_importance": ("dense gates, pruned once by importance", "triangle-down", "#CC79A7"),
+    "svd": ("dense update, truncated SVD", "square", "#56B4E9"),
 }
-
+_AXES = {"nonzero_parameters": "non-zero parameters (exact)", "threshold": "threshold λ"}
 _COMMON = [
     "--rank",
     "8",
@@ -64,7 +64,7 @@ QUICK = [
 
 
 def draw(rows: pd.DataFrame) -> go.Figure:
-    """Both measures, against the number of non-zero parameters; hollow where a stage did not converge.
+    """Both measures, over the number of non-zero parameters and over the threshold; hollow: a stage did not converge.
 
     Bars are the bootstrap intervals of one seed's curve; of several, Student's over seeds around their mean.
 
@@ -73,17 +73,34 @@ def draw(rows: pd.DataFrame) -> go.Figure:
     rows
         Of one task's curve.
     """
-    figure = make_subplots(rows=1, cols=2, subplot_titles=[name.capitalize() for name in _COLORS], shared_yaxes=True)
     points = _points(rows)
-    for column, name in enumerate(_COLORS, start=1):
-        for control in [known for known in _CONTROLS if known in set(points["control"])]:
-            figure.add_trace(_line(points[points["control"] == control], name, control), row=1, col=column)
-        figure.update_xaxes(title="non-zero parameters (exact)", row=1, col=column)
-    first = rows.iloc[0]
-    figure.update_yaxes(title=f"100 × {first['score']} / that of {first['reference'].replace('_', ' ')}", row=1, col=1)
+    axes = [axis for axis in _AXES if points[axis].notna().any()]
+    titles = [name.capitalize() for name in _COLORS]
+    figure = make_subplots(
+        rows=len(axes),
+        cols=2,
+        subplot_titles=titles,
+        shared_yaxes="all",
+        vertical_spacing=0.16,
+        horizontal_spacing=0.05,
+    )
+    shown = set()
+    for row, axis in enumerate(axes, start=1):
+        for column, name in enumerate(_COLORS, start=1):
+            for control in [known for known in _CONTROLS if known in set(points["control"])]:
+                part = points[(points["control"] == control) & points[axis].notna()]
+                if len(part):
+                    line = _line(part.sort_values(axis), axis, name, control)
+                    figure.add_trace(line.update(showlegend=control not in shown), row=row, col=column)
+                    shown.add(control)
+            figure.update_xaxes(title=_AXES[axis], row=row, col=column)
+        first = rows.iloc[0]
+        label = f"100 × {first['score']} / that of {first['reference'].replace('_', ' ')}"
+        figure.update_yaxes(title=label, row=row, col=1)
     figure.update_layout(
-        template="simple_white", width=1000, height=430, font_size=13, margin={"l": 70, "r": 20, "t": 40, "b": 120},
-        legend={"orientation": "h", "y": -0.25, "x": 0.5, "xanchor": "center"},
+        template="simple_white", width=1000, height=140 + 330 * len(axes), font_size=13,
+        margin={"l": 70, "r": 20, "t": 40, "b": 110},
+        legend={"orientation": "h", "y": -0.12, "x": 0.5, "xanchor": "center"},
     )  # fmt: skip
     return figure
 
@@ -92,17 +109,16 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each place of the figure: those of one seed as they are, of several their means."""
     if rows["seed"].nunique() == 1:
         return rows
-    found = bands(rows, ["nonzero_parameters", *_COLORS])
+    found = bands(rows, [*_AXES, *_COLORS])
     wide = found.pivot(index=["control", "stage"], columns="quantity", values=["mean", "low", "high"])
     wide.columns = pd.Index([name if kind == "mean" else f"{name}_{kind}" for kind, name in wide.columns])
     done = rows.dropna(subset="converged").groupby(["control", "stage"])["converged"].all()
     return wide.join(done).reset_index()
 
 
-def _line(rows: pd.DataFrame, name: str, control: str) -> go.Scatter:
-    label, symbol, dash = _CONTROLS[control]
-    ours = control == "sora"
-    rows = rows.sort_values("nonzero_parameters")
+def _line(rows: pd.DataFrame, axis: str, name: str, control: str) -> go.Scatter:
+    label, symbol, color = _CONTROLS[control]
+    ours = control == SORA
     symbols = [f"{symbol}-open" if ours and not converged else symbol for converged in rows["converged"]]
     errors = {
         "array": rows[f"{name}_high"] - rows[name],
@@ -111,10 +127,9 @@ def _line(rows: pd.DataFrame, name: str, control: str) -> go.Scatter:
         "thickness": 1,
     }
     return go.Scatter(
-        x=rows["nonzero_parameters"], y=rows[name], mode="lines+markers", name=label, legendgroup=control,
-        showlegend=name == "memorization", error_y=errors,
+        x=rows[axis], y=rows[name], mode="lines+markers", name=label, legendgroup=control, error_y=errors,
         marker={"symbol": symbols, "size": 9 if ours else 7},
-        line={"color": _COLORS[name] if ours else "#7F7F7F", "dash": dash, "width": 2.5 if ours else 1.2},
+        line={"color": color or _COLORS[name], "dash": "solid" if ours else "dash", "width": 2.5 if ours else 1.2},
     )  # fmt: skip
 
 
@@ -132,7 +147,7 @@ def run(options: argparse.Namespace, task: str) -> Path:
     data = ["--data", str(options.data / task)] if options.data is not None else []
     command = [
         sys.executable, "-m", "rank_lab", "schedule", str(options.model or encoder_folder()), "-o", str(study),
-        "--task", task, *data, *options.arguments,
+        "--task", task, "--model-name", options.model or "all-MiniLM-L6-v2", *data, *options.arguments,
     ]  # fmt: skip
     subprocess.run(command, check=True)
     return study

@@ -169,6 +169,7 @@ def schedule(
         Path | None,
         typer.Option(help="Folder of train.jsonl and validation.jsonl; default the hub.", rich_help_panel=_DATA),
     ] = None,
+    model_name: Annotated[str, typer.Option(help="Name of the model in tables; default the folder's.")] = "",
     revision: Annotated[
         str | None, typer.Option(help="Of GLUE on the hub: branch, tag or commit.", rich_help_panel=_DATA)
     ] = None,
@@ -286,7 +287,8 @@ def schedule(
     from rank_lab.sora.schedule_command import run_and_print
 
     inputs = Inputs(
-        model=model, task=task, data=data, revision=revision, text_columns=tuple(text_column or ()),
+        model=model, name=model_name, task=task, data=data, revision=revision,
+        text_columns=tuple(text_column or ()),
         label_column=label_column, kind=kind, score=score, max_length=max_length, train_limit=train_limit,
     )  # fmt: skip
     plan = Plan(

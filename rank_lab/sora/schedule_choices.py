@@ -25,8 +25,8 @@ class Inputs:
 
     Parameters
     ----------
-    model
-        Folder or hub id of the base.
+    model, name
+        Folder or hub id of the base, and what tables call it; empty for the folder's name.
     task
         One of GLUE's names, or any where the columns are given.
     data, revision
@@ -47,6 +47,7 @@ class Inputs:
     score: str = ""
     max_length: int | None = None
     train_limit: int | None = None
+    name: str = ""
 
     def encoded(self) -> TaskData:
         """Both sets, tokenised by the model's own tokenizer.

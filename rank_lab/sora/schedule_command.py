@@ -110,7 +110,8 @@ def run_and_print(
     curve = run_schedule(
         make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
         score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
-        names={"model": Path(inputs.model).name, "task": data.task.name}, progress=_tell_row, watch=_tell,
+        names={"model": inputs.name or Path(inputs.model).name, "task": data.task.name},
+        progress=_tell_row, watch=_tell,
     )  # fmt: skip
     save_knees(curve)
     if as_json:

@@ -122,7 +122,7 @@ def test_several_seeds_have_bands(data: Path, tmp_path: Path) -> None:
     part = rows.loc[(rows["control"] == "sora") & (rows["stage"] == 1), "validation_score"]
     assert len(part) == 2
     assert found.loc[("sora", 1, "validation_score"), "mean"] == pytest.approx(part.mean())
-    assert len(sparsity_curves.draw(rows).data) == 4
+    assert len(sparsity_curves.draw(rows).data) == 6
 
 
 REFUSED = {
