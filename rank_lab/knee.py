@@ -28,6 +28,7 @@ LEAST_POINTS = 5
 SIGNIFICANCE = 0.05
 """How often a straight or flat curve may pass for one with a knee."""
 
+_TWO_SIDED = 1.96  # standard deviations that 5 % of normal noise exceeds
 _WIDEST = 0.75  # of the range: an interval that says nothing
 _LEAST_SHARE = 0.8  # of the resamples must have a knee at all
 
@@ -102,7 +103,7 @@ def find_knee(
     -------
     Knee
         Without value where the curve is flat within its noise, no better than a
-        straight line, falls from the first point on, falls at its last point
+        straight line, bends without a fall beyond its noise, falls from the first point on, falls at its last point
         only, has fewer than :data:`LEAST_POINTS` points, or its knee may lie
         almost anywhere.
 
@@ -138,7 +139,7 @@ def find_knee(
     shapes, generator = shapes_over(unit), np.random.default_rng(seed)
     best = fit(unit, values[None], shapes)
     p_value = _p_value(unit, float(best.gain[0]), shapes, spread, generator, resamples)
-    reason = _no_knee(unit, best, shapes, p_value)
+    reason = _no_knee(unit, best, shapes, p_value) or _small_fall(unit, best, spread)
     if not reason:
         noise = _noise(unit, best, shapes, spread, generator, resamples)
         low, high, reason = _interval(unit, fit(unit, best.fitted + noise, shapes), level)
@@ -294,6 +295,16 @@ def _no_knee(x: Values, best: Fits, shapes: list[Shape], p_value: float) -> str:
         return "it falls at the last point only; add points beyond"
     at_edge = best.low[0] <= x[1] if shapes[int(best.shape[0])].name == "two_lines" else best.knee[0] < x[1]
     return "it falls from the first point on; add points before" if at_edge else ""
+
+
+def _small_fall(x: Values, best: Fits, spread: Values | None) -> str:
+    """A bend alone is no knee: from there to the end a curve must lose more than its examples can explain."""
+    if spread is None:
+        return ""
+    knee = int(np.searchsorted(x, best.knee[0], side="right")) - 1
+    fall = best.fitted[0, knee] - best.fitted[0, -1]
+    noise = float((spread[:, knee] - spread[:, -1]).std())
+    return "it bends, but does not fall beyond its noise" if fall <= _TWO_SIDED * noise else ""
 
 
 def _noise(

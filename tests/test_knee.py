@@ -183,3 +183,17 @@ def test_the_grid_holds_the_best_knot() -> None:
     best = min(fine, key=squares)
     assert found.squares[0] == pytest.approx(squares(float(found.knee[0])))
     assert abs(found.knee[0] - best) < 0.02
+
+
+def test_a_bend_without_a_fall_is_no_knee() -> None:
+    """What a real run showed: it rises above its reference, then comes back by less than its noise."""
+    x = np.array([0, 0.2, 0.3, 0.35, 0.4, 0.5, 0.7])
+    y = np.array([100, 101.2, 101.9, 102.1, 102.7, 102.5, 102.2])
+    draws = y + np.random.default_rng(0).normal(0, 0.3, (1000, 7))
+    found = find_knee(x, y, draws, axis="threshold")
+    assert found.value is None
+    assert found.reason == "it bends, but does not fall beyond its noise"
+    steep = find_knee(x, y - 40 * np.clip(x - 0.4, 0, None), draws - 40 * np.clip(x - 0.4, 0, None), axis="threshold")
+    assert steep.low is not None
+    assert steep.high is not None
+    assert steep.low <= 0.4 <= steep.high
