@@ -1,8 +1,9 @@
 """Memorization and generalization as SoRA's threshold rises: Figure 3 of arXiv 2311.11696, with its controls.
 
-``python -m analyses.sparsity_curves --data ../shared/data`` adapts the MiniLM encoder that the development
+``python -m analyses.sparsity_curves --data FOLDER`` adapts the MiniLM encoder that the development
 environment carries to RTE by SoRA, raises the threshold stage by stage (Algorithm 1), and sets beside the curve
-what one-shot pruning, SVD truncation and the published script's loop reach with as many parameters. Other tasks,
+what one-shot pruning and SVD truncation reach with as many parameters, and the published script's loop (learning rate
+0) in as many steps. FOLDER holds one folder of JSON lines for each task; without it they come from the hub. Other tasks,
 models, seeds and sizes by flags; a run that was stopped goes on. The curve, its configuration and its pictures are
 kept in ``results/sparsity_curves/``.
 """
@@ -40,27 +41,21 @@ _CONTROLS = {
 }
 _AXES = {"nonzero_parameters": "non-zero parameters (exact)", "threshold": "threshold λ"}
 _COMMON = [
-    "--rank",
-    "8",
-    "--targets",
-    "query,key,value,dense",
-    "--lr",
-    "5e-4",
-    "--gate-lr",
-    "1e-2",
-    "--batch-size",
-    "16",
-]
+    "--rank", "8", "--targets", "query,key,value,intermediate.dense,output.dense", "--lr", "1e-3", "--gate-lr", "1e-2",
+    "--batch-size", "16",
+]  # fmt: skip
 TWO_CORES = [
-    *_COMMON, "--thresholds", "0,0.4,0.8,1.2,1.6,2.4,4", "--train-limit", "2000", "--max-length", "96",
-    "--subset", "500",
-    "--dense-steps", "800", "--min-steps", "60", "--max-steps", "100", "--check-steps", "10", "--patience", "2",
+    *_COMMON, "--train-limit", "1000", "--max-length", "96", "--subset", "500", "--dense-steps", "500",
+    "--min-steps", "60", "--max-steps", "80", "--check-steps", "10", "--patience", "2", "--tolerance", "0.05",
 ]  # fmt: skip
 """At most half an hour on two cores."""
 QUICK = [
-    *_COMMON, "--thresholds", "0,40,80,160,320", "--train-limit", "40", "--max-length", "24", "--subset", "20",
-    "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1", "--controls", "svd",
+    *_COMMON, "--train-limit", "40", "--max-length", "24", "--subset", "20", "--controls", "svd",
+    "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1",
 ]  # fmt: skip
+THRESHOLDS = {False: "0,0.5,1,1.5,2,3,5", True: "0,40,80,160,320"}
+"""Without and with ``--quick``; other thresholds or targets of the command line take their place."""
+_SWEEPS = ("--thresholds", "--stop", "--target-ranks", "--target-parameters")
 
 
 def draw(rows: pd.DataFrame) -> go.Figure:
@@ -149,7 +144,9 @@ def run(options: argparse.Namespace, task: str) -> Path:
         sys.executable, "-m", "rank_lab", "schedule", str(options.model or encoder_folder()), "-o", str(study),
         "--task", task, "--model-name", options.model or "all-MiniLM-L6-v2", *data, *options.arguments,
     ]  # fmt: skip
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, check=False)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     return study
 
 
@@ -242,7 +239,9 @@ def _span(rows: pd.DataFrame, name: str) -> str:
 def main() -> None:
     """Run every task, keep its curve, draw it."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="Further options go to 'rank-lab schedule' as they are."
+        description=__doc__.splitlines()[0],
+        epilog="Further options go to 'rank-lab schedule' as they are.",
+        allow_abbrev=False,
     )
     parser.add_argument("--tasks", nargs="+", default=["rte"], help="of GLUE")
     parser.add_argument("--data", type=Path, help="folder with a folder for each task; default the hub")
@@ -252,9 +251,14 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--no-picture", action="store_true", help="tables only: pictures need kaleido and a browser")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for a folder of results for each task")
+    parser.add_argument("--out", type=Path, help="folder for a folder of results for each task; default results")
     options, further = parser.parse_known_args()
-    options.arguments = [*(QUICK if options.quick else TWO_CORES), *further]
+    options.study = options.study or Path("sparsity-study", "quick" if options.quick else ".")
+    options.out = options.out or (options.study / "results" if options.quick else _RESULTS)
+    sweep = (
+        [] if any(part.split("=")[0] in _SWEEPS for part in further) else ["--thresholds", THRESHOLDS[options.quick]]
+    )
+    options.arguments = [*(QUICK if options.quick else TWO_CORES), *sweep, *further]
     for task in options.tasks:
         began = time.monotonic()
         study = run(options, task)

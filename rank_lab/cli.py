@@ -179,8 +179,9 @@ def schedule(
     ] = None,
     label_column: Annotated[str, typer.Option(help="Own task: column of the label.", rich_help_panel=_DATA)] = "",
     kind: Annotated[
-        str, typer.Option(help="Own task: classification, regression or causal.", rich_help_panel=_DATA)
-    ] = "classification",
+        str | None,
+        typer.Option(help="Own task: classification (default), regression or causal.", rich_help_panel=_DATA),
+    ] = None,
     score: Annotated[
         str, typer.Option(help="Own task: accuracy, f1, matthews_correlation, pearson ...", rich_help_panel=_DATA)
     ] = "",
@@ -195,12 +196,15 @@ def schedule(
     ] = 1000,
     subset_seed: Annotated[int, typer.Option(help="Of their choice.", rich_help_panel=_DATA)] = 42,
     thresholds: Annotated[str, typer.Option(help="Increasing, e.g. 0,0.5,1,2.", rich_help_panel=_PLAN)] = "",
-    start: Annotated[float, typer.Option(help="First of a list by formula.", rich_help_panel=_PLAN)] = 0.0,
+    start: Annotated[
+        float | None, typer.Option(help="First of a list by formula; default 0.", rich_help_panel=_PLAN)
+    ] = None,
     stop: Annotated[float | None, typer.Option(help="Last of a list by formula.", rich_help_panel=_PLAN)] = None,
-    count: Annotated[int, typer.Option(help="How many.", rich_help_panel=_PLAN)] = 7,
+    count: Annotated[int | None, typer.Option(help="How many; default 7.", rich_help_panel=_PLAN)] = None,
     list_kind: Annotated[
-        str, typer.Option("--list", help="linear, log_linear or exp_linear.", rich_help_panel=_PLAN)
-    ] = "linear",
+        str | None,
+        typer.Option("--list", help="linear (default), log_linear or exp_linear.", rich_help_panel=_PLAN),
+    ] = None,
     target_ranks: Annotated[
         str, typer.Option(help="Mean gates per module to reach, e.g. 6,4,2.", rich_help_panel=_PLAN)
     ] = "",
@@ -260,6 +264,9 @@ def schedule(
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_STEPS)] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Examples.", rich_help_panel=_STEPS)] = 16,
     accumulation: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=_STEPS)] = 1,
+    evaluation_batch_size: Annotated[
+        int, typer.Option(help="Examples at a time when measuring.", rich_help_panel=_STEPS)
+    ] = 64,
     min_steps: Annotated[int, typer.Option(help="Of each stage.", rich_help_panel=_STEPS)] = 100,
     max_steps: Annotated[int, typer.Option(help="Of each stage.", rich_help_panel=_STEPS)] = 1000,
     dense_steps: Annotated[
@@ -278,7 +285,7 @@ def schedule(
 ) -> None:
     """Memorization and generalization of SoRA as its threshold rises (Algorithm 1), beside its controls.
 
-    Example: rank-lab schedule base/ --task rte --data rte/ --thresholds 0,0.5,1,2 -o study/
+    Example: rank-lab schedule base/ --task rte --data rte/ --thresholds 0,0.5,1,2 --gate-lr 0.01 -o study/
 
     A run that was stopped goes on where it was: run the same command again. Longer
     lists of thresholds, targets, seeds or controls extend it.
@@ -304,7 +311,8 @@ def schedule(
     )  # fmt: skip
     training = Training(
         learning_rate=lr, scheduler=scheduler, warmup=warmup, weight_decay=weight_decay, clip=clip,
-        batch_size=batch_size, accumulation=accumulation, bf16=bf16, device=device,
+        batch_size=batch_size, accumulation=accumulation, evaluation_batch_size=evaluation_batch_size, bf16=bf16,
+        device=device,
     )  # fmt: skip
     run_and_print(inputs, study, adapter, training, plan.schedule(), as_json=as_json)
 
@@ -318,7 +326,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
-            sys.stderr.write("stopped; finished updates are kept: run the same command to go on.\n")
+            sys.stderr.write("stopped; what was finished is kept: run the same command to go on.\n")
         raise
 
 

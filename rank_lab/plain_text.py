@@ -67,7 +67,7 @@ def first_line(error: Exception) -> str:
 
     Examples
     --------
-    >>> first_line(OSError("no such model\\nsee the manual"))
+    >>> first_line(OSError("no such model\nsee the manual"))
     'no such model'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -238,7 +238,7 @@ def test_what_is_stopped_says_how_to_go_on(tmp_path: Path, generator: torch.Gene
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "stopped; finished updates are kept: run the same command to go on.\n"
+    assert err == "stopped; what was finished is kept: run the same command to go on.\n"
     assert out == ""
     assert not (tmp_path / "study" / "tuned.rank").exists()
     assert os.listdir(tmp_path / "study" / ".spectra")  # noqa: PTH208 - names alone

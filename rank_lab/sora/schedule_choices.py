@@ -32,7 +32,7 @@ class Inputs:
     data, revision
         Folder of ``train.jsonl`` and ``validation.jsonl``; None for the hub, and of that a branch, tag or commit.
     text_columns, label_column, kind, score
-        Of a task of the user's own; no text columns for one of GLUE's.
+        Of a task of the user's own, a classification unless said; none of them for one of GLUE's.
     max_length, train_limit
         Tokens of the longest example, and how many training examples; None for all.
     """
@@ -43,7 +43,7 @@ class Inputs:
     revision: str | None = None
     text_columns: tuple[str, ...] = ()
     label_column: str = ""
-    kind: str = "classification"
+    kind: str | None = None
     score: str = ""
     max_length: int | None = None
     train_limit: int | None = None
@@ -82,16 +82,17 @@ class Inputs:
         )
 
     def _task(self) -> Task:
-        own = self.text_columns or self.label_column or self.score
+        own = self.text_columns or self.label_column or self.score or self.kind
         if not own:
             return task_named(self.task)
         if self.task in GLUE:
             raise DataError(
                 f"--task {self.task} is GLUE's, whose columns and score are known; give a task of your own another"
-                " name, or leave out --text-column, --label-column and --score."
+                " name, or leave out --text-column, --label-column, --kind and --score."
             )
-        score = self.score or _SCORES.get(self.kind, "accuracy")
-        return Task(self.task, self.kind, self.text_columns, self.label_column, score)
+        kind = self.kind or "classification"
+        score = self.score or _SCORES.get(kind, "accuracy")
+        return Task(self.task, kind, self.text_columns, self.label_column, score)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Plan:
     thresholds, target_ranks, target_parameters
         Lists, comma-separated; empty for none.
     kind, start, stop, count
-        Or a list by formula; see :func:`rank_lab.sora.threshold_list`.
+        Or a list by formula, linear from 0 and of 7 where not given; see :func:`rank_lab.sora.threshold_list`.
     controls
         Comma-separated; ``none`` for none, None for all that apply.
     seeds
@@ -119,10 +120,10 @@ class Plan:
     thresholds: str = ""
     target_ranks: str = ""
     target_parameters: str = ""
-    kind: str = "linear"
-    start: float = 0.0
+    kind: str | None = None
+    start: float | None = None
     stop: float | None = None
-    count: int = 7
+    count: int | None = None
     controls: str | None = None
     seeds: str = "0"
     reference: str = "stage_0"
@@ -147,6 +148,10 @@ class Plan:
         rule = StopRule(self.min_steps, self.max_steps, self.check_steps, self.patience, self.tolerance)
         dense = None
         if self.dense_steps is not None:
+            if self.dense_steps < 1 or self.dense_steps % self.check_steps:
+                raise RankLabError(
+                    f"--dense-steps {self.dense_steps}: expected a multiple of --check-steps, {self.check_steps}."
+                )
             dense = replace(rule, min_steps=self.dense_steps, max_steps=self.dense_steps)
         return Schedule(
             **self._sweep(), stop=rule, dense_stop=dense, controls=self._controls(), reference=self.reference,
@@ -168,8 +173,13 @@ class Plan:
                 f"{' and '.join(given) or 'no thresholds'} given; expected one of --thresholds 0,1,2, --stop 2 (with"
                 " --start, --count, --list), --target-ranks 6,4,2 and --target-parameters 100000,50000."
             )
+        by_formula = {"--list": self.kind, "--start": self.start, "--count": self.count}
         if self.stop is not None:
-            return {"thresholds": tuple(threshold_list(self.kind, self.start, self.stop, self.count))}
+            start, count = (0.0 if self.start is None else self.start), (7 if self.count is None else self.count)
+            return {"thresholds": tuple(threshold_list(self.kind or "linear", start, self.stop, count))}
+        unused = [option for option, value in by_formula.items() if value is not None]
+        if unused:
+            raise RankLabError(f"{unused[0]} without --stop: it is of a list by formula; give --stop, or leave it out.")
         if self.target_parameters:
             return {"target_parameters": _whole(self.target_parameters, "--target-parameters")}
         if self.target_ranks:
@@ -260,10 +270,22 @@ class Training:
             If transformers refuses a value, or the device is not there.
         """
         import torch
-        from transformers import TrainingArguments
 
         if self.device not in {"cpu", "cuda"} or (self.device == "cuda" and not torch.cuda.is_available()):
             raise RankLabError(f"--device {self.device}: expected cpu, or cuda where torch sees a GPU.")
+        if not 0 <= self.warmup < 1:
+            raise RankLabError(f"--warmup {self.warmup:g}: expected a fraction of a stage, from 0 to below 1.")
+        for name in ("batch_size", "accumulation", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise RankLabError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
+        try:
+            return self._template(study)
+        except ValueError as error:  # transformers': a scheduler that there is not, bf16 where it cannot be
+            raise RankLabError(f"training options: {first_line(error)}") from error
+
+    def _template(self, study: Path) -> Any:
+        from transformers import TrainingArguments
+
         return TrainingArguments(
             str(study), learning_rate=self.learning_rate, lr_scheduler_type=self.scheduler,
             warmup_steps=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.clip,
@@ -282,6 +304,6 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 def _whole(text: str, option: str) -> tuple[int, ...]:
     values = _numbers(text, option)
-    if any(value != int(value) for value in values):
+    if not all(value.is_integer() for value in values):
         raise RankLabError(f"{option} {text}: expected whole numbers with commas between.")
     return tuple(int(value) for value in values)

@@ -104,15 +104,13 @@ def run_and_print(
     data = inputs.encoded()
     for warning in data.source["warnings"]:
         sys.stderr.write(f"note: {warning}\n")
-    if not (study / TASK_FILE).exists():
-        study.mkdir(parents=True, exist_ok=True)
-        write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     curve = run_schedule(
         make_model_of(inputs.model, data, adapter), data.train, data.validation, study, schedule,
         score=SCORES[data.task.score], collator=data.collator, arguments=arguments,
         names={"model": inputs.name or Path(inputs.model).name, "task": data.task.name},
         progress=_tell_row, watch=_tell,
     )  # fmt: skip
+    write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
     save_knees(curve)
     if as_json:
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")

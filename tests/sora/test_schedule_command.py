@@ -104,10 +104,12 @@ def test_it_is_extended_and_another_configuration_is_refused(study: Path, data: 
     assert len(json.loads(done.out)["rows"]) == 21
     refused = rank_lab(*command, *THRESHOLDS, "--lr", "1e-3")
     assert refused.code == 2
-    assert "0.002" in refused.err
-    assert "0.001" in refused.err
-    assert refused.err.splitlines()[-1].startswith("error: ")
+    assert re.search(r"^error: .*learning_rate.* 0\.002 .*0\.001", refused.err.splitlines()[-1])
     assert (study / "curve.jsonl").read_text() == before
+    longer = rank_lab(*command, "--thresholds", THRESHOLDS[1] + ",9")
+    assert longer.code == 0, longer.err
+    assert len(Curve.load(study).rows) == 21 + 5
+    assert (study / "curve.jsonl").read_text().startswith(before)
 
 
 def test_several_seeds_have_bands(data: Path, tmp_path: Path) -> None:
@@ -139,7 +141,16 @@ REFUSED = {
     "unknown control": ((*THRESHOLDS, "--controls", "svd,magic"), "control 'magic': expected one of as_shipped"),
     "unknown mode": ((*THRESHOLDS, "--mode", "sgd"), "threshold_mode 'sgd': expected one of lr, adam, constant"),
     "unknown score": ((*THRESHOLDS, "--score", "acuracy"), "accuracy"),
-    "unknown column": ((*THRESHOLDS, "--label-column", "tones"), "tone"),
+    "unknown column": ((*THRESHOLDS, "--label-column", "tones"), "no column 'tones'"),
+    "no list": ((*THRESHOLDS, "--list", "linear"), "--list without --stop"),
+    "odd dense steps": (
+        (*THRESHOLDS, "--dense-steps", "5"),
+        "--dense-steps 5: expected a multiple of --check-steps, 2",
+    ),
+    "no number of seeds": ((*THRESHOLDS, "--seeds", "nan"), "--seeds nan: expected whole numbers"),
+    "unknown scheduler": ((*THRESHOLDS, "--scheduler", "bogus"), "training options: "),
+    "steps for a fraction": ((*THRESHOLDS, "--warmup", "6"), "--warmup 6: expected a fraction of a stage"),
+    "empty batches": ((*THRESHOLDS, "--batch-size", "0"), "--batch-size 0: expected 1 or more"),
     "half a seed": ((*THRESHOLDS, "--seeds", "0.5"), "--seeds 0.5: expected whole numbers"),
     "no such layer": ((*THRESHOLDS, "--targets", "query"), "--targets query: No modules"),
     "cuda": ((*THRESHOLDS, "--device", "tpu"), "--device tpu: expected cpu, or cuda where"),
