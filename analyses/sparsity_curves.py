@@ -1,11 +1,11 @@
 """Memorization and generalization as SoRA's threshold rises: Figure 3 of arXiv 2311.11696, with its controls.
 
-``python -m analyses.sparsity_curves --data FOLDER`` adapts the MiniLM encoder that the development
-environment carries to RTE by SoRA, raises the threshold stage by stage (Algorithm 1), and sets beside the curve
-what one-shot pruning and SVD truncation reach with as many parameters, and the published script's loop (learning rate
-0) in as many steps. FOLDER holds one folder of JSON lines for each task; without it they come from the hub. Other tasks,
-models, seeds and sizes by flags; a run that was stopped goes on. The curve, its configuration and its pictures are
-kept in ``results/sparsity_curves/``.
+``python -m analyses.sparsity_curves --data FOLDER`` adapts the MiniLM encoder that the development environment carries
+to RTE by SoRA, raises the threshold stage by stage (Algorithm 1), and sets beside the curve what one-shot pruning and
+SVD truncation reach with as many parameters, and the published script's loop (learning rate 0) in as many steps. FOLDER
+holds one folder of JSON lines for each task; without it they come from the hub. Other tasks, models, seeds and sizes by
+flags; a run that was stopped goes on. The curve, its configuration and its pictures are kept in
+``results/sparsity_curves/``.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What the verb ``schedule`` was asked for, as typed; checked when it is carried out."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from rank_lab.tasks import GLUE, Subset, Task, TaskData, encoded, task_named
 __all__ = ["Adapter", "Inputs", "Plan", "Training"]
 
 _PEFT_TASKS = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal": "CAUSAL_LM"}
+_SCHEDULERS = (
+    "constant_with_warmup",
+    "constant",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+)
 _SCORES = {"classification": "accuracy", "regression": "pearson", "causal": "token_accuracy"}
 
 
@@ -223,7 +233,19 @@ class Adapter:
     freeze_head: bool = False
 
     def config(self, kind: str) -> SoraConfig:
-        """The configuration for a task of that kind."""
+        """The configuration for a task of that kind.
+
+        Raises
+        ------
+        RankLabError
+            If a value is none of those that it may be.
+        """
+        if not 0 < abs(self.alpha) < math.inf:
+            raise RankLabError(f"--alpha {self.alpha!r}: expected a finite number other than 0, which adapts nothing.")
+        if not 0 <= self.dropout < 1:
+            raise RankLabError(f"--dropout {self.dropout!r}: expected a share from 0 to below 1.")
+        if self.freeze_head and kind == "causal":
+            raise RankLabError("--freeze-head with a causal task, which has no new head; leave it out.")
         names = [name.strip() for name in self.targets.split(",") if name.strip()]
         return SoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
@@ -278,9 +300,16 @@ class Training:
         for name in ("batch_size", "accumulation", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise RankLabError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
+        if not 0 < self.learning_rate < math.inf:
+            raise RankLabError(f"--lr {self.learning_rate!r}: expected a finite number above 0.")
+        for name, value in (("weight-decay", self.weight_decay), ("clip", self.clip)):
+            if not 0 <= value < math.inf:
+                raise RankLabError(f"--{name} {value!r}: expected a finite number, 0 or more.")
+        if self.scheduler not in _SCHEDULERS:
+            raise RankLabError(f"--scheduler {self.scheduler}: expected one of {', '.join(_SCHEDULERS)}.")
         try:
             return self._template(study)
-        except ValueError as error:  # transformers': a scheduler that there is not, bf16 where it cannot be
+        except ValueError as error:  # transformers': bf16 where it cannot be
             raise RankLabError(f"training options: {first_line(error)}") from error
 
     def _template(self, study: Path) -> Any:

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from analyses import sparsity_curves
 from rank_lab import RankReport
@@ -148,8 +150,13 @@ REFUSED = {
         "--dense-steps 5: expected a multiple of --check-steps, 2",
     ),
     "no number of seeds": ((*THRESHOLDS, "--seeds", "nan"), "--seeds nan: expected whole numbers"),
-    "unknown scheduler": ((*THRESHOLDS, "--scheduler", "bogus"), "training options: "),
+    "unknown scheduler": ((*THRESHOLDS, "--scheduler", "bogus"), "--scheduler bogus: expected one of constant_with"),
     "steps for a fraction": ((*THRESHOLDS, "--warmup", "6"), "--warmup 6: expected a fraction of a stage"),
+    "no learning": ((*THRESHOLDS, "--lr", "nan"), "--lr nan: expected a finite number above 0"),
+    "growing weights": ((*THRESHOLDS, "--weight-decay", "-1"), "--weight-decay -1.0: expected"),
+    "nothing adapted": ((*THRESHOLDS, "--alpha", "0"), "--alpha 0.0: expected a finite number other than 0"),
+    "all dropped": ((*THRESHOLDS, "--dropout", "nan"), "--dropout nan: expected a share"),
+    "endless target": (("--target-parameters", "inf"), "--target-parameters inf: expected whole numbers"),
     "empty batches": ((*THRESHOLDS, "--batch-size", "0"), "--batch-size 0: expected 1 or more"),
     "half a seed": ((*THRESHOLDS, "--seeds", "0.5"), "--seeds 0.5: expected whole numbers"),
     "no such layer": ((*THRESHOLDS, "--targets", "query"), "--targets query: No modules"),
@@ -175,6 +182,37 @@ def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "no tokenizer could be loaded" in done.err
+
+
+def base_with(folder: Path, *, dropped: int = 0, cut: bool = False, **config: int) -> Path:
+    """A copy of the base whose files lack tensors or do not fit their config."""
+    shutil.copytree(BASE, folder)
+    if dropped:
+        tensors = load_file(folder / "model.safetensors")
+        kept = {name: tensors[name] for name in sorted(tensors)[dropped:]}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    if cut:
+        content = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"dropped": 5}, "its files lack 5 weights of LlamaForSequenceClassification"),
+        ({"intermediate_size": 704}, "its files lack 12 weights of LlamaForSequenceClassification"),
+        ({"cut": True}, "no model for a classification task could be loaded"),
+        ({"max_position_embeddings": 4}, "and 4 positions; give --max-length"),
+    ],
+)
+def test_a_base_that_would_start_at_random(broken: dict[str, Any], said: str, data: Path, tmp_path: Path) -> None:
+    base = base_with(tmp_path / "base", **broken)
+    done = rank_lab("schedule", base, *TASK, "--data", data, *SMALL, *THRESHOLDS, "-o", tmp_path / "study")
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("content", ['{"peft_type": "LORA"}', "[]", "not json"])
