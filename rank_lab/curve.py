@@ -142,6 +142,7 @@ class CurveRow:
         return self.seed, self.control, self.stage
 
 
+_OF_A_KNEE = {"curve", "seed", "axis", "value", "low", "high", "reason"}
 _NAMES = tuple(field.name for field in fields(CurveRow))
 _NUMBERS = tuple(field.name for field in fields(CurveRow) if field.type == float | None)
 
@@ -240,24 +241,27 @@ class Curve:
 
     @property
     def knees(self) -> tuple[dict[str, Any], ...]:
-        """What ``knees.json`` beside the curve holds: written when a run is done, empty before.
+        """What ``knees.json`` beside the curve holds; empty before a run is done, and where rows have come since.
 
         Raises
         ------
         SchemaError
-            If the file is no list of knees.
+            If the file does not hold knees.
         """
         file = self.file.with_name(KNEES_FILE)
         if not file.is_file():
             return ()
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SchemaError(f"{file} is no JSON ({error}); run the schedule again, which writes it anew.") from error
-        wanted = {"curve", "seed", "axis", "value", "low", "high", "reason"}
-        if not isinstance(found, list) or not all(isinstance(knee, dict) and wanted <= set(knee) for knee in found):
-            raise SchemaError(f"{file} is no list of knees; run the schedule again, which writes it anew.")
-        return tuple(found)
+            content = json.loads(file.read_text(encoding="utf-8"))
+            rows, found = content["rows"], content["knees"]
+            whole = all(set(knee) >= _OF_A_KNEE for knee in found)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SchemaError(
+                f"{file} holds no knees ({error}); run the schedule again, which writes it anew."
+            ) from error
+        if not whole:
+            raise SchemaError(f"{file}: a knee lacks fields; run the schedule again, which writes it anew.")
+        return tuple(found) if rows == len(self.records) else ()
 
 
 def _file(study: Path | str) -> Path:

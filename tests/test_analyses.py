@@ -225,8 +225,8 @@ def test_training_cost_takes_every_method_in_turns(tmp_path: Path) -> None:
     assert peaks["lora"] > activations
     assert peaks["sora_left_out_90%"] < peaks["lora"] < peaks["adalora"]
     assert [check["target"] for check in results["targets"]] == [
-        "SoRA's step at most 1.05 of LoRA's",
-        "SoRA's step below AdaLoRA's",
+        "2 x 8: SoRA's step at most 1.05 of LoRA's",
+        "2 x 8: SoRA's step below AdaLoRA's",
     ]
     assert text.count("not judged (--quick)") == 2
 

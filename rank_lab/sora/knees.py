@@ -10,7 +10,7 @@ import pandas as pd
 from rank_lab.curve import KNEES_FILE, SORA, Curve, CurveRow
 from rank_lab.durable import write_whole
 from rank_lab.knee import Knee, knee_of_predictions, knee_over_seeds
-from rank_lab.scores import SCORES
+from rank_lab.scores import Score
 from rank_lab.sora.predictions import PREDICTIONS_FILE
 from rank_lab.sora.stage_row import SETS
 
@@ -19,7 +19,7 @@ __all__ = ["knees_of", "save_knees"]
 _CURVES = dict(zip(("memorization", "generalization"), SETS, strict=True))
 
 
-def knees_of(curve: Curve) -> list[dict[str, Any]]:
+def knees_of(curve: Curve, score: Score) -> list[dict[str, Any]]:
     """The knee of each curve of a run, or why there is none.
 
     Over the threshold, where stages have one, and over the share of non-zero
@@ -29,6 +29,8 @@ def knees_of(curve: Curve) -> list[dict[str, Any]]:
     ----------
     curve
         Of a study whose stages have kept their predictions.
+    score
+        Of its rows.
 
     Returns
     -------
@@ -40,22 +42,23 @@ def knees_of(curve: Curve) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in _CURVES:
         for axis in _axes(stages):
-            knees = [_knee(curve, [row for row in stages if row.seed == seed], name, axis) for seed in seeds]
+            knees = [_knee(curve, score, [row for row in stages if row.seed == seed], name, axis) for seed in seeds]
             found += [{"curve": name, "seed": seed} | asdict(knee) for seed, knee in zip(seeds, knees, strict=True)]
             if len(seeds) > 1:
                 found.append({"curve": name, "seed": None} | asdict(knee_over_seeds(knees)))
     return found
 
 
-def save_knees(curve: Curve) -> None:
-    """Write ``knees.json`` beside the curve.
+def save_knees(curve: Curve, score: Score) -> None:
+    """Write ``knees.json`` beside the curve, with the number of rows that it speaks of.
 
     Parameters
     ----------
-    curve
-        Of a study.
+    curve, score
+        See :func:`knees_of`.
     """
-    write_whole(curve.file.parent / KNEES_FILE, json.dumps(knees_of(curve), indent=1) + "\n")
+    content = {"rows": len(curve.records), "knees": knees_of(curve, score)}
+    write_whole(curve.file.parent / KNEES_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _axes(rows: Sequence[CurveRow]) -> tuple[str, ...]:
@@ -63,12 +66,12 @@ def _axes(rows: Sequence[CurveRow]) -> tuple[str, ...]:
     return ("sparsity",) if driven else ("threshold", "sparsity")
 
 
-def _knee(curve: Curve, rows: Sequence[CurveRow], name: str, axis: str) -> Knee:
+def _knee(curve: Curve, score: Score, rows: Sequence[CurveRow], name: str, axis: str) -> Knee:
     places = _places(rows, axis)
     distinct = _distinct(places)
     tables = {row.stage: _read(curve, row, _CURVES[name]) for row in rows if row.stage in distinct}
     return knee_of_predictions(
-        SCORES[rows[0].score],
+        score,
         tables[0]["label"],
         [tables[stage]["prediction"] for stage in distinct],
         tables[0]["prediction"],

@@ -17,6 +17,7 @@ from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.callback import sora_config_of
 from rank_lab.sora.control_rows import run_controls
 from rank_lab.sora.gates import gated_modules
+from rank_lab.sora.knees import save_knees
 from rank_lab.sora.predictions import model_columns
 from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_processes, refuse_sets
 from rank_lab.sora.schedule_plan import Schedule
@@ -72,7 +73,7 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
         Data sets with ``labels`` and what the model takes (``datasets.Dataset``).
     out
         Folder of the study: ``schedule.json`` (what is run), ``curve.jsonl``,
-        ``memorization_subset.json``, and for each seed and stage ``seed-0/stage-00``
+        ``memorization_subset.json``, ``knees.json`` at its end, and for each seed and stage ``seed-0/stage-00``
         with the adapter, ``predictions.parquet`` and ``progress.jsonl``, a line a
         check; controls lie beside them in ``seed-0/CONTROL/stage-01``.
     schedule
@@ -144,7 +145,9 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     refuse_arguments(arguments, schedule, given.names)
     folder.mkdir(parents=True, exist_ok=True)
     with study_lock(folder):
-        return _run(given, folder, schedule, arguments, _Told(progress, watch))
+        curve = _run(given, folder, schedule, arguments, _Told(progress, watch))
+        save_knees(curve, score)
+        return curve
 
 
 @dataclass(frozen=True)

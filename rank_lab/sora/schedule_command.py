@@ -17,7 +17,6 @@ from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import first_line
 from rank_lab.scores import SCORES
-from rank_lab.sora.knees import save_knees
 from rank_lab.sora.schedule import run_schedule
 from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
 from rank_lab.sora.schedule_plan import Schedule
@@ -85,6 +84,8 @@ def _base_model(source: str, data: TaskData) -> Any:
             )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise RankLabError(f"{source}: no model for a {kind} task could be loaded ({first_line(error)}).") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise RankLabError(f"{source}: is an adapter, with its base loaded beneath; give the base model itself.")
     _refuse_random_weights(source, model, loaded, head=kind != "causal")
     return model
 
@@ -142,7 +143,6 @@ def run_and_print(
         progress=_tell_row, watch=_tell,
     )  # fmt: skip
     write_whole(study / TASK_FILE, json.dumps(data.source, indent=1) + "\n")
-    save_knees(curve)
     if as_json:
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
     else:

@@ -34,7 +34,7 @@ SETS = ("train", "validation")
 """Names of the memorization subset and the validation set in ``predictions.parquet``."""
 
 _LITTLE = 0.1  # of the largest learning rate
-_MOVING = 0.02  # of the gates' size
+_MOVING = 0.003  # of the gates' size
 
 
 @dataclass(frozen=True)
@@ -235,13 +235,15 @@ def still_shrinking(gates_fell: float, threshold: float, stop: str) -> str:
 
     Examples
     --------
-    >>> still_shrinking(0.01, 0.5, "converged"), still_shrinking(0.2, 0.5, "converged")
-    ('', 'converged by count and loss, but gates still lost 20% of their size in the last checks: more steps may prune')
+    >>> still_shrinking(0.001, 0.5, "converged")
+    ''
+    >>> still_shrinking(0.2, 0.5, "converged")
+    'converged by count and loss, but gates still lost 20.0% of their size in the last checks: more steps may prune'
     """
     if stop != "converged" or not threshold or gates_fell < _MOVING:
         return ""
     return (
-        f"converged by count and loss, but gates still lost {gates_fell:.0%} of their size in the last checks: more"
+        f"converged by count and loss, but gates still lost {gates_fell:.1%} of their size in the last checks: more"
         " steps may prune"
     )
 
