@@ -13,6 +13,7 @@ from rank_lab.curve import Curve
 from rank_lab.durable import append_line
 from rank_lab.errors import RankLabError
 from rank_lab.sora import StopRule
+from rank_lab.sora.schedule_record import keep_record
 from rank_lab.sora.stage_checkpoints import last_whole
 from tests.sora.schedules import adapter, arguments, maker, plan, rows, run, timeless
 
@@ -117,6 +118,29 @@ def test_other_threads_are_recorded(tmp_path: Path) -> None:
         torch.set_num_threads(1)
     found = json.loads((tmp_path / "schedule.json").read_text())["environments"]
     assert [each["threads"] for each in found] == [1, 2]
+
+
+def test_another_device_is_recorded(tmp_path: Path) -> None:
+    found = []
+    for kind in ("cpu", "cpu", "meta"):
+        found = keep_record(tmp_path, plan(**SHORT), {"arguments": {}, "adapter": {}}, torch.device(kind))[
+            "environments"
+        ]
+    assert [each["device_type"] for each in found] == ["cpu", "meta"]
+
+
+def test_another_rule_of_the_dense_stage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest: dict[str, Any] = {"settings": {"arguments": {}, "adapter": {}}, "device": torch.device("cpu")}
+    keep_record(tmp_path, plan(**SHORT), **rest)
+    keep_record(tmp_path, plan(**SHORT, dense_stop=plan(**SHORT).first_rule), **rest)  # said, it is the same
+    monkeypatch.setattr("rank_lab.sora.schedule_plan._LEAST_FALL", 0.1)
+    with pytest.raises(RankLabError, match=r"schedule.dense_stop.fall 0.05 there, 0.1 now"):
+        keep_record(tmp_path, plan(**SHORT), **rest)
+    file = tmp_path / "schedule.json"
+    record = json.loads(file.read_text())
+    record["schedule"]["dense_stop"] = None  # of a version that did not write it
+    file.write_text(json.dumps(record))
+    assert keep_record(tmp_path, plan(**SHORT), **rest)["schedule"]["dense_stop"]["fall"] == 0.1
 
 
 def test_settings_that_other_versions_know_are_no_change(tmp_path: Path) -> None:
