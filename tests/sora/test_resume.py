@@ -12,7 +12,7 @@ import torch
 from rank_lab.curve import Curve
 from rank_lab.durable import append_line
 from rank_lab.errors import RankLabError
-from rank_lab.sora import StopRule
+from rank_lab.sora import StopRule, study_lock
 from rank_lab.sora.schedule_record import keep_record
 from rank_lab.sora.stage_checkpoints import last_whole
 from tests.sora.schedules import adapter, arguments, maker, plan, rows, run, timeless
@@ -43,11 +43,10 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     attempts = json.loads(done.stdout)
-    assert sum(case["killed"] - 1 for case in attempts.values()) >= 5
-    assert attempts["points"]["points"] > 50
+    assert attempts.pop("points") > 50
+    assert sum(count - 1 for count in attempts.values()) >= 3
     for case in cases:
-        for way in ("killed", "points") if case == "points" else ("killed",):
-            assert_equal_studies(tmp_path / case / "straight", tmp_path / case / way)
+        assert_equal_studies(tmp_path / case / "straight", tmp_path / case / "killed")
     stops = {row.stop for case in cases for row in Curve.load(tmp_path / case / "straight").records}
     assert stops >= {"converged", "not_trained"}
 
@@ -167,11 +166,11 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from rank_lab.sora.study_lock import study_lock\n"
-        "with study_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    code = (  # the module alone, without torch and all else of its package
+        "import runpy, sys, time; from pathlib import Path; study_lock = runpy.run_path(sys.argv[1])['study_lock']\n"
+        "with study_lock(Path(sys.argv[2])): print('held', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", code, study_lock.__file__, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
