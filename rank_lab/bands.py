@@ -7,6 +7,7 @@ import pandas as pd
 
 from rank_lab.errors import SchemaError
 from rank_lab.scores import nearest
+from rank_lab.uncertainty import student_interval
 
 __all__ = ["GROUPS", "QUANTITIES", "bands"]
 
@@ -67,11 +68,6 @@ def bands(rows: pd.DataFrame, quantities: Sequence[str] = QUANTITIES, *, level: 
 
 
 def _band(values: "pd.Series[float]", level: float) -> dict[str, float | int]:
-    from scipy.stats import t
-
     kept = pd.to_numeric(values).dropna().to_numpy(np.float64)
-    mean = float(kept.mean()) if len(kept) else float("nan")
-    half = float("nan")
-    if len(kept) > 1:
-        half = float(t.ppf((1 + level) / 2, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept)))
-    return {"seeds": len(kept), "mean": mean, "low": mean - half, "high": mean + half}
+    mean, low, high = student_interval(kept, level)
+    return {"seeds": len(kept), "mean": mean, "low": low, "high": high}

@@ -233,6 +233,22 @@ class Curve:
         """
         return next((row for row in self.records if row.key == (seed, control, stage)), None)
 
+    def stage_folder(self, seed: int, stage: int, control: str = SORA) -> Path:
+        """Where a stage, or the control beside it, is kept.
+
+        Parameters
+        ----------
+        seed, stage, control
+            Which.
+
+        Examples
+        --------
+        >>> Curve(Path("study/curve.jsonl")).stage_folder(0, 2, "svd").as_posix()
+        'study/seed-0/svd/stage-02'
+        """
+        seed_folder = self.file.parent / f"seed-{seed}"
+        return (seed_folder if control == SORA else seed_folder / control) / f"stage-{stage:02d}"
+
     @property
     def rows(self) -> pd.DataFrame:
         """All rows; numbers that are missing are NaN."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rank_lab.errors import RankLabError
 from rank_lab.scores import Score
 from rank_lab.segments import Fits, Shape, fit, shapes_over
-from rank_lab.uncertainty import MAX_UNDEFINED, bootstrap_draws, per_cent
+from rank_lab.uncertainty import MAX_UNDEFINED, bootstrap_draws, per_cent, student_interval
 
 __all__ = ["LEAST_POINTS", "Knee", "find_knee", "knee_of_predictions", "knee_over_seeds"]
 
@@ -225,12 +225,9 @@ def knee_over_seeds(knees: Sequence[Knee], *, level: float = 0.95) -> Knee:
     if len(found) < 2 or len(found) < 0.75 * len(knees):
         reason = f"{len(found)} of {len(knees)} seeds have a knee"
         return Knee(None, None, None, axis, reason=reason, points=len(found))
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
-    mean = float(found.mean())
+    mean, low, high = student_interval(found, level)
     shapes = sorted({knee.shape for knee in knees if knee.value is not None})
-    return Knee(mean, mean - half, mean + half, axis, ", ".join(shapes), points=len(found))
+    return Knee(mean, low, high, axis, ", ".join(shapes), points=len(found))
 
 
 def _places(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Values, Values, Values]:

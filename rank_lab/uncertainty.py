@@ -24,7 +24,7 @@ __all__ = [
     "percentile_interval",
     "ratio_draws",
     "ratio_interval",
-    "resampled",
+    "student_interval",
 ]
 
 Values = npt.NDArray[np.float64]
@@ -58,33 +58,6 @@ class Interval:
     reason: str = ""
 
 
-def resampled(n: int, resamples: int, seed: int) -> npt.NDArray[np.intp]:
-    """Numbers of the examples in every resample, drawn with replacement.
-
-    Parameters
-    ----------
-    n
-        Examples there are, at least 1.
-    resamples
-        Rows, at least 1.
-    seed
-        The same seed gives the same rows, and the first rows of a longer table.
-
-    Raises
-    ------
-    RankLabError
-        If there is nothing to draw from or no resample.
-
-    Examples
-    --------
-    >>> resampled(5, 2, seed=0).shape
-    (2, 5)
-    """
-    if n < 1 or resamples < 1:
-        raise RankLabError(f"{resamples} resamples of {n} examples: expected at least 1 of each.")
-    return np.random.default_rng(seed).integers(0, n, size=(resamples, n), dtype=np.intp)
-
-
 def bootstrap_draws(
     score: Score, labels: npt.ArrayLike, predictions: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> Values:
@@ -97,7 +70,8 @@ def bootstrap_draws(
     labels, predictions
         Shape (examples,).
     resamples, seed
-        As of :func:`resampled`.
+        How many, and where their randomness starts: the same seed gives the same resamples of as many examples, and
+        the first of a larger number.
 
     Returns
     -------
@@ -109,7 +83,7 @@ def bootstrap_draws(
     ShapeMismatchError
         If labels and predictions are not of one length.
     RankLabError
-        If there are no examples.
+        If there are no examples, or no resample.
 
     Examples
     --------
@@ -123,7 +97,7 @@ def bootstrap_draws(
     generator = np.random.default_rng(seed)
     step = max(1, _MOST_ENTRIES // len(true))
     parts = []
-    for first in range(0, resamples, step):  # the same numbers as one call of resampled, less memory
+    for first in range(0, resamples, step):  # the same numbers as drawn at once, in less memory
         size = (min(step, resamples - first), len(true))
         rows = generator.integers(0, len(true), size=size, dtype=np.intp)
         parts.append(score_rows(score, true[rows], predicted[rows]))
@@ -337,6 +311,36 @@ def paired_test(
         differences = np.abs(changed - score_rows(score, rows, np.where(swap, left, right)))
         as_large += int((~(differences < observed * (1 - 1e-12))).sum())  # ties, and no value, count against
     return (1 + as_large) / (1 + permutations) if np.isfinite(observed) else float("nan")
+
+
+def student_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    r"""Mean and Student's interval, :math:`\bar y \pm t_{n-1} s / \sqrt n`, of values that are independent.
+
+    Parameters
+    ----------
+    values
+        Shape (n,), finite.
+    level
+        Nominal coverage.
+
+    Returns
+    -------
+    tuple of float
+        Mean and ends; one value has no interval, whose ends are then NaN, and none has no mean.
+
+    Examples
+    --------
+    >>> [round(value, 2) for value in student_interval([90.0, 91.0, 92.0])]
+    [91.0, 88.52, 93.48]
+    """
+    from scipy.stats import t
+
+    known = np.asarray(values, np.float64)
+    mean = float(known.mean()) if len(known) else float("nan")
+    half = float("nan")
+    if len(known) > 1:
+        half = float(t.ppf((1 + level) / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    return mean, mean - half, mean + half
 
 
 def per_cent(scores: npt.ArrayLike, reference: npt.ArrayLike) -> Values:

@@ -33,7 +33,7 @@ def noise(generator: np.random.Generator, rows: int, points: int, correlation: f
 
 
 def searched(
-    kind: str, *, points: int = 8, repeats: int = 60, draws: float | None = 1.0, correlation: float = 0.5
+    kind: str, *, points: int = 8, repeats: int = 40, draws: float | None = 1.0, correlation: float = 0.5
 ) -> list[tuple[float, Knee]]:
     """Planted place and what was found; ``draws``: how much of the noise the draws tell of."""
     generator = np.random.default_rng(17)
@@ -41,8 +41,8 @@ def searched(
     for seed in range(repeats):
         x, k = np.linspace(0, 1, points), float(generator.uniform(0.3, 0.6))
         y = CURVES[kind](x, k) + noise(generator, 1, points, correlation)[0]
-        told = None if draws is None else draws * noise(generator, 200, points, correlation)
-        found.append((k, find_knee(x, y, told, axis="x", resamples=200, seed=seed)))
+        told = None if draws is None else draws * noise(generator, 120, points, correlation)
+        found.append((k, find_knee(x, y, told, axis="x", resamples=120, seed=seed)))
     return found
 
 
@@ -82,7 +82,7 @@ def test_from_predictions() -> None:
     generator = np.random.default_rng(3)
     labels, rates = np.ones(500), [0.9, 0.9, 0.9, 0.9, 0.9, 0.8, 0.7, 0.6, 0.5]
     hits = 0
-    for seed in range(8):
+    for seed in range(6):
         hard = generator.standard_normal(500)
         stages = [
             (norm.cdf(0.9**0.5 * hard + 0.1**0.5 * generator.standard_normal(500)) < rate) * 1.0 for rate in rates
@@ -92,7 +92,7 @@ def test_from_predictions() -> None:
         assert knee.high is not None
         assert knee.high - knee.low < 3
         hits += knee.low <= 4 <= knee.high
-    assert hits >= 7
+    assert hits >= 5
     again = knee_of_predictions(SCORES["accuracy"], labels, stages, stages[0], range(9), axis="stage", seed=seed)
     assert again == knee
 

@@ -128,16 +128,25 @@ configs:
     path: mnli/validation_matched-*
 ---
 """
-ASK = """
-import json, sys
+ENCODED = """
+import json
 from transformers import AutoTokenizer
 from rank_lab.demo.adapt import BASE
-from rank_lab.errors import DataError
 from rank_lab.tasks import encoded
 
+data = encoded("mnli", None, AutoTokenizer.from_pretrained(BASE))
+print(json.dumps({"labels": list(data.train["labels"]), **data.source}))
+"""
+READ = """
+import json, sys
+from rank_lab.errors import DataError
+from rank_lab.glue import task_named
+from rank_lab.task_rows import hub_commit, read_rows
+
 try:
-    data = encoded("mnli", None, AutoTokenizer.from_pretrained(BASE), revision=sys.argv[1] or None)
-    print(json.dumps({"labels": list(data.train["labels"]), **data.source}))
+    task = task_named("mnli")
+    commit = hub_commit(task, sys.argv[1] or None)
+    print(json.dumps({"labels": read_rows(task, None, "train", commit=commit).labels, "revision": commit}))
 except DataError as error:
     print(json.dumps(str(error)))
 """
@@ -147,11 +156,11 @@ class TestHub:
     """The library asks a hub on this machine, in a process of its own: it reads the endpoint once."""
 
     @staticmethod
-    def asked(home: Path, endpoint: str, revision: str = "", **switches: str) -> Any:
+    def asked(code: str, home: Path, endpoint: str, revision: str = "", **switches: str) -> Any:
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
         own = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "error", "-c", ASK, revision]
+        command = [sys.executable, "-W", "error", "-c", code, revision]
         told = subprocess.run(command, env=kept | own | switches, capture_output=True, text=True, check=True)
         return json.loads(told.stdout.splitlines()[-1])
 
@@ -170,23 +179,22 @@ class TestHub:
         with HubServer() as hub:
             repository = hub.add(f"datasets/{HUB}", self.files(rows))
             (old,) = repository.commits
-            first = self.asked(tmp_path / "home", hub.url)
+            first = self.asked(ENCODED, tmp_path / "home", hub.url)
             new = repository.commit(self.files(rows[::-1]) | {"new": b""})
-            main = self.asked(tmp_path / "other", hub.url, "main")
+            main = self.asked(READ, tmp_path / "other", hub.url, "main")
             gone = hub.url
-        assert not isinstance(first, str), first
         assert (first["labels"], first["from"], first["revision"]) == ([0, 1, 2], f"{HUB} mnli", old)
         assert (main["labels"], main["revision"]) == ([2, 1, 0], new)
         folder = written(tmp_path, train=rows, validation_matched=rows)
         assert encoded("mnli", folder, tokenizer()).source["train"]["sha256"] == first["train"]["sha256"]
-        cached = self.asked(tmp_path / "home", gone, HF_HUB_OFFLINE="1")
+        cached = self.asked(READ, tmp_path / "home", gone, HF_HUB_OFFLINE="1")
         assert (cached["labels"], cached["revision"]) == ([0, 1, 2], old)
-        other = self.asked(tmp_path / "home", gone, new, HF_HUB_OFFLINE="1")
+        other = self.asked(READ, tmp_path / "home", gone, new, HF_HUB_OFFLINE="1")
         assert isinstance(other, str), other
         assert other.startswith(
             f"{HUB} mnli: commit {new} is neither within reach nor in the local cache, which holds {old}"
         )
-        nothing_there = self.asked(tmp_path / "empty", gone, HF_HUB_OFFLINE="1")
+        nothing_there = self.asked(READ, tmp_path / "empty", gone, HF_HUB_OFFLINE="1")
         assert nothing_there.startswith("nyu-mll/glue mnli: cannot be read from the hub (")
         assert "or give a folder with train.jsonl" in nothing_there
         assert "\n" not in nothing_there

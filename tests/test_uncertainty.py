@@ -16,7 +16,6 @@ from rank_lab.uncertainty import (
     percentile_interval,
     ratio_draws,
     ratio_interval,
-    resampled,
 )
 
 ACCURACY, MATTHEWS, PEARSON = SCORES["accuracy"], SCORES["matthews_correlation"], SCORES["pearson"]
@@ -77,7 +76,7 @@ def test_pairing_makes_the_interval_narrower() -> None:
 
 def test_draws_are_the_plain_score_of_each_resample() -> None:
     labels, stage, reference = stages(np.random.default_rng(4), 60)
-    rows = resampled(60, 50, seed=8)
+    rows = np.random.default_rng(8).integers(0, 60, size=(50, 60))
     for name in ("accuracy", "matthews_correlation", "f1"):
         draws = ratio_draws(SCORES[name], labels, stage, reference, resamples=50, seed=8)
         plain = [100 * SCORES[name].of(labels[r], stage[r]) / SCORES[name].of(labels[r], reference[r]) for r in rows]
@@ -142,7 +141,7 @@ def test_bad_input() -> None:
     with pytest.raises(RankLabError, match="0 examples"):
         bootstrap_interval(ACCURACY, [], [])
     with pytest.raises(RankLabError, match="0 resamples of 2"):
-        resampled(2, 0, seed=0)
+        bootstrap_draws(ACCURACY, [0, 1], [0, 1], resamples=0)
     with pytest.raises(ShapeMismatchError, match="of the same examples"):
         bootstrap_draws(ACCURACY, [1, 2], [1])
     with pytest.raises(RankLabError, match="level 95"):

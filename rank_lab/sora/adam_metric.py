@@ -10,25 +10,25 @@ from torch.optim import Optimizer
 from rank_lab.errors import RankLabError
 from rank_lab.sora.gates import gate_parameters, local, whole
 
-__all__ = ["denominators_of", "gate_denominator", "gate_denominators"]
+__all__ = ["denominators_of", "gate_denominators"]
 
 
-def gate_denominator(optimizer: Optimizer, gate: Tensor, group: dict[str, Any], *, adam_rms: bool) -> Tensor:
-    r""":math:`\sqrt{\hat v} + \epsilon` of one vector of gates; infinite where no gradient was seen yet.
+def denominators_of(optimizer: Optimizer, gates: list[Tensor], group: dict[str, Any], *, adam_rms: bool) -> Tensor:
+    r""":math:`\sqrt{\hat v} + \epsilon` of vectors of gates, one after the other; infinite where no gradient was seen.
 
     Parameters
     ----------
     optimizer
         Adam of torch, or any that keeps ``exp_avg_sq``.
-    gate, group
-        One of its parameters, and the group that holds it.
+    gates, group
+        Parameters of one type, and the group that holds them.
     adam_rms
         The root mean square of :math:`\sqrt{\hat v}` over the vector in place of each gate's own.
 
     Raises
     ------
     RankLabError
-        If the optimizer steps the gate and keeps no second moments.
+        If the optimizer steps a gate and keeps no second moments.
 
     Examples
     --------
@@ -36,14 +36,9 @@ def gate_denominator(optimizer: Optimizer, gate: Tensor, group: dict[str, Any], 
     >>> optimizer = torch.optim.Adam([gate])
     >>> gate.grad = torch.tensor([3.0, 0.0])
     >>> optimizer.step()
-    >>> gate_denominator(optimizer, gate, optimizer.param_groups[0], adam_rms=False)
+    >>> denominators_of(optimizer, [gate], optimizer.param_groups[0], adam_rms=False)
     tensor([3.0000,    inf])
     """
-    return denominators_of(optimizer, [gate], group, adam_rms=adam_rms)
-
-
-def denominators_of(optimizer: Optimizer, gates: list[Tensor], group: dict[str, Any], *, adam_rms: bool) -> Tensor:
-    """The same of several vectors of one group and type, one after the other; see :func:`gate_denominator`."""
     moments, steps = zip(*(_second_moment(optimizer, gate, adam_rms=adam_rms) for gate in gates), strict=True)
     taken = torch.stack([step.to(steps[0].device) for step in steps]).tolist()  # a device is asked once for all
     corrections = [1 - group["betas"][1] ** step for step in taken]
@@ -102,5 +97,5 @@ def gate_denominators(optimizer: Optimizer, model: nn.Module, *, adam_rms: bool 
             raise RankLabError(
                 f"{type(optimizer).__name__} does not hold {name}; give the optimizer that trained this model."
             )
-        found.append(gate_denominator(optimizer, gate, groups[id(gate)], adam_rms=adam_rms))
+        found.append(denominators_of(optimizer, [gate], groups[id(gate)], adam_rms=adam_rms))
     return torch.cat(found)

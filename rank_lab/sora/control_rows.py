@@ -11,7 +11,7 @@ from rank_lab.errors import CheckpointError
 from rank_lab.sora.adam_metric import gate_denominators
 from rank_lab.sora.adapter_files import load_adapter, save_adapter
 from rank_lab.sora.callback import sora_config_of
-from rank_lab.sora.controls import AS_SHIPPED, CONTROLS, as_shipped, shipped_thresholds
+from rank_lab.sora.controls import AS_SHIPPED, BUDGET_CONTROLS, as_shipped, shipped_thresholds
 from rank_lab.sora.factors import GatedFactors, gated_factors, set_factors
 from rank_lab.sora.gate_moments import read_gate_optimizer
 from rank_lab.sora.rates import gate_rates
@@ -59,7 +59,7 @@ def _results(run: SeedRun, model: nn.Module, name: str, beside: Sequence[CurveRo
     dense = gated_factors(model)
     if name == AS_SHIPPED:
         return _shipped(run, model, dense, beside)
-    return [CONTROLS[name](dense, row.nonzero_parameters) for row in beside]
+    return [BUDGET_CONTROLS[name](dense, row.nonzero_parameters) for row in beside]
 
 
 def _shipped(

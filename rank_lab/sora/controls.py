@@ -2,7 +2,7 @@ r"""Controls of Algorithm 1: what its thresholds would have to beat.
 
 Each control starts from the dense adapter of stage 0 and trains nothing: it
 leaves out gates or directions until the same number of parameters remains
-(:data:`CONTROLS`), or repeats what the published script does in its later
+(:data:`BUDGET_CONTROLS`), or repeats what the published script does in its later
 stages (:func:`as_shipped`).
 """
 
@@ -16,12 +16,12 @@ from rank_lab.decomposition import spectrum_of
 from rank_lab.errors import NonFiniteError, RankLabError, ShapeMismatchError
 from rank_lab.sora.factors import GatedFactors, gated_factors, set_factors
 from rank_lab.sora.gates import importance
-from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
+from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold, is_whole
 from rank_lab.spectrum import Spectrum
 
 __all__ = [
     "AS_SHIPPED",
-    "CONTROLS",
+    "BUDGET_CONTROLS",
     "GatedFactors",
     "as_shipped",
     "gated_factors",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 AS_SHIPPED = "as_shipped"
-"""Name of the control that goes by thresholds; all others, by a number of parameters, are in :data:`CONTROLS`."""
+"""The control that goes by thresholds; all others, by a number of parameters, are in :data:`BUDGET_CONTROLS`."""
 
 
 def one_shot(factors: Sequence[GatedFactors], parameters: int) -> list[GatedFactors]:
@@ -165,7 +165,7 @@ def _directions(factors: GatedFactors, spectrum: Spectrum, kept: Tensor) -> Gate
 
 
 def _check(factors: Sequence[GatedFactors], parameters: int) -> None:
-    if not isinstance(parameters, int) or isinstance(parameters, bool) or parameters < 0:
+    if not is_whole(parameters) or parameters < 0:
         raise RankLabError(f"parameters {parameters!r}: expected a number of parameters, 0 or more.")
     for each in factors:
         for role, values in (("A", each.A), ("gate", each.gate), ("B", each.B)):
@@ -330,7 +330,7 @@ def as_shipped(
     return stages
 
 
-CONTROLS: Mapping[str, Callable[[Sequence[GatedFactors], int], list[GatedFactors]]] = {
+BUDGET_CONTROLS: Mapping[str, Callable[[Sequence[GatedFactors], int], list[GatedFactors]]] = {
     "one_shot": one_shot,
     "one_shot_importance": one_shot_importance,
     "svd": svd_truncated,

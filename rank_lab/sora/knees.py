@@ -96,6 +96,5 @@ def _distinct(places: Mapping[int, float]) -> list[int]:
 
 
 def _read(curve: Curve, row: CurveRow, name: str) -> pd.DataFrame:
-    folder = curve.file.parent / f"seed-{row.seed}" / f"stage-{row.stage:02d}"
-    table = pd.read_parquet(folder / PREDICTIONS_FILE)
+    table = pd.read_parquet(curve.stage_folder(row.seed, row.stage) / PREDICTIONS_FILE)
     return table.loc[table["set"] == name]

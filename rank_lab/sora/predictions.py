@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from rank_lab.durable import move_into_place
+from rank_lab.encoding import IGNORED
 from rank_lab.errors import CheckpointError, NonFiniteError, RankLabError
 
 __all__ = ["PREDICTIONS_FILE", "Predictions", "model_columns", "predictions_of", "read_predictions", "save_predictions"]
 
 PREDICTIONS_FILE = "predictions.parquet"
-
-_IGNORED = -100  # a label that has no loss, in transformers
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +162,7 @@ def _outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, Tens
             f"{type(model).__name__} returns no loss or no logits for {sorted(batch)}; use a model of transformers for"
             " sequence classification or causal language modelling."
         )
-    return float(loss), logits.float().cpu()
+    return float(loss), logits
 
 
 def _mean(losses: list[float], weights: list[float]) -> float:
@@ -204,13 +203,14 @@ def _tokens(logits: Tensor, labels: Tensor) -> _Pair:
             f"causal: outputs {list(logits.shape)} for labels {list(labels.shape)}; expected (n, tokens, vocabulary)"
             " and (n, tokens): choose a score of the model's own kind."
         )
-    targets, guesses = labels[:, 1:].cpu(), logits[:, :-1].argmax(dim=-1)
-    scored = targets != _IGNORED
+    guesses = logits.argmax(dim=-1)[:, :-1]  # a copy of all logits could be larger than the model
+    targets = labels[:, 1:].to(guesses.device)
+    scored = targets != IGNORED
     return _array(scored.sum(dim=1)), _array(((guesses == targets) & scored).sum(dim=1))
 
 
 def _array(values: Tensor) -> npt.NDArray[np.float64]:
-    return np.asarray(values.detach().cpu().numpy(), dtype=np.float64)
+    return np.asarray(values.detach().cpu().double().numpy())
 
 
 _READ: Mapping[str, Callable[[Tensor, Tensor], _Pair]] = {

@@ -19,11 +19,16 @@ from rank_lab.sora.control_rows import run_controls
 from rank_lab.sora.gates import gated_modules
 from rank_lab.sora.knees import save_knees
 from rank_lab.sora.predictions import model_columns
-from rank_lab.sora.schedule_checks import refuse_arguments, refuse_model, refuse_processes, refuse_sets
+from rank_lab.sora.schedule_checks import (
+    refuse_arguments,
+    refuse_early_end,
+    refuse_model,
+    refuse_processes,
+    refuse_sets,
+)
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.schedule_record import agree_on_file, data_digest, keep_record, plain_adapter, plain_arguments
 from rank_lab.sora.seed_run import SeedRun, Shared
-from rank_lab.sora.stage import prox_start
 from rank_lab.sora.stage_row import EvaluationSets
 from rank_lab.sora.study_lock import study_lock
 from rank_lab.sora.target import target_counts
@@ -142,7 +147,7 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     folder = Path(out)
     given = _Given(make_model, train, validation, collator or default_data_collator, score, dict(names or {}))
     arguments = _default_arguments(folder) if arguments is None else arguments
-    refuse_arguments(arguments, schedule, given.names)
+    refuse_arguments(arguments, given.names)
     folder.mkdir(parents=True, exist_ok=True)
     with study_lock(folder):
         curve = _run(given, folder, schedule, arguments, _Told(progress, watch))
@@ -195,8 +200,7 @@ def _shared(
 ) -> Shared:
     """What all seeds share, after a look at whether it fits the model."""
     config = copy.deepcopy(sora_config_of(model))
-    for goal in schedule.goals:
-        prox_start(config, arguments, goal.rule)
+    refuse_early_end(arguments, schedule, config)
     target_counts("rank", schedule.target_ranks, gated_modules(model))
     target_counts("parameters", schedule.target_parameters, gated_modules(model))
     train, sets = _sets(given, model, schedule, arguments)
@@ -226,7 +230,7 @@ def _keep_record(given: _Given, shared: Shared) -> None:
         "arguments": plain_arguments(shared.arguments),
         "data": {"train": data_digest(shared.train), "validation": data_digest(sets.validation)},
     }
-    keep_record(shared.out, shared.schedule, record)
+    keep_record(shared.out, shared.schedule, record, shared.arguments.device)
     subset = {"seed": shared.schedule.subset_seed, "of": len(shared.train), "indices": list(sets.indices)}
     agree_on_file(shared.out / SUBSET_FILE, subset, "the memorization subset is another")
 

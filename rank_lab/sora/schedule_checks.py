@@ -12,21 +12,20 @@ from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.sora.adapter_files import check_all_is_saved
 from rank_lab.sora.callback import active_adapter, sora_config_of
 from rank_lab.sora.schedule_plan import Schedule
+from rank_lab.sora.stage import prox_start
 
-__all__ = ["refuse_arguments", "refuse_model", "refuse_processes", "refuse_sets"]
+__all__ = ["refuse_arguments", "refuse_early_end", "refuse_model", "refuse_processes", "refuse_sets"]
 
 _LABELS = ("labels", "label")
 
 
-def refuse_arguments(arguments: TrainingArguments, schedule: Schedule, names: Mapping[str, str]) -> None:
+def refuse_arguments(arguments: TrainingArguments, names: Mapping[str, str]) -> None:
     """Refuse what no stage can be trained with.
 
     Parameters
     ----------
     arguments
         The user's.
-    schedule
-        To carry out.
     names
         For the rows.
 
@@ -45,13 +44,41 @@ def refuse_arguments(arguments: TrainingArguments, schedule: Schedule, names: Ma
     odd = sorted(set(names) - {"model", "task"})
     if odd:
         raise RankLabError(f"names {odd}: expected model and task.")
+
+
+def refuse_early_end(arguments: TrainingArguments, schedule: Schedule, config: Any) -> None:
+    """Refuse a stage that could end where its loss or its gates rest because nothing has begun to move them.
+
+    Parameters
+    ----------
+    arguments
+        The user's.
+    schedule
+        To carry out.
+    config
+        The adapter's.
+
+    Raises
+    ------
+    RankLabError
+        If ``min_steps`` of a stage lies within warm-up, or before the first step that shrinks its gates.
+    """
     for goal in schedule.goals:
         warmup = int(arguments.get_warmup_steps(goal.rule.max_steps))
-        if warmup > goal.rule.min_steps:
+        start, least = prox_start(config, arguments, goal.rule), goal.rule.min_steps
+        if goal.threshold == 0:  # shrinks nothing, whenever it starts
+            start = 0
+        if max(warmup, start) <= least:
+            continue
+        if warmup >= start:
             raise RankLabError(
-                f"stage {goal.stage}: min_steps {goal.rule.min_steps} lies within warm-up ({warmup} steps), where the"
-                " loss can be flat because the learning rate is small; raise min_steps, or shorten warm-up."
+                f"stage {goal.stage}: min_steps {least} lies within warm-up ({warmup} steps), where the loss can be"
+                " flat because the learning rate is small; raise min_steps, or shorten warm-up."
             )
+        raise RankLabError(
+            f"stage {goal.stage}: min_steps {least} lies before prox_start_step {start}, up to which no gate is shrunk"
+            " and all rest; raise min_steps, or lower prox_start_step."
+        )
 
 
 def refuse_processes(count: int) -> None:

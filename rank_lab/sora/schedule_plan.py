@@ -6,15 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rank_lab.errors import RankLabError
+from rank_lab.sora.controls import AS_SHIPPED, BUDGET_CONTROLS
 from rank_lab.sora.stop_rule import StopRule
-from rank_lab.sora.thresholds import check_threshold
+from rank_lab.sora.thresholds import check_threshold, is_whole
 
 __all__ = ["REFERENCES", "Schedule", "StageGoal", "TargetKind"]
 
 REFERENCES = ("stage_0", "best")
 """What memorization and generalization are relative to."""
 
-CONTROLS = ("as_shipped", "one_shot", "one_shot_importance", "svd")
+CONTROLS = (AS_SHIPPED, *BUDGET_CONTROLS)
+"""What may stand beside the stages."""
 
 _LEAST_FALL = 0.05
 
@@ -124,9 +126,14 @@ class Schedule:
         _check_numbers(self)
 
     @property
+    def first_rule(self) -> StopRule:
+        """When stage 0 ends, whether that was given or follows from the others' rule."""
+        return replace(self.stop, fall=_LEAST_FALL) if self.dense_stop is None else self.dense_stop
+
+    @property
     def goals(self) -> tuple[StageGoal, ...]:
         """The stages in order."""
-        first = replace(self.stop, fall=_LEAST_FALL) if self.dense_stop is None else self.dense_stop
+        first = self.first_rule
         if self.thresholds:
             return tuple(
                 StageGoal(stage, value, None, None, self.stop if stage else first)
@@ -142,7 +149,7 @@ class Schedule:
         """The controls by name, whether chosen or all that apply."""
         if self.controls is not None:
             return self.controls
-        return CONTROLS if self.thresholds else tuple(name for name in CONTROLS if name != "as_shipped")
+        return CONTROLS if self.thresholds else tuple(BUDGET_CONTROLS)
 
 
 def _check_order(name: str, values: Sequence[float], sign: int) -> None:
@@ -169,7 +176,7 @@ def _check_choices(schedule: Schedule) -> None:
     for name in schedule.controls_in_use:
         if name not in CONTROLS:
             raise RankLabError(f"control {name!r}: expected one of {', '.join(CONTROLS)}.")
-    if "as_shipped" in schedule.controls_in_use and not schedule.thresholds:
+    if AS_SHIPPED in schedule.controls_in_use and not schedule.thresholds:
         raise RankLabError(
             "control 'as_shipped' repeats a list of thresholds without training, and stages that are driven to targets"
             " have none; leave it out of controls, or give thresholds."
@@ -187,5 +194,5 @@ def _check_numbers(schedule: Schedule) -> None:
     numbers |= {"subset": (schedule.subset, 1), "subset_seed": (schedule.subset_seed, 0)}
     numbers |= {"resamples": (schedule.resamples, 1)}
     for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+        if not is_whole(value) or not least <= value < 2**32:
             raise RankLabError(f"{name} {value!r}: expected a whole number from {least} to below 2**32.")

@@ -50,7 +50,7 @@ _RECORDED_ALL_THE_SAME = ("dataloader_drop_last",)
 _NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
 
 
-def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any]) -> dict[str, Any]:
+def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Write what a run is, or see that it is what the folder was begun with.
 
     Longer lists of thresholds, targets, seeds or controls, that begin with the old
@@ -65,6 +65,8 @@ def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any]) -> d
         To carry out.
     settings
         Everything else that changes numbers, as plain values.
+    device
+        That it runs on.
 
     Returns
     -------
@@ -79,9 +81,9 @@ def keep_record(out: Path, schedule: Schedule, settings: Mapping[str, Any]) -> d
         If the record cannot be read.
     """
     file = out / SCHEDULE_FILE
-    plan = asdict(schedule) | {"controls": schedule.controls_in_use}
+    plan = asdict(schedule) | {"controls": schedule.controls_in_use, "dense_stop": asdict(schedule.first_rule)}
     now = json.loads(json.dumps({"schedule": plan, **settings}, default=str))
-    here = environment() | {"since": datetime.now(UTC).isoformat(timespec="seconds")}
+    here = environment(device) | {"since": datetime.now(UTC).isoformat(timespec="seconds")}
     if not file.is_file():
         if (out / CURVE_FILE).exists():
             raise RankLabError(f"{out}: holds a {CURVE_FILE} but no {SCHEDULE_FILE}; give a new folder.")
@@ -143,14 +145,26 @@ def data_digest(dataset: Any) -> dict[str, Any]:
     return {"rows": len(dataset), "columns": names, "sha256": digest.hexdigest()}
 
 
-def environment() -> dict[str, Any]:
-    """Versions and the machine's part in last digits."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and the machine's part in last digits.
+
+    Parameters
+    ----------
+    device
+        That a run is on; a machine may have others.
+
+    Examples
+    --------
+    >>> found = environment(torch.device("cpu"))
+    >>> found["device_type"], found["device"] == platform.machine()
+    ('cpu', True)
+    """
     versions = {name: version(name) for name in _PACKAGES}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "versions": versions | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device_type": device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
     }
 
 
@@ -197,6 +211,8 @@ def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any
         old = {**old, name: {key: old[name][key] for key in both}}
         now = {**now, name: {key: now[name][key] for key in both}}
     old, new = (json.loads(json.dumps(each)) for each in (old, now))
+    if old["schedule"].get("dense_stop") is None:  # written before the rule in effect was
+        old["schedule"]["dense_stop"] = new["schedule"]["dense_stop"]
     for name in _MAY_GROW:
         grown = new["schedule"][name]
         first = old["schedule"].get(name, [])

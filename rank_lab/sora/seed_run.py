@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,11 @@ class SeedRun:
     shared: Shared
     seed: int
     curve: Curve
-    folder: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Name the folder."""
-        self.folder = self.shared.out / f"seed-{self.seed}"
+    @property
+    def folder(self) -> Path:
+        """Of the seed."""
+        return self.stage_folder(0).parent
 
     def stage_folder(self, stage: int, control: str = SORA) -> Path:
         """Where a stage, or the control beside it, is kept.
@@ -102,7 +102,7 @@ class SeedRun:
         stage, control
             Which.
         """
-        return (self.folder if control == SORA else self.folder / control) / f"stage-{stage:02d}"
+        return self.curve.stage_folder(self.seed, stage, control)
 
     @property
     def done(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rank_lab.durable import append_line, write_whole
@@ -54,6 +54,27 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         last = checks_of(log_of(resumed))[-1] if resumed is not None else {}
         self.rates = {name: last[name] for name in ("lr_start", "lr_peak", "lr_end") if name in last}
         """The first, the largest and the last learning rate of the stage so far."""
+        self._diverged: Tensor | None = None  # step and loss of the first that was not finite, -1 while there is none
+
+    def note_loss(self, step: int, loss: Tensor) -> None:
+        """Refuse a loss that is not finite: on a CPU at once, else at the next check, lest each step wait for it.
+
+        Parameters
+        ----------
+        step, loss
+            Of one batch; the loss is a scalar.
+
+        Raises
+        ------
+        NonFiniteError
+            Naming the first such step.
+        """
+        value = loss.detach().float()
+        here, none = (torch.stack([torch.full_like(value, at), value]) for at in (step, -1))
+        before = none if self._diverged is None else self._diverged
+        self._diverged = torch.where((before[0] >= 0) | torch.isfinite(value), before, here)
+        if _is_read_at_once(loss):
+            self._refuse_diverged()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Start the clock, and the file of progress from where training goes on."""
@@ -73,6 +94,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         """Look for values that are not finite, write the check down, and end the stage where its rule says so."""
         if "loss" not in (logs or {}):
             return
+        self._refuse_diverged()
         self._refuse_non_finite(kwargs["model"], state.global_step)
         append_line(self.progress, progress_line(state.log_history[-1]))
         if self.watch is not None:
@@ -84,23 +106,21 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Mark the checkpoint, to which all others have added theirs, as whole."""
+        self._refuse_diverged()
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         mark_whole(checkpoint, self._before + time.perf_counter() - self._start)
         remove_older(checkpoint)
 
-    def refuse(self, step: int, what: str, value: float) -> None:
-        """Raise the error of a stage that diverges.
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """See that nothing went wrong after the last check."""
+        self._refuse_diverged()
 
-        Parameters
-        ----------
-        step, what, value
-            Where it showed.
+    def _refuse_diverged(self) -> None:
+        step, value = (-1.0, 0.0) if self._diverged is None else self._diverged.tolist()
+        if step >= 0:
+            self._refuse(int(step), "the training loss", value)
 
-        Raises
-        ------
-        NonFiniteError
-            Always.
-        """
+    def _refuse(self, step: int, what: str, value: float) -> None:
         raise NonFiniteError(
             f"{self.where}: step {step}: {what} is {value}: training diverges; what was done before is kept: lower the"
             " learning rate (or max_grad_norm, or the threshold) and run in a new folder."
@@ -110,7 +130,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         for name, value in model.named_parameters():
             if value.requires_grad and not bool(torch.isfinite(value).all()):
                 wrong = value.detach()[~torch.isfinite(value)]
-                self.refuse(step, f"a value of {name!r}", float(wrong.reshape(-1)[0]))
+                self._refuse(step, f"a value of {name!r}", float(wrong.reshape(-1)[0]))
 
 
 class StageTrainer(SoraTrainer):
@@ -146,11 +166,9 @@ class StageTrainer(SoraTrainer):
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A step of training; a loss that is not finite ends the stage at once."""
+        """A step of training; a loss that is not finite ends the stage."""
         loss = super().training_step(*args, **kwargs)
-        value = float(loss)
-        if not math.isfinite(value):
-            self.stage.refuse(self.state.global_step, "the training loss", value)
+        self.stage.note_loss(self.state.global_step, loss)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -172,6 +190,10 @@ class StageTrainer(SoraTrainer):
         if isinstance(found.threshold, TargetThreshold):
             logged["target_reached"] = found.threshold.reached
         return logged
+
+
+def _is_read_at_once(loss: Tensor) -> bool:
+    return loss.device.type == "cpu"
 
 
 def _carry_moments(optimizer: Any, file: Path) -> None:

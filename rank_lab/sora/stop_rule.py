@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rank_lab.errors import RankLabError
+from rank_lab.sora.thresholds import is_whole
 
 __all__ = ["Stop", "StopRule", "checks_of", "gates_fell", "stopped"]
 
@@ -66,9 +67,9 @@ class StopRule:
     def __post_init__(self) -> None:
         """Refuse what could never stop, or stop at once."""
         for name in ("max_steps", "check_steps", "patience"):
-            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+            if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise RankLabError(f"{name} {getattr(self, name)!r}: expected a whole number, 1 or more.")
-        if not _whole(self.min_steps) or not 0 <= self.min_steps <= self.max_steps:
+        if not is_whole(self.min_steps) or not 0 <= self.min_steps <= self.max_steps:
             raise RankLabError(f"min_steps {self.min_steps!r}: expected 0 to max_steps, {self.max_steps}.")
         if self.max_steps % self.check_steps:
             raise RankLabError(
@@ -118,7 +119,9 @@ def stopped(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> Stop | None
 
 
 def gates_fell(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> float:
-    """Share of the gates' sum of absolute values that was lost from the first of the last ``patience`` checks on.
+    """Share of the gates' sum of absolute values that was lost in the last ``patience`` checks.
+
+    From the check before them on; where there is none, from the first on.
 
     Parameters
     ----------
@@ -129,9 +132,9 @@ def gates_fell(rule: StopRule, history: Sequence[Mapping[str, Any]]) -> float:
     --------
     >>> log = [{"step": step, "loss": 0.5, "nonzero_gates": 7, "gate_sum": 9 - step / 2} for step in (2, 4, 6, 8)]
     >>> round(gates_fell(StopRule(patience=3), log), 3)
-    0.286
+    0.375
     """
-    sums = [float(entry["gate_sum"]) for entry in checks_of(history)[-rule.patience :]]
+    sums = [float(entry["gate_sum"]) for entry in checks_of(history)[-rule.patience - 1 :]]
     return 1 - sums[-1] / sums[0] if sums[0] > 0 else 0.0
 
 
@@ -156,7 +159,3 @@ def _rests(rule: StopRule, checks: Sequence[Mapping[str, Any]]) -> bool:
     if rule.fall and last > (1 - rule.fall) * rule.patience * float(checks[0]["loss"]):
         return False
     return abs(last - before) < rule.tolerance * abs(before)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

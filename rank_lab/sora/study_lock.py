@@ -18,7 +18,9 @@ def study_lock(folder: Path) -> Iterator[None]:
     """Hold a folder until the block ends or the process does, however it ends.
 
     The lock is the operating system's: that of a dead process is gone with it,
-    and nothing has to be cleaned up. Processes that this one starts do not hold it.
+    and nothing has to be cleaned up. Processes that this one starts do not hold
+    it (``flock`` would be theirs, too). It is of the process, not of the file's
+    opening: a process that opens the lock's file itself and closes it lets go of it.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, study_lock(Path(folder)):
-    ...     (Path(folder) / ".lock").read_text() == str(os.getpid())
+    ...     (Path(folder) / ".lock").stat().st_size == len(str(os.getpid()))
     True
     """
     descriptor = os.open(folder / _FILE, os.O_RDWR | os.O_CREAT, 0o644)

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from rank_lab.errors import RankLabError
 from rank_lab.sora.gates import GatedModule, gate_parameters, gated_layers
-from rank_lab.sora.thresholds import check_threshold
+from rank_lab.sora.thresholds import check_threshold, is_whole
 
 __all__ = ["TARGET_KINDS", "TargetThreshold", "gate_costs", "target_counts"]
 
 TARGET_KINDS = ("rank", "parameters")
 """A mean number of non-zero gates per module, or an exact number of non-zero parameters."""
 
-_RECORDED = ("target", "steps", "mark", "doublings")
+_MARK = 0.5  # share of the stage at which gates that nothing holds are gone
+_DOUBLINGS = 8.0  # of the threshold until the mark
 _HASTE = 4  # how much faster the threshold doubles after the mark
+_MOVING = ("first_step", "start", "reached_step", "reached_threshold", "count")
 _LARGEST = 1e30  # closes every gate in one step, and is finite in float32
 
 
@@ -57,17 +59,12 @@ class TargetThreshold:
         What each gate of a vector costs; see :func:`gate_costs`.
     rates
         Learning rate of the gates in each step of the stage, as many as it may have at most.
-    mark
-        Share of the stage, between 0 and 1.
-    doublings
-        How often the threshold doubles until the mark.
 
     Raises
     ------
     RankLabError
-        If the target is no such number, there are no rates, or the mark is not
-        inside of the stage; while training, if gates are not those that costs were
-        given for, or are spread over processes.
+        If the target is no such number, or there are no rates; while training, if
+        gates are not those that costs were given for, or are spread over processes.
 
     Examples
     --------
@@ -83,23 +80,12 @@ class TargetThreshold:
     (True, 0.0, [0.5, 0.0, 0.0, -0.25])
     """
 
-    def __init__(
-        self,
-        target: int,
-        costs: Mapping[Tensor, int],
-        rates: Sequence[float],
-        *,
-        mark: float = 0.5,
-        doublings: float = 8.0,
-    ) -> None:
-        if not isinstance(target, int) or isinstance(target, bool) or target < 1:
+    def __init__(self, target: int, costs: Mapping[Tensor, int], rates: Sequence[float]) -> None:
+        if not is_whole(target) or target < 1:
             raise RankLabError(f"target {target!r}: expected a whole number of gates or parameters, 1 or more.")
-        if not rates or not 0 < mark < 1 or not 0 < doublings < math.inf:
-            raise RankLabError(
-                f"a stage of {len(rates)} steps with mark {mark!r} and {doublings!r} doublings; expected a learning"
-                " rate for each step, a mark between 0 and 1 and a finite number of doublings above 0."
-            )
-        self.target, self.mark, self.doublings = target, mark, doublings
+        if not rates:
+            raise RankLabError("a stage of 0 steps; expected a learning rate for each step.")
+        self.target = target
         self.rates = tuple(check_threshold(rate, f"rate of step {step}") for step, rate in enumerate(rates))
         self._given = dict(costs)
         self.begin()
@@ -129,11 +115,6 @@ class TargetThreshold:
         """Whether the target was reached: before, a stage has not converged."""
         return self.reached_step is not None
 
-    @property
-    def doubling_steps(self) -> float | None:
-        """In how many steps the threshold doubles until the mark; None before the rise."""
-        return None if self.first_step is None else self._rise(self.first_step) / self.doublings
-
     def __call__(self, step: int) -> float:
         """The threshold in force after that step; 0 before the rise, and after the target was reached."""
         if self.first_step is None or step < self.first_step:
@@ -141,7 +122,7 @@ class TargetThreshold:
         if self.reached_step is not None and step >= self.reached_step:
             return self.reached_threshold if step == self.reached_step else 0.0
         rise, taken = self._rise(self.first_step), step - self.first_step
-        doublings = (taken + (_HASTE - 1) * max(taken - rise, 0)) * self.doublings / rise
+        doublings = (taken + (_HASTE - 1) * max(taken - rise, 0)) * _DOUBLINGS / rise
         return float(min(self.start * 2.0 ** min(doublings, 900.0), _LARGEST))
 
     def before_step(self, gates: Sequence[Tensor]) -> list[Tensor]:
@@ -167,8 +148,9 @@ class TargetThreshold:
         """Decide on this step's threshold, from what each would leave."""
 
         def count(threshold: float) -> int:
-            parts = zip(self._costs, shrunk(threshold), strict=True)
-            return sum(cost * int(torch.count_nonzero(gates)) for cost, gates in parts)
+            left = [torch.count_nonzero(gates) for gates in shrunk(threshold)]
+            counts = torch.stack([each.to(left[0].device) for each in left]).tolist()  # a device is asked once for all
+            return sum(cost * int(gates) for cost, gates in zip(self._costs, counts, strict=True))
 
         if self.reached:
             self.count = count(0.0)
@@ -186,32 +168,21 @@ class TargetThreshold:
             return
         weights = self.rates if mode != "constant" else (1.0,) * self.steps
         rise, at_once = self._rise(step), _smallest(count, self.target, _LARGEST)
-        total = sum(weights[step + i] * 2.0 ** (i * self.doublings / rise) for i in range(rise))
+        total = sum(weights[step + i] * 2.0 ** (i * _DOUBLINGS / rise) for i in range(rise))
         if weights[step] > 0 or not at_once:
             self.first_step, self.start = step, weights[step] * at_once / total if at_once else 0.0
 
     def _rise(self, first: int) -> int:
         """Steps until the mark."""
-        return max(1, math.ceil(self.mark * (self.steps - first)))
+        return max(1, math.ceil(_MARK * (self.steps - first)))
 
-    def record(self) -> dict[str, Any]:
-        """What became of the target, as plain values."""
-        return {
-            "target_count": self.target,
-            "target_reached": self.reached,
-            "reached_step": self.reached_step,
-            "reached_threshold": self.reached_threshold if self.reached else None,
-            "count": self.count,
-            "overshoot": self.target - self.count if self.reached and self.count is not None else None,
-            "first_step": self.first_step,
-            "start": self.start,
-            "doubling_steps": self.doubling_steps,
-        }
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {"target": self.target, "steps": self.steps, "mark": _MARK, "doublings": _DOUBLINGS}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the stage depends on, as plain values."""
-        names = (*_RECORDED, "first_step", "start", "reached_step", "reached_threshold", "count")
-        return {name: getattr(self, name) for name in names} | {"closed": self._closed}
+        return self._fixed | {name: getattr(self, name) for name in _MOVING} | {"closed": self._closed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.
@@ -221,13 +192,13 @@ class TargetThreshold:
         RankLabError
             If it was saved with another target or another stage; the first difference is named.
         """
-        for name in _RECORDED:
-            if state.get(name) != getattr(self, name):
+        for name, value in self._fixed.items():
+            if state.get(name) != value:
                 raise RankLabError(
-                    f"the stage was saved with {name}={state.get(name)!r} and would go on with"
-                    f" {getattr(self, name)!r}; resume with the same target, or start a new run from its adapter."
+                    f"the stage was saved with {name}={state.get(name)!r} and would go on with {value!r}; resume with"
+                    " the same target, or start a new run from its adapter."
                 )
-        for name in ("first_step", "start", "reached_step", "reached_threshold", "count"):
+        for name in _MOVING:
             setattr(self, name, state[name])
         self._closed = state["closed"]
 

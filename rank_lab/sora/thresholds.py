@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -9,7 +10,16 @@ from torch import Tensor
 
 from rank_lab.errors import RankLabError
 
-__all__ = ["LISTS", "MODES", "OPERATORS", "check_threshold", "gapped_threshold", "soft_threshold", "threshold_list"]
+__all__ = [
+    "LISTS",
+    "MODES",
+    "OPERATORS",
+    "check_threshold",
+    "gapped_threshold",
+    "is_whole",
+    "soft_threshold",
+    "threshold_list",
+]
 
 MODES = ("lr", "adam", "constant")
 """How a threshold follows from what is given; see :class:`rank_lab.sora.ProximalStep`."""
@@ -127,6 +137,22 @@ def threshold_list(kind: str, start: float, stop: float, count: int) -> list[flo
             " first."
         )
     return LISTS[kind](start, stop, count)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, which True and 2.0 are not.
+
+    Parameters
+    ----------
+    value
+        Any.
+
+    Examples
+    --------
+    >>> is_whole(2), is_whole(True), is_whole(2.0)
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_threshold(value: float, name: str) -> float:

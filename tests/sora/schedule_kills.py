@@ -1,9 +1,9 @@
 """Runs schedules in processes that are killed: ``python -m tests.sora.schedule_kills FOLDER SEED CASE...``.
 
 This process imports everything once and runs nothing itself; each attempt is a fork of it. Each case is run in
-``FOLDER/CASE/straight`` at one go, in ``killed`` by attempts that are killed from outside at random times, and, those
-of POINTS, in ``points`` by attempts that end themselves at the first place where a file is written at which none has
-ended before.
+``FOLDER/CASE/straight`` at one go, and then in ``killed`` by attempts that are killed from outside at random times, or,
+those of POINTS, by attempts that end themselves at the first place where a file is written at which none has ended
+before.
 """
 
 import gc
@@ -14,8 +14,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ from rank_lab.sora import Schedule, StopRule
 from tests.sora.schedules import arguments, maker, plan, rows, run
 
 KILLED = 9
+_AMPLE = 200.0
 _STOP = StopRule(min_steps=12, max_steps=20, check_steps=2, patience=2, tolerance=0.03)  # a checkpoint after 10 steps
+_SHORT = StopRule(min_steps=6, max_steps=6, check_steps=1)  # after 5
+_MOST_KILLS = 4  # the next attempt has all the time it needs, however slow the machine has become
 
 CASES: dict[str, tuple[dict[str, Any], Schedule]] = {
     "thresholds": ({}, plan(stop=_STOP, controls=("as_shipped", "svd"))),
-    "points": ({}, plan(stop=_STOP, thresholds=(0.0, 2.0), controls=("svd",))),
+    "points": ({}, plan(stop=_SHORT, thresholds=(0.0, 2.0), controls=("svd",))),
     "adam": (
         {"threshold_mode": "adam", "revive": False, "leave_out_zeros": True},
         plan(stop=_STOP, thresholds=(0.0, 0.002), controls=("as_shipped",)),
@@ -120,12 +123,9 @@ def attempt(case: str, out: Path, log: Path | None, seconds: float) -> bool:
     return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
 
 
-def attempts(case: str, out: Path, log: Path | None, limit: Callable[[], float]) -> int:
+def attempts(case: str, out: Path, log: Path | None, limits: Iterator[float]) -> int:
     """How many attempts it took."""
-    count = 1
-    while not attempt(case, out, log, limit()):
-        count += 1
-    return count
+    return next(count for count, limit in enumerate(limits, 1) if attempt(case, out, log, limit))
 
 
 def main(folder: str, seed: str, *cases: str) -> None:
@@ -135,11 +135,13 @@ def main(folder: str, seed: str, *cases: str) -> None:
         root = Path(folder) / case
         root.mkdir()
         start = time.monotonic()
-        attempts(case, root / "straight", None, lambda: 600.0)
+        attempts(case, root / "straight", None, repeat(_AMPLE))
         most = 0.7 * (time.monotonic() - start)
-        result[case] = {"killed": attempts(case, root / "killed", None, partial(times.uniform, 0.1 * most, most))}
         if case in POINTS:
-            result[case]["points"] = attempts(case, root / "points", root / "log", lambda: 600.0)
+            result[case] = attempts(case, root / "killed", root / "log", repeat(_AMPLE))
+        else:
+            limits = [times.uniform(0.1 * most, most) for _ in range(_MOST_KILLS)]
+            result[case] = attempts(case, root / "killed", None, iter([*limits, _AMPLE]))
     print(json.dumps(result))
 
 

@@ -14,7 +14,7 @@ from rank_lab.errors import NonFiniteError, PairingError, RankLabError, ShapeMis
 from rank_lab.sora import ProximalStep, exact_parameter_count, gated_modules, parameter_groups, threshold_list
 from rank_lab.sora.adam_metric import gate_denominators
 from rank_lab.sora.controls import (
-    CONTROLS,
+    BUDGET_CONTROLS,
     GatedFactors,
     as_shipped,
     gated_factors,
@@ -59,28 +59,28 @@ def norm(factors: Sequence[GatedFactors]) -> float:
     return sum(float(each.update.to_dense().square().sum()) for each in factors)
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", BUDGET_CONTROLS)
 @pytest.mark.parametrize("shapes", [SQUARE, MIXED])
 def test_never_more_than_the_budget_and_none_of_it_wasted(name: str, shapes: tuple[tuple[int, int], ...]) -> None:
     dense = some(shapes)
     full = count(dense)
     for budget in range(0, full + 20, 5):
-        ours = CONTROLS[name](dense, budget)
+        ours = BUDGET_CONTROLS[name](dense, budget)
         left = budget - count(ours)
         assert left >= 0
         open_to_more = [sum(each.update.shape) for each in ours if each.size.nonzero < 3]
         assert all(left < cost for cost in open_to_more)
         assert [each.A.shape for each in ours] == [each.A.shape for each in dense]
         assert [each.scaling for each in ours] == [each.scaling for each in dense]
-    assert count(CONTROLS[name](dense, 0)) == 0
+    assert count(BUDGET_CONTROLS[name](dense, 0)) == 0
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", BUDGET_CONTROLS)
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("scaling", [1.5, -0.5])
 def test_the_full_budget_gives_the_dense_update(name: str, dtype: torch.dtype, within: float, scaling: float) -> None:
     dense = [replace(each, scaling=scaling) for each in some(MIXED, dtype=dtype)]
-    ours = CONTROLS[name](dense, count(dense))
+    ours = BUDGET_CONTROLS[name](dense, count(dense))
     assert math.sqrt(distance(ours, dense) / norm(dense)) < within
     assert all(each.A.dtype == each.gate.dtype == each.B.dtype == dtype for each in ours)
 
@@ -165,14 +165,14 @@ BAD: dict[str, tuple[dict[str, Any], type[RankLabError], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", BUDGET_CONTROLS)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(name: str, case: str) -> None:
     given, kind, message = BAD[case]
     dense = some(SQUARE)
     dense[1].B[0, 0] = given.get("value", 0.0)
     with pytest.raises(kind, match=message):
-        CONTROLS[name](dense, given.get("parameters", 9))
+        BUDGET_CONTROLS[name](dense, given.get("parameters", 9))
 
 
 def test_factors_that_do_not_fit() -> None:
@@ -293,7 +293,7 @@ def test_a_model_is_restored_exactly(kind: str) -> None:
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
     before, dense = logits(model), gated_factors(model)
     assert [each.size for each in dense] == gated_modules(model)
-    for control in CONTROLS.values():
+    for control in BUDGET_CONTROLS.values():
         set_factors(model, control(dense, count(dense) // 2))
         assert 0 < exact_parameter_count(gated_modules(model)) <= count(dense) // 2
         assert not torch.equal(logits(model), before)

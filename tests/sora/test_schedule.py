@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import default_data_collator
+from transformers import TrainingArguments, default_data_collator
 
 from rank_lab import analyze
 from rank_lab.curve import Curve
@@ -276,28 +277,43 @@ def test_a_reference_that_nothing_can_be_divided_by(tmp_path: Path, function: An
     assert [row.memorization for row in curve.records] == [None, None]
 
 
-def test_a_stage_that_diverges_keeps_what_was_before(tmp_path: Path) -> None:
-    make = maker()
+def breaking(after: int) -> Callable[[], Any]:
+    """A model whose loss is infinite after so many batches of training."""
 
-    def broken() -> Any:
-        model = make()
+    def make() -> Any:
+        model = maker()()
         calls = {"n": 0}
 
         def hook(module: Any, inputs: Any, output: Any) -> Any:
             calls["n"] += module.training
-            if calls["n"] > 16 + 5:
+            if calls["n"] > after:
                 output["loss"] = output["loss"] * math.inf
             return output
 
         model.get_base_model().register_forward_hook(hook)
         return model
 
+    return make
+
+
+def test_a_stage_that_diverges_keeps_what_was_before(tmp_path: Path) -> None:
     expected = r"seed 0, stage 1 \(threshold 1\): step 5: the training loss is (inf|nan): .* lower the learning rate"
     with pytest.raises(NonFiniteError, match=expected):
-        run(tmp_path, make_model=broken)
+        run(tmp_path, make_model=breaking(after=16 + 5))
     assert [row.stage for row in Curve.load(tmp_path).records] == [0]
     assert (tmp_path / "seed-0" / "stage-00" / "adapter_model.safetensors").is_file()
     assert len(run(tmp_path).records) == 3  # without the fault it goes on
+
+
+def test_a_loss_that_is_read_at_checks_only_names_the_first_bad_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rank_lab.sora.stage_trainer._is_read_at_once", lambda loss: False)
+    told: list[str] = []
+    with pytest.raises(NonFiniteError, match=r"stage 1 \(threshold 1\): step 5: the training loss is inf"):
+        run(tmp_path, make_model=breaking(after=16 + 5), watch=told.append)
+    assert told[-1].startswith("seed 0, stage 1 (threshold 1): step 4:")  # of the check at step 8 nothing is kept
+    assert len((tmp_path / "seed-0" / "stage-01" / "progress.jsonl").read_text().splitlines()) == 1
 
 
 def test_values_that_are_not_finite_are_found_before_they_are_saved(tmp_path: Path) -> None:
@@ -334,6 +350,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "classes": ({"score": SCORES["f1"]}, "f1: class 2 among labels"),
     "kind": ({"score": SCORES["pearson"]}, r"regression: outputs \[\d+, 3\].*num_labels=1"),
     "warm-up": ({"arguments": arguments(warmup_steps=9)}, "min_steps 8 lies within warm-up"),
+    "late start": (
+        {"make_model": maker(prox_start_step=9)},
+        "stage 1: min_steps 8 lies before prox_start_step 9, up to which no gate is shrunk",
+    ),
     "target": ({"schedule": plan(thresholds=(), target_ranks=(5,))}, "target rank 5 comes to 15 gates"),
 }
 
@@ -408,6 +428,7 @@ def test_the_default_arguments_keep_the_rate(tmp_path: Path) -> None:
     assert recorded["schedule"]["thresholds"] == [0.0]
     assert recorded["adapter"]["threshold_mode"] == "lr"
     assert recorded["data"]["train"]["rows"] == 40
+    assert recorded["environments"][0]["device_type"] == TrainingArguments("unused").device.type
 
 
 def test_a_row_of_another_schema(study: tuple[Path, Curve], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from rank_lab.errors import RankLabError
 from rank_lab.sora import Schedule, StopRule
-from rank_lab.sora.stop_rule import stopped
+from rank_lab.sora.stop_rule import gates_fell, stopped
 
 RULE = StopRule(min_steps=0, max_steps=200, check_steps=10, patience=3, tolerance=0.1)
 
@@ -62,6 +62,15 @@ def test_a_loss_that_has_not_begun_to_fall_is_not_flat_yet() -> None:
     assert Schedule(thresholds=(0.0, 1.0)).goals[0].rule.fall == 0.05
     assert Schedule(thresholds=(0.0, 1.0)).goals[1].rule.fall == 0.0
     assert Schedule(thresholds=(0.0, 1.0), dense_stop=StopRule()).goals[0].rule.fall == 0.0
+
+
+@pytest.mark.parametrize(("patience", "fell"), [(1, 1 / 6), (2, 2 / 7), (3, 3 / 8), (4, 3 / 8)])
+def test_how_far_gates_fell_in_the_last_checks(patience: int, fell: float) -> None:
+    history = [{"loss": 1.0, "gate_sum": total} for total in (8.0, 7.0, 6.0, 5.0)]
+    rule = StopRule(patience=patience)
+    assert gates_fell(rule, history) == pytest.approx(fell)
+    assert gates_fell(rule, history[:1]) == 0.0
+    assert gates_fell(rule, [{"loss": 1.0, "gate_sum": 0.0}] * 5) == 0.0
 
 
 @pytest.mark.parametrize(
