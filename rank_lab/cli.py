@@ -94,7 +94,7 @@ def show(
     modules: Annotated[bool, typer.Option("--modules", help="One line per matrix.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Print coverage and ranks, worst coverage first.
+    """Print coverage and ranks, worst coverage first, and the curve of a schedule.
 
     Example: rank-lab show study/ --modules
     """
@@ -112,7 +112,7 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write updates, spectra and coverage as CSV, JSON and Parquet.
+    """Write updates, spectra, coverage and the curve of a schedule as CSV, JSON and Parquet.
 
     Example: rank-lab export study/ -o tables/ -f csv
     """
@@ -214,10 +214,14 @@ def schedule(
     controls: Annotated[
         str | None,
         typer.Option(
-            help="Of as_shipped,one_shot,one_shot_importance,svd; 'none' for none; default all.", rich_help_panel=_PLAN
+            help="as_shipped (the published loop: learning rate 0), one_shot, one_shot_importance (dense gates pruned"
+            " once), svd (of the dense update); 'none' for none; default all.",
+            rich_help_panel=_PLAN,
         ),
     ] = None,
-    reference: Annotated[str, typer.Option(help="stage_0 or best.", rich_help_panel=_PLAN)] = "stage_0",
+    reference: Annotated[
+        str, typer.Option(help="What is 100 %: stage_0, or best (of the stages so far).", rich_help_panel=_PLAN)
+    ] = "stage_0",
     seeds: Annotated[str, typer.Option(help="Each a run of its own, e.g. 0,1,2.", rich_help_panel=_PLAN)] = "0",
     rank: Annotated[int, typer.Option(help="Largest rank, r.", rich_help_panel=_SORA)] = 8,
     alpha: Annotated[float, typer.Option(help="LoRA's alpha; the scaling is alpha / r.", rich_help_panel=_SORA)] = 16.0,

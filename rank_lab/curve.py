@@ -296,7 +296,9 @@ def _row(line: bytes, where: str) -> CurveRow:
     try:
         record: Any = json.loads(line)
     except ValueError as error:
-        raise SchemaError(f"{where} is no JSON ({error}); restore the file from a copy.") from error
+        raise SchemaError(
+            f"{where} is no JSON ({error}); remove the line, and its stage is taken from its folder again."
+        ) from error
     if not isinstance(record, dict):
         raise SchemaError(f"{where} is no JSON object; expected a row of an Algorithm-1 run.")
     wrong = sorted(set(record) ^ set(_NAMES))

@@ -14,7 +14,17 @@ from rank_lab.curve import Curve, CurveRow
 
 __all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
 
-_HEADINGS = ("stage", "threshold", "steps", "ended", "gates", "parameters", "memorization", "generalization", "loss")
+_HEADINGS = (
+    "stage",
+    "threshold",
+    "steps",
+    "ended",
+    "gates",
+    "parameters",
+    "memorization",
+    "generalization",
+    "validation loss",
+)
 _ENDED = {"max_steps": "not converged", "target_not_reached": "target not reached", "not_trained": "-"}
 
 
@@ -95,7 +105,13 @@ def _table(rows: pd.DataFrame) -> Table:
 
 def _means(rows: pd.DataFrame) -> Table:
     """All seeds together: their means, with Student's interval."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title="\nall seeds", title_justify="left")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="\nall seeds: means, with Student's 95 % interval over seeds",
+        title_justify="left",
+    )
     for heading in ("control", "stage", "seeds", "parameters", "memorization", "generalization"):
         table.add_column(heading, justify="left" if heading == "control" else "right", no_wrap=True)
     found = bands(rows, ["nonzero_parameters", "memorization", "generalization"])
@@ -158,5 +174,6 @@ def _legend(rows: pd.DataFrame) -> str:
     against = "stage 0" if rows.iloc[0]["reference"] == "stage_0" else "the best stage so far"
     return (
         f"memorization, generalization: 100 x {rows.iloc[0]['score']} on training and validation examples / that of"
-        f" {against}, with the 95 % interval of a paired bootstrap; parameters: exact, of non-zero gates."
+        f" {against}, with the 95 % interval of a paired bootstrap; parameters: exact, of non-zero gates; a head that"
+        " is trained beside them is not counted."
     )

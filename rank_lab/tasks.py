@@ -251,6 +251,10 @@ def _warnings(train: _Set, validation: _Set, labels: Labels) -> list[str]:
         repeats = len(each.texts) - len(set(each.texts))
         if repeats:
             found.append(f"{repeats} {name} examples repeat the texts of another{_contradictions(each)}")
+        if each.record["truncated"]:
+            found.append(
+                f"{each.record['truncated']} of {len(each.texts)} {name} examples are cut to the longest length"
+            )
         missing = set(range(labels.classes or 0)) - set(each.labels)
         if missing:
             found.append(f"no {name} example is of class {', '.join(map(str, sorted(missing)))}")

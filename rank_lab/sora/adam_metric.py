@@ -41,6 +41,10 @@ def denominators_of(optimizer: Optimizer, gates: list[Tensor], group: dict[str, 
     """
     moments, steps = zip(*(_second_moment(optimizer, gate, adam_rms=adam_rms) for gate in gates), strict=True)
     taken = torch.stack([step.to(steps[0].device) for step in steps]).tolist()  # a device is asked once for all
+    if "betas" not in group:
+        raise RankLabError(
+            "mode 'adam' needs an optimizer of Adam's kind, with betas; use torch.optim.AdamW, or mode 'lr'."
+        )
     corrections = [1 - group["betas"][1] ** step for step in taken]
     if len(set(corrections)) == 1:
         own = torch.cat(moments) / corrections[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     try:
         saved = load_file(file)
         set_peft_model_state_dict(model, saved)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{file}: cannot be loaded ({' '.join(str(error).split())[:200]}); run the schedule in a new folder."
         ) from error

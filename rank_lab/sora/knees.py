@@ -11,7 +11,7 @@ from rank_lab.curve import KNEES_FILE, SORA, Curve, CurveRow
 from rank_lab.durable import write_whole
 from rank_lab.knee import Knee, knee_of_predictions, knee_over_seeds
 from rank_lab.scores import Score
-from rank_lab.sora.predictions import PREDICTIONS_FILE
+from rank_lab.sora.predictions import predictions_table
 from rank_lab.sora.stage_row import SETS
 
 __all__ = ["knees_of", "save_knees"]
@@ -96,5 +96,4 @@ def _distinct(places: Mapping[int, float]) -> list[int]:
 
 
 def _read(curve: Curve, row: CurveRow, name: str) -> pd.DataFrame:
-    table = pd.read_parquet(curve.stage_folder(row.seed, row.stage) / PREDICTIONS_FILE)
-    return table.loc[table["set"] == name]
+    return predictions_table(curve.stage_folder(row.seed, row.stage), name)

@@ -91,10 +91,18 @@ def _random_tokens(model: nn.Module) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(0, size, (_ROWS, _TOKENS), generator=generator)}
 
 
+def _with_padding(base: nn.Module) -> nn.Module:
+    """Classifiers look for the last token that is no padding, and refuse a batch where none is named."""
+    config: Any = getattr(base, "config", None)
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = 0
+    return base
+
+
 @torch.no_grad()
 def _output(base: nn.Module, adapter: Path, inputs: dict[str, Any]) -> Tensor:
     try:
-        adapted = PeftModel.from_pretrained(copy.deepcopy(base), str(adapter)).eval()
+        adapted = PeftModel.from_pretrained(_with_padding(copy.deepcopy(base)), str(adapter)).eval()
     except (RuntimeError, ValueError) as error:
         raise RankLabError(
             f"{adapter}: does not fit {type(base).__name__} ({' '.join(str(error).split())[:200]}); give the base that"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,7 +18,15 @@ from rank_lab.durable import move_into_place
 from rank_lab.encoding import IGNORED
 from rank_lab.errors import CheckpointError, NonFiniteError, RankLabError
 
-__all__ = ["PREDICTIONS_FILE", "Predictions", "model_columns", "predictions_of", "read_predictions", "save_predictions"]
+__all__ = [
+    "PREDICTIONS_FILE",
+    "Predictions",
+    "model_columns",
+    "predictions_of",
+    "predictions_table",
+    "read_predictions",
+    "save_predictions",
+]
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -109,7 +118,7 @@ def model_columns(model: nn.Module) -> set[str]:
 
 
 def save_predictions(folder: Path, sets: Mapping[str, tuple[npt.NDArray[np.int64], Predictions]]) -> None:
-    """Write ``predictions.parquet``: columns set, index, label, prediction.
+    """Write ``predictions.parquet``: columns set, index (a row of the data set as it was given), label, prediction.
 
     Parameters
     ----------
@@ -144,12 +153,31 @@ def read_predictions(folder: Path, name: str) -> npt.NDArray[np.float64]:
     CheckpointError
         If the file cannot be read.
     """
+    return np.asarray(predictions_table(folder, name)["prediction"], dtype=np.float64)
+
+
+def predictions_table(folder: Path, name: str) -> pd.DataFrame:
+    """Index, label and prediction of one set, in its order.
+
+    Parameters
+    ----------
+    folder, name
+        See :func:`read_predictions`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    """
     file = folder / PREDICTIONS_FILE
     try:
-        table = pq.read_table(file, columns=["set", "prediction"]).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error}); run the schedule in a new folder.") from error
-    return np.asarray(table.loc[table["set"] == name, "prediction"], dtype=np.float64)
+        table: pd.DataFrame = pq.read_table(file).to_pandas()
+        return table.loc[table["set"] == name, ["index", "label", "prediction"]]
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read ({' '.join(str(error).split())}), though the curve has a row of its stage; restore"
+            " it, or run the schedule in a new folder."
+        ) from error
 
 
 def _outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, Tensor]:

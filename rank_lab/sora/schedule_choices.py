@@ -70,6 +70,9 @@ class Inputs:
         from transformers import AutoTokenizer
 
         task = self._task()
+        looks_local = self.model.startswith((".", "/", "~")) or self.model.count("/") > 1 or self.model.endswith("/")
+        if looks_local and not Path(self.model).exists():
+            raise DataError(f"{self.model}: no such folder; give the base's, or a hub id such as org/name.")
         self._refuse_adapter()
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model)

@@ -131,6 +131,8 @@ def run_and_print(
     as_json
         The rows and knees as JSON, in place of tables.
     """
+    if study.is_file():
+        raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
     _quiet()
     arguments = training.arguments(study)
     data = inputs.encoded()

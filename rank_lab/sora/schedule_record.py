@@ -199,7 +199,8 @@ def _read(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise SchemaError(f"{file}: cannot be read ({error}); restore it from a copy, or give a new folder.") from error
-    if not isinstance(content, dict) or content.get("schema", SCHEMA) != SCHEMA:
+    lacks = {"schedule", "arguments", "adapter"} - set(content) if file.name == SCHEDULE_FILE else ()
+    if not isinstance(content, dict) or content.get("schema", SCHEMA) != SCHEMA or lacks:
         raise SchemaError(f"{file}: is not of schema {SCHEMA}; use the version of rank_lab that wrote it.")
     return content
 

@@ -33,6 +33,16 @@ class SoraTrainerMixin(_Base):  # type: ignore[misc]
         the group, or ``gate_clip`` could not be carried out.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse the Trainer before the mixin: nothing of the mixin would run, and all gates would stay dense."""
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(SoraTrainerMixin):
+            raise RankLabError(
+                f"class {cls.__name__}: SoraTrainerMixin must come before the Trainer, or nothing of it runs; write"
+                f" class {cls.__name__}(SoraTrainerMixin, {cls.__bases__[0].__name__})."
+            )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if sora_config_of(self.model).gate_clip is not None:

@@ -114,6 +114,32 @@ def test_it_is_extended_and_another_configuration_is_refused(study: Path, data: 
     assert (study / "curve.jsonl").read_text().startswith(before)
 
 
+def test_a_stage_is_folded_with_its_model(study: Path, tmp_path: Path) -> None:
+    done = rank_lab("fold", study / "seed-0" / "stage-01", "-o", tmp_path / "lora", "--model", BASE)
+    assert done.code == 0, done.err
+
+
+def test_what_is_gone_is_named(study: Path, data: Path, tmp_path: Path) -> None:
+    command = ("schedule", BASE, *TASK, "--data", data, *SMALL, "--thresholds", THRESHOLDS[1] + ",9")
+    for name, gone in (("a", "predictions.parquet"), ("b", "adapter_model.safetensors")):
+        copy = shutil.copytree(study, tmp_path / name)
+        last = max((copy / "seed-0").glob("stage-*"))
+        (last / gone).write_bytes(b"")
+        done = rank_lab(*command[:-1], command[-1] + ",10", "-o", copy)
+        assert done.code == 2
+        assert f"{gone}: cannot be" in done.err.splitlines()[-1]
+    shutil.rmtree(tmp_path / "a")
+    copy = shutil.copytree(study, tmp_path / "a")
+    shutil.rmtree(copy / "seed-0" / "stage-01")
+    done = rank_lab(*command, "-o", copy)
+    assert (done.code, done.out) == (2, "")
+    assert "stage-01" in done.err.splitlines()[-1]
+    (copy / "schedule.json").write_text("{}")
+    done = rank_lab(*command, "-o", copy)
+    assert (done.code, done.out) == (2, "")
+    assert "schedule.json: is not of schema" in done.err.splitlines()[-1]
+
+
 def test_several_seeds_have_bands(data: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     command = ("schedule", BASE, *TASK, "--data", data, *SMALL, "--thresholds", "0,2", "--controls", "svd", "-o", study)
@@ -181,7 +207,7 @@ def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:
     done = rank_lab("schedule", tmp_path / "none", *TASK, "--data", data, *THRESHOLDS, "-o", tmp_path / "study")
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert "no tokenizer could be loaded" in done.err
+    assert "none: no such folder; give the base's" in done.err
 
 
 def base_with(folder: Path, *, dropped: int = 0, cut: bool = False, **config: int) -> Path:

@@ -282,3 +282,8 @@ def test_a_gate_clip_that_nothing_carries_out_is_refused(tmp_path: Path) -> None
         trainer_of(tmp_path, model_of(gate_clip=0.1), max_grad_norm=0.0)
     with pytest.raises(RankLabError, match="gate_clip 0: no gate would ever move"):
         settings("llama", gate_clip=0.0)
+
+
+def test_the_mixin_must_come_first() -> None:
+    with pytest.raises(RankLabError, match=r"write class Wrong\(SoraTrainerMixin, Trainer\)"):
+        type("Wrong", (Trainer, SoraTrainerMixin), {})
