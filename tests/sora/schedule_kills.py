@@ -1,6 +1,6 @@
 """Runs schedules in processes that are killed: ``python -m tests.sora.schedule_kills FOLDER SEED CASE...``.
 
-This process imports everything once and runs nothing itself; each attempt is a fork of it. Each case is run in
+This process imports everything once and trains nothing itself; each attempt is a fork of it. Each case is run in
 ``FOLDER/CASE/straight`` at one go, and then in ``killed`` by attempts that are killed from outside at random times, or,
 those of POINTS, by attempts that end themselves at the first place where a file is written at which none has ended
 before.
@@ -129,6 +129,7 @@ def attempts(case: str, out: Path, log: Path | None, limits: Iterator[float]) ->
 
 
 def main(folder: str, seed: str, *cases: str) -> None:
+    maker()()  # transformers compiles a thousand patterns for its first model, which all attempts then share
     gc.freeze()
     times, result = random.Random(int(seed)), {}
     for case in cases:

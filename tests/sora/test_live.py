@@ -3,59 +3,23 @@
 import copy
 import gc
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from rank_lab import analyze
-from rank_lab.errors import RankLabError
-from rank_lab.sora import ProximalStep, SoraConfig, fold, gate_parameters, leave_out_zeros, live, parameter_groups
-from tests.sora.adapters import KINDS, adapted, as_trained, base_model, logits, patterns, settings, tokens
+from rank_lab.sora import ProximalStep, fold, gate_parameters, leave_out_zeros, live, parameter_groups
+from tests.sora.adapters import KINDS, adapted, as_trained, base_model, logits, settings, tokens
+from tests.sora.live_models import OPTION, SHUT, Model, by_hand, pair, sizes
 from tests.sora.test_trainer import trainer_of
 
-Model = Any
-
-OPTION = {"revive": False, "leave_out_zeros": True}
-SHUT = ["layers.0.self_attn.v_proj", "h.0.mlp.c_proj", "layer.0.attention"]
-
-
-@pytest.fixture(autouse=True)
-def _even_one_is_worth_it(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "worth" not in request.node.name:
-        monkeypatch.setattr(live, "_WORTH", 1)
-
-
-def pair(kind: str, **options: Any) -> tuple[Model, Model]:
-    """The same adapter without the option and with it, of which some modules are shut, looked at."""
-    plain, leaving = (
-        as_trained(adapted(kind, **patterns(kind), **options, revive=False, leave_out_zeros=on), shut=SHUT)
-        for on in (False, True)
-    )
-    assert leave_out_zeros(leaving) > 0
-    return plain, leaving
-
-
-def sizes(model: Model, run: Callable[[], Any]) -> list[int]:
-    """How many directions each gated layer computes."""
-    seen: list[int] = []
-    found = live.live_directions
-
-    def spied(gate: Tensor) -> Tensor | None:
-        at = found(gate)
-        seen.append(len(gate) if at is None else len(at))
-        return at
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rank_lab.sora.variant.live_directions", spied)
-        run()
-    return seen
+pytestmark = pytest.mark.usefixtures("every_zero_is_left_out")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,23 +91,6 @@ def test_training_is_the_same(kind: str, mode: str) -> None:
             torch.testing.assert_close(two[moment], one[moment], rtol=1e-8, atol=1e-12)
 
 
-def test_few_directions_are_not_worth_it() -> None:
-    model = get_peft_model(nn.Sequential(nn.Linear(9, 9)), SoraConfig(r=20, target_modules=["0"], **OPTION))
-    (gate,) = gate_parameters(model).values()
-    x = torch.ones(3, 9)
-    for zeros, left_out in ((0, 0), (1, 0), (15, 0), (16, 16), (18, 18), (19, 19), (20, 20)):
-        with torch.no_grad():
-            gate.fill_(1.0)[:zeros] = 0.0
-        assert leave_out_zeros(model) == left_out
-        assert sizes(model, lambda: model(x)) == [20 - left_out]
-    small = get_peft_model(nn.Sequential(nn.Linear(9, 9)), SoraConfig(r=3, target_modules=["0"], **OPTION))
-    (gate,) = gate_parameters(small).values()
-    for zeros, left_out in ((1, 0), (2, 2), (3, 3)):
-        with torch.no_grad():
-            gate.fill_(1.0)[:zeros] = 0.0
-        assert leave_out_zeros(small) == left_out
-
-
 def test_a_module_that_is_left_out_decays_on() -> None:
     _, model = pair("llama")
     name = next(name for name in gate_parameters(model) if SHUT[0] in name)
@@ -157,106 +104,6 @@ def test_a_module_that_is_left_out_decays_on() -> None:
     optimizer.step()
     for value, old in zip((A, B), before, strict=True):
         torch.testing.assert_close(value.detach(), 0.95 * old)
-
-
-def by_hand(model: Model) -> None:
-    with torch.no_grad():
-        for gate in gate_parameters(model).values():
-            gate.fill_(0.5)
-
-
-def by_state(model: Model) -> None:
-    model.load_state_dict({name: torch.full_like(gate, 0.5) for name, gate in gate_parameters(model).items()}, False)
-
-
-def by_assigned_state(model: Model) -> None:
-    state = {name: torch.full_like(gate, 0.5) for name, gate in gate_parameters(model).items()}
-    model.load_state_dict(state, strict=False, assign=True)
-
-
-def by_other_memory(model: Model) -> None:
-    for gate in gate_parameters(model).values():
-        gate.data = torch.full_like(gate, 0.5)
-
-
-def by_other_parameter(model: Model) -> None:
-    for name, gate in list(gate_parameters(model).items()):
-        gates = model.get_submodule(name.rsplit(".", 1)[0])
-        gates["default"] = nn.Parameter(torch.full_like(gate, 0.5))
-
-
-def by_optimizer(model: Model) -> None:
-    """An optimizer without a proximal step, which keeps nothing at zero."""
-    optimizer = torch.optim.SGD(gate_parameters(model).values(), lr=1.0)
-    for gate in gate_parameters(model).values():
-        gate.grad = gate.detach() - 0.5
-    optimizer.step()
-
-
-def by_data(model: Model) -> None:
-    for gate in gate_parameters(model).values():
-        gate.data.fill_(0.5)
-
-
-def by_fused_optimizer(model: Model) -> None:
-    """Torch does not count what a fused optimizer changes."""
-    groups = parameter_groups(model)
-    for gate in gate_parameters(model).values():
-        gate.grad = gate.detach() - 0.5
-    optimizer = torch.optim.SGD(groups, lr=1.0, fused=True)
-    optimizer.step()
-
-
-def by_fused_optimizer_then_vouched_for(model: Model) -> None:
-    """A proximal step that comes too late must not vouch for what others did."""
-    by_fused_optimizer(model)
-    optimizer = torch.optim.SGD(parameter_groups(model), lr=0.0, fused=True)
-    ProximalStep(optimizer, 0.0, revive=False)
-    optimizer.step()
-
-
-CHANGES = [
-    by_hand,
-    by_state,
-    by_assigned_state,
-    by_other_memory,
-    by_other_parameter,
-    by_optimizer,
-    by_fused_optimizer,
-    by_fused_optimizer_then_vouched_for,
-]
-
-
-@pytest.mark.parametrize("values_are_asked", [True, False], ids=["cpu", "as on an accelerator"])
-@pytest.mark.parametrize("change", [*CHANGES, by_data])
-def test_what_was_seen_is_never_stale(
-    change: Callable[[Model], None], values_are_asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not values_are_asked:
-        monkeypatch.setattr(live, "_opened", lambda gate, rest: False)
-    plain, leaving = pair("llama")
-    change(plain)
-    change(leaving)
-    assert {gate.tolist()[1] for gate in gate_parameters(leaving).values()} == {0.5}
-    if change is by_data and not values_are_asked:
-        monkeypatch.undo()  # torch sees nothing of it, so that only the next look can tell
-        with pytest.raises(RankLabError, match=r"q_proj.*torch does not see"):
-            leave_out_zeros(leaving)
-        return
-    torch.testing.assert_close(logits(leaving), logits(plain), rtol=1e-6, atol=1e-6)
-    leaving.zero_grad()
-    leaving(input_ids=tokens()).logits.square().mean().backward()
-    assert all(bool((gate.grad != 0).all()) for gate in gate_parameters(leaving).values())
-
-
-def test_a_proximal_step_that_lets_gates_revive_ends_it() -> None:
-    _, model = pair("llama")
-    optimizer = torch.optim.SGD(parameter_groups(model), lr=0.1)
-    ProximalStep(optimizer, 0.0)
-    for gate in gate_parameters(model).values():
-        gate.grad = torch.ones_like(gate)
-    optimizer.step()
-    assert sizes(model, lambda: logits(model)) == [len(gate) for gate in gate_parameters(model).values()]
 
 
 class Asked(TorchDispatchMode):
@@ -386,23 +233,6 @@ def test_copies_start_afresh_and_nothing_is_kept_alive() -> None:
     del model, other
     gc.collect()
     assert len(live._LOOKS) <= kept - gone
-
-
-def test_it_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(RankLabError, match=r"leave_out_zeros=True with revive=True: .* set revive=False"):
-        SoraConfig(r=2, target_modules=["q_proj"], leave_out_zeros=True)
-    with pytest.raises(RankLabError, match="no adapter of the model has the option"):
-        leave_out_zeros(adapted("llama"))
-
-    class Spread(nn.Parameter):
-        def full_tensor(self) -> Tensor:
-            return self.data
-
-    model = adapted("llama", **OPTION)
-    layer = next(layer for layer in model.modules() if hasattr(layer, "lora_gate"))
-    layer.lora_gate["default"] = Spread(torch.ones(6))
-    with pytest.raises(RankLabError, match=r"lora_gate.default: is spread over processes"):
-        leave_out_zeros(model)
 
 
 class Counting(TrainerCallback):  # type: ignore[misc]
