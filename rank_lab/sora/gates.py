@@ -24,6 +24,9 @@ __all__ = [
 GATE_FLAG = "sora_gate"
 """Key of the parameter group whose values :class:`rank_lab.sora.ProximalStep` shrinks."""
 
+SHRUNK = "_has_proximal_step"
+"""Attribute of a gate that a :class:`rank_lab.sora.ProximalStep` shrinks."""
+
 _GATE = ".lora_gate."
 _WRAPPER = "base_model.model."  # of PEFT, around any model
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from rank_lab.errors import RankLabError
 from rank_lab.sora.adam_metric import denominators_of
-from rank_lab.sora.gates import GATE_FLAG, local
+from rank_lab.sora.gates import GATE_FLAG, SHRUNK, local
 from rank_lab.sora.live import carry, seen_and_unchanged
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
@@ -144,6 +144,8 @@ class ProximalStep:
         if self._controller is not None:
             self._controller.begin()
         _check_gates(list(self._gates()))
+        for _, gate in self._gates():
+            setattr(gate, SHRUNK, True)
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),

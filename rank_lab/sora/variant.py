@@ -1,5 +1,6 @@
 r"""What a gated layer computes: :math:`\Delta W = s\, B\, \mathrm{diag}(g)\, A` between LoRA's two factors."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from rank_lab.sora.gates import SHRUNK
 from rank_lab.sora.live import after_load, live_directions
 
 __all__ = ["SoraVariant"]
@@ -45,6 +47,8 @@ class SoraVariant(LoraVariant):  # type: ignore[misc]
         """The layer's output with the gated update added."""
         x = module.lora_dropout[active_adapter](x)  # drawn for left out modules too: the same random numbers follow
         A, B, gate = module.lora_A[active_adapter], module.lora_B[active_adapter], module.lora_gate[active_adapter]
+        if self.config.threshold and module.training and torch.is_grad_enabled():
+            _warn_where_nothing_shrinks(gate)
         live = live_directions(gate) if self.config.leave_out_zeros else None
         if live is not None and not len(live):
             untouched: Tensor = _LeftOut.apply(result, A.weight, gate, B.weight)  # type: ignore[no-untyped-call]
@@ -71,6 +75,17 @@ class SoraVariant(LoraVariant):  # type: ignore[misc]
     def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight without the update, up to the rounding of both sums."""
         return _sum(orig_weight.data, -_update(module, active_adapter))
+
+
+def _warn_where_nothing_shrinks(gate: Tensor) -> None:
+    if torch.compiler.is_compiling() or not gate.requires_grad or getattr(gate, SHRUNK, False):
+        return
+    warnings.warn(
+        "SoraConfig has a threshold, but no ProximalStep shrinks the gates of the model that is trained: they stay"
+        " dense; train with SoraTrainer, or give the optimizer to rank_lab.sora.ProximalStep.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 class _LeftOut(torch.autograd.Function):

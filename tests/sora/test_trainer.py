@@ -120,7 +120,9 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
 
 def test_the_l1_term_is_in_the_training_loss_only(tmp_path: Path) -> None:
     batch = {name: torch.tensor(data(2)[name]) for name in ("input_ids", "labels")}
-    plain, with_l1 = (trainer_of(tmp_path, model_of(l1_weight=weight, lora_dropout=0.0)) for weight in (0.0, 10.0))
+    plain, with_l1 = (
+        trainer_of(tmp_path, model_of(threshold=0.0, l1_weight=weight, lora_dropout=0.0)) for weight in (0.0, 10.0)
+    )
     for trainer in (plain, with_l1):
         trainer.create_optimizer()
         trainer.current_gradient_accumulation_steps = 1
@@ -137,7 +139,7 @@ def test_the_l1_term_does_not_depend_on_accumulation(tmp_path: Path) -> None:
     """Where the Trainer adds up batches as they are, the term must not be added once for each."""
     gradients = []
     for steps in (1, 4):
-        trainer = trainer_of(tmp_path, model_of(l1_weight=10.0, lora_dropout=0.0))
+        trainer = trainer_of(tmp_path, model_of(threshold=0.0, l1_weight=10.0, lora_dropout=0.0))
         trainer.create_optimizer()
         trainer.current_gradient_accumulation_steps = steps
         rows = data(4)
@@ -287,3 +289,11 @@ def test_a_gate_clip_that_nothing_carries_out_is_refused(tmp_path: Path) -> None
 def test_the_mixin_must_come_first() -> None:
     with pytest.raises(RankLabError, match=r"write class Wrong\(SoraTrainerMixin, Trainer\)"):
         type("Wrong", (Trainer, SoraTrainerMixin), {})
+
+
+def test_a_trainer_that_shrinks_nothing_is_told(tmp_path: Path) -> None:
+    plain = Trainer(model_of(), arguments(tmp_path, max_steps=2), train_dataset=data())
+    with pytest.warns(RuntimeWarning, match="no ProximalStep shrinks the gates"):
+        plain.train()
+    dense = Trainer(model_of(threshold=0.0), arguments(tmp_path, max_steps=2), train_dataset=data())
+    dense.train()  # nothing was to be shrunk
