@@ -248,6 +248,24 @@ def test_target_tokens_are_counted_where_they_stand() -> None:
     assert found.loss == pytest.approx(float(losses), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_of_a_model_in_half_precision(kind: str) -> None:
+    """They are read where and as the outputs are, which numpy has no type for."""
+    torch.manual_seed(1)
+    model = maker(kind)().bfloat16().eval()
+    data = rows(kind)
+    found = predictions_of(model, data, default_data_collator, kind, 40)
+    with torch.no_grad():
+        logits = model(**default_data_collator([*data])).logits.float()
+    if kind == "regression":
+        assert found.predictions.tolist() == logits[:, 0].tolist()
+    elif kind == "classification":
+        assert found.predictions.tolist() == logits.argmax(-1).tolist()
+    else:
+        targets = torch.tensor(data["labels"][:])[:, 1:]
+        assert found.predictions.tolist() == (logits[:, :-1].argmax(-1) == targets).sum(1).tolist()
+
+
 def test_a_reference_that_knows_nothing_is_warned_of(tmp_path: Path) -> None:
     curve = run(tmp_path, arguments=arguments(learning_rate=0.0), schedule=plan(thresholds=(0.0, 1.0)))
     for row in curve.records:
