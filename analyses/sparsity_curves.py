@@ -9,7 +9,6 @@ flags; a run that was stopped goes on. The curve, its configuration and its pict
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +27,9 @@ from rank_lab.curve_terminal import interval_text, knee_sentence
 from rank_lab.plain_text import first_line
 
 __all__ = ["draw", "main"]
+
+ENCODER = "all-MiniLM-L6-v2"
+"""What the development environment's encoder is called in tables."""
 
 _RESULTS = Path(__file__).parent / "results" / "sparsity_curves"
 _KEPT = ("curve.jsonl", "knees.json", "schedule.json", "task.json", "memorization_subset.json")
@@ -48,7 +50,7 @@ TWO_CORES = [
     *_COMMON, "--train-limit", "1000", "--max-length", "96", "--subset", "500", "--dense-steps", "500",
     "--min-steps", "60", "--max-steps", "80", "--check-steps", "10", "--patience", "2", "--tolerance", "0.05",
 ]  # fmt: skip
-"""At most half an hour on two cores."""
+"""Half an hour on two cores that do other work as well (load 3)."""
 QUICK = [
     *_COMMON, "--train-limit", "40", "--max-length", "24", "--subset", "20", "--controls", "svd",
     "--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1",
@@ -142,7 +144,7 @@ def run(options: argparse.Namespace, task: str) -> Path:
     data = ["--data", str(options.data / task)] if options.data is not None else []
     command = [
         sys.executable, "-m", "rank_lab", "schedule", str(options.model or encoder_folder()), "-o", str(study),
-        "--task", task, "--model-name", options.model or "all-MiniLM-L6-v2", *data, *options.arguments,
+        "--task", task, "--model-name", options.model or ENCODER, *data, *options.arguments,
     ]  # fmt: skip
     done = subprocess.run(command, check=False)
     if done.returncode:  # it has said why
@@ -163,8 +165,10 @@ def keep(study: Path, out: Path, seconds: float) -> Curve:
         That this call took.
     """
     out.mkdir(parents=True, exist_ok=True)
+    here = str(encoder_folder())
     for name in _KEPT:
-        shutil.copyfile(study / name, out / name)
+        content = (study / name).read_text(encoding="utf-8")
+        (out / name).write_text(content.replace(here, ENCODER), encoding="utf-8")  # where it lies is this machine's
     curve = Curve.load(study)
     text = _report(curve, about_machine(["rank-lab", "torch", "transformers", "peft"]), seconds)
     (out / "README.md").write_text(text, encoding="utf-8")
