@@ -230,7 +230,7 @@ def test_what_is_stopped_says_how_to_go_on(tmp_path: Path, generator: torch.Gene
     state = {f"model.layers.{i}.self_attn.q_proj.weight": torch.randn(600, 700, generator=generator) for i in range(60)}
     tuned, base = save(tmp_path / "tuned", moved(state, generator)), save(tmp_path / "base", state)
     command = [sys.executable, "-m", "rank_lab", "analyze", str(tuned), "--base", str(base)]
-    command += ["-o", str(tmp_path / "study"), "--workers", "1"]
+    command += ["-o", str(tmp_path / "study"), "--workers", "1", "--noise", "full"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "study" / ".spectra").glob("*.npz")) and time.monotonic() < deadline:
