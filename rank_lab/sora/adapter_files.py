@@ -59,7 +59,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     file = folder / ADAPTER_FILES[0]
     try:
         saved = load_file(file)
-        set_peft_model_state_dict(model, saved)
+        set_peft_model_state_dict(model, dict(saved))  # peft 0.20 renames keys of what it is given
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{file}: cannot be loaded ({' '.join(str(error).split())[:200]}); run the schedule in a new folder."
