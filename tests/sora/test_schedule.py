@@ -1,5 +1,6 @@
 """Algorithm 1: what every stage does, what its row says, and what is refused."""
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -302,15 +303,18 @@ def breaking(after: int) -> Callable[[], Any]:
 
     def make() -> Any:
         model = maker()()
-        calls = {"n": 0}
+        calls, base = {"n": 0}, model.get_base_model()
+        whole = base.forward
 
-        def hook(module: Any, inputs: Any, output: Any) -> Any:
-            calls["n"] += module.training
+        @functools.wraps(whole)  # peft 0.20 calls it without the module's hooks
+        def forward(*arguments: Any, **named: Any) -> Any:
+            output = whole(*arguments, **named)
+            calls["n"] += base.training
             if calls["n"] > after:
                 output["loss"] = output["loss"] * math.inf
             return output
 
-        model.get_base_model().register_forward_hook(hook)
+        base.forward = forward
         return model
 
     return make
