@@ -1,0 +1,1 @@
+"""Scores of a model: what it has learned, and what it has forgotten."""

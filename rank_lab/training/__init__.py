@@ -1,0 +1,1 @@
+"""Training the methods that the papers compare: one registry, one trainer, ranks along the way."""
