@@ -1,0 +1,332 @@
+"""Scores of models: one row for each run, step, task and metric, whoever measured it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rank_lab.durable import move_into_place
+from rank_lab.errors import CheckpointError, SchemaError
+from rank_lab.parquet_check import refuse_bomb
+from rank_lab.plain_file import size_of
+from rank_lab.plain_text import is_plain, plain
+
+__all__ = ["ROLES", "SCORES_FILE", "SCORES_SCHEMA", "SCORE_KEY", "ScoreRow", "ScoreTable"]
+
+SCORES_FILE = "scores.parquet"
+"""In the folder of a study."""
+
+ROLES = ("source", "target", "")
+"""What a task is for: forgetting is measured on a source, learning on a target."""
+
+SCORE_KEY = ("run", "step", "task", "metric", "few_shot")
+"""What identifies a row."""
+
+SCORES_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()), ("method", pa.string()), ("step", pa.int64()), ("task", pa.string()),
+        ("metric", pa.string()), ("value", pa.float64()), ("stderr", pa.float64()), ("n", pa.int64()),
+        ("role", pa.string()), ("few_shot", pa.int64()), ("chance", pa.float64()), ("higher_is_better", pa.bool_()),
+        ("harness", pa.string()), ("harness_version", pa.string()), ("source", pa.string()),
+        ("set_sha256", pa.string()), ("examples", pa.list_(pa.float64())),
+    ]
+)  # fmt: skip
+"""The columns of the file."""
+
+_VERSION = 1
+_VERSION_KEY = b"rank_lab.scores_version"
+_FRAME: dict[pa.DataType, Any] = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.string(): pd.StringDtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.float64(): "float64",
+}
+_Key = tuple[str, int | None, str, str, int | None]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of one model.
+
+    Parameters
+    ----------
+    run, method, step
+        Which model; the untuned one has method ``"base"`` and step 0. Step None where it is not known.
+    task, metric
+        What was measured, as the harness calls it.
+    value
+        The score; NaN or infinite where the model gave that.
+    stderr
+        Its standard error, in the units of the value; None where nobody gave one.
+    n
+        Examples; None where it is not known.
+    role
+        One of :data:`ROLES`.
+    few_shot
+        Solved examples in the prompt; None where it is not known.
+    chance
+        The score of a model that guesses; None where it is not known.
+    higher_is_better
+        Whether a larger value is a better model.
+    harness, harness_version
+        What measured it.
+    source
+        File or set that the score comes from.
+    set_sha256
+        Which examples, in 64 hexadecimal digits; empty where it is not known.
+    examples
+        Score of each example in the set's order, so that runs can be compared in pairs; None where they were not kept.
+
+    Raises
+    ------
+    SchemaError
+        If a value cannot be what it should be; the row and the value are named.
+
+    Examples
+    --------
+    >>> ScoreRow("lora", "lora", 100, "winogrande", "acc", 0.5, role="source", n=2, examples=[0, 1]).examples
+    (0.0, 1.0)
+    """
+
+    run: str
+    method: str
+    step: int | None
+    task: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+    role: str = ""
+    few_shot: int | None = None
+    chance: float | None = None
+    higher_is_better: bool = True
+    harness: str = ""
+    harness_version: str = ""
+    source: str = ""
+    set_sha256: str = ""
+    examples: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no score is, and make plain numbers of numpy's."""
+        try:
+            self._make_plain()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SchemaError(
+                f"score {self.named}: a number is none ({error}); expected those of a ScoreRow."
+            ) from error
+        for wrong, message in _mistakes(self):
+            if wrong:
+                raise SchemaError(f"score {self.named}: {message}.")
+
+    def _make_plain(self) -> None:
+        numbers: dict[str, Any] = {"value": float(self.value), "source": plain(str(self.source))}
+        numbers["higher_is_better"] = bool(self.higher_is_better)
+        numbers |= {name: _integer(getattr(self, name)) for name in ("step", "n", "few_shot")}
+        numbers |= {name: _real(getattr(self, name)) for name in ("stderr", "chance")}
+        numbers["examples"] = None if self.examples is None else tuple(float(value) for value in self.examples)
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def key(self) -> _Key:
+        """What identifies the row: :data:`SCORE_KEY`."""
+        return (self.run, self.step, self.task, self.metric, self.few_shot)
+
+    @property
+    def named(self) -> str:
+        """The row as messages call it."""
+        shots = "" if self.few_shot is None else f", {self.few_shot}-shot"
+        return plain(f"{self.task} {self.metric}{shots} of run {self.run!r} at step {self.step}", limit=300)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """All scores of a study, each key once.
+
+    Parameters
+    ----------
+    rows
+        In the order in which they came.
+
+    Raises
+    ------
+    SchemaError
+        If a key is there twice.
+
+    Examples
+    --------
+    >>> older = ScoreTable.of([ScoreRow("base", "base", 0, "winogrande", "acc", 0.7)])
+    >>> newer = ScoreTable.of([ScoreRow("base", "base", 0, "winogrande", "acc", 0.8)])
+    >>> older.merged(newer).frame["value"].tolist()
+    [0.8]
+    """
+
+    rows: tuple[ScoreRow, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a key that is there twice."""
+        object.__setattr__(self, "rows", tuple(self.rows))
+        twice = [key for key, count in Counter(row.key for row in self.rows).items() if count > 1]
+        if twice:
+            first = next(row for row in self.rows if row.key == twice[0])
+            raise SchemaError(
+                f"score {first.named} is there twice; expected one of each run, step, task, metric and few-shot count:"
+                " give runs different names, or merge tables, where the newer replaces the older."
+            )
+
+    @classmethod
+    def of(cls, rows: Iterable[ScoreRow]) -> "ScoreTable":
+        """A table of rows.
+
+        Raises
+        ------
+        SchemaError
+            If a key is there twice.
+        """
+        return cls(tuple(rows))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal rows in one order; NaN equals NaN."""
+        if not isinstance(other, ScoreTable):
+            return NotImplemented
+        return [repr(row) for row in self.rows] == [repr(row) for row in other.rows]
+
+    def __hash__(self) -> int:
+        """Of the keys."""
+        return hash(tuple(row.key for row in self.rows))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table as pandas has it: the columns of :data:`SCORES_SCHEMA`."""
+        records = [asdict(row) for row in self.rows]
+        columns = {
+            field.name: pd.Series([record[field.name] for record in records], dtype=_FRAME.get(field.type, object))
+            for field in SCORES_SCHEMA
+        }
+        return pd.DataFrame(columns)
+
+    def merged(self, other: "ScoreTable") -> "ScoreTable":
+        """Both tables in one; of a key that both have, the row of the other one, which is the newer."""
+        rows = {row.key: row for row in self.rows} | {row.key: row for row in other.rows}
+        return ScoreTable(tuple(rows.values()))
+
+    def save(self, path: Path | str) -> Path:
+        """Write the table; any reader finds all of the old file or all of the new.
+
+        Parameters
+        ----------
+        path
+            The file, usually ``STUDY/scores.parquet``; its folder is made where it is not there.
+        """
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        schema = SCORES_SCHEMA.with_metadata({_VERSION_KEY: str(_VERSION).encode()})
+        table = pa.Table.from_pylist([asdict(row) for row in self.rows], schema=schema)
+        partial = file.with_name(f".{file.name}.partial")
+        pq.write_table(table, partial, compression="zstd")
+        move_into_place(partial, file)
+        return file
+
+    @classmethod
+    def load(cls, path: Path | str) -> "ScoreTable":
+        """Read a table that :meth:`save` wrote.
+
+        Raises
+        ------
+        SchemaError
+            If the file is none, or of another version, or a row is no score.
+        """
+        file = Path(path)
+        try:
+            size_of(file)
+            refuse_bomb(file)
+            table = pq.read_table(file)
+            _check_schema(table.schema)
+            return cls(tuple(ScoreRow(**record) for record in table.to_pylist()))
+        except FileNotFoundError as error:
+            raise SchemaError(
+                f"{file}: there are no scores; make them with 'rank-lab evaluate', or import results of a harness."
+            ) from error
+        except (OSError, pa.ArrowException, CheckpointError, SchemaError, TypeError, ValueError) as error:
+            raise SchemaError(
+                f"{file}: is no table of scores ({(str(error).splitlines() or [''])[0][:300]}); make one with"
+                " 'rank-lab evaluate', or import results of a harness."
+            ) from error
+
+    def with_roles(self, roles: Mapping[str, str]) -> "ScoreTable":
+        """The table with the roles of the named tasks set; other tasks keep theirs.
+
+        Parameters
+        ----------
+        roles
+            Task to one of :data:`ROLES`.
+        """
+        return ScoreTable(tuple(replace(row, role=roles[row.task]) if row.task in roles else row for row in self.rows))
+
+
+def _integer(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, float) or int(value) != value:
+        raise TypeError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _real(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _mistakes(row: ScoreRow) -> list[tuple[bool, str]]:
+    names = {name: getattr(row, name) for name in ("run", "method", "task", "metric")}
+    unfit = [name for name, value in names.items() if not (isinstance(value, str) and value and is_plain(value))]
+    told = [name for name in ("harness", "harness_version") if not is_plain(str(getattr(row, name)))]
+    count = None if row.examples is None else len(row.examples)
+    return [
+        (bool(unfit), f"its {', '.join(unfit)} cannot be printed, or is empty; expected characters that show"),
+        (bool(told), f"its {', '.join(told)} cannot be printed; expected characters that show"),
+        (row.role not in ROLES, f"role {row.role!r}, expected one of {', '.join(map(repr, ROLES))}"),
+        (row.step is not None and row.step < 0, f"step {row.step}, expected 0 or more"),
+        (row.few_shot is not None and row.few_shot < 0, f"few-shot count {row.few_shot}, expected 0 or more"),
+        (row.n is not None and row.n < 1, f"n {row.n}, expected at least 1 example: the set is empty"),
+        (
+            row.stderr is not None and not (math.isfinite(row.stderr) and row.stderr >= 0),
+            f"standard error {row.stderr}, expected a number of 0 or more, or None",
+        ),
+        (
+            row.chance is not None and not math.isfinite(row.chance),
+            f"chance {row.chance}, expected a finite number or None",
+        ),
+        (
+            bool(row.set_sha256) and not _is_sha256(row.set_sha256),
+            f"set_sha256 {plain(str(row.set_sha256), limit=80)!r}, expected 64 hexadecimal digits or none",
+        ),
+        (
+            count is not None and row.n is not None and count != row.n,
+            f"{count} scores of examples, and n is {row.n}; expected one each",
+        ),
+    ]
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _check_schema(schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(_VERSION_KEY)
+    if version is None:
+        raise ValueError("it does not say which version of the table it is")
+    if version != str(_VERSION).encode():
+        raise ValueError(f"version {plain(repr(version), limit=40)}, this rank_lab reads {_VERSION}")
+    if not schema.remove_metadata().equals(SCORES_SCHEMA):
+        expected = {field.name: field.type for field in SCORES_SCHEMA}
+        found = {field.name: field.type for field in schema}
+        differing = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+        raise ValueError(
+            f"columns that differ from those of version {_VERSION}: {plain(str(differing[:3]), limit=200)}"
+        )
