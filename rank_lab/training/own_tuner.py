@@ -125,6 +125,9 @@ class OwnModel(BaseTuner):  # type: ignore[misc]
         layer.update_layer(adapter_name, peft_config)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, _child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT's own also gives a module without a wrapper the other's weight
+
     def add_weighted_adapter(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: a sum of such adapters is not an adapter.
 
