@@ -87,7 +87,8 @@ class Regression(torch.nn.Module):
 
 def rows_of_rank_two() -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(2)
-    inputs = (torch.randn(32, 2, generator=generator) @ torch.randn(2, 50, generator=generator)).double()
+    directions = torch.linalg.qr(torch.randn(50, 2, generator=generator)).Q.T
+    inputs = (torch.randn(32, 2, generator=generator) @ directions).double()
     return [{"x": row, "y": torch.randn(60, generator=generator).double()} for row in inputs]
 
 
@@ -109,7 +110,7 @@ def by_hand(root: Path, optimizer: type[torch.optim.Optimizer]) -> RankReport:
     chosen = optimizer(model.parameters(), lr=1e-2)  # type: ignore[call-arg]
     schedule = torch.optim.lr_scheduler.ConstantLR(chosen, factor=1.0)
     tracker = RankTracker(root / "study", "hand", settings=TrackerSettings(points=[1, 2, 6]))
-    given = arguments(root / "out", max_steps=6, max_grad_norm=0.0)
+    given = arguments(root / "out", max_steps=6, max_grad_norm=0.0, per_device_train_batch_size=32)
     trainer = Trainer(
         model, given, train_dataset=rows_of_rank_two(), callbacks=[tracker], optimizers=(chosen, schedule)
     )
@@ -133,7 +134,7 @@ def test_a_gradient_of_rank_two_gives_an_update_of_rank_two(tmp_path: Path) -> N
 
 def test_a_sign_like_optimizer_raises_that_rank_by_itself_and_is_warned_of(tmp_path: Path) -> None:
     rows = by_hand(tmp_path, SignSGD).updates
-    assert (rows["energy_rank_99"] > 12).all()
+    assert (rows["energy_rank_99"] >= 10).all()
     assert rows["warning"].str.contains("signsgd: steps of one size", regex=False).all()
 
 
