@@ -15,7 +15,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     **dict.fromkeys(("exact_match", "f1", "mcc", "matthews_correlation", "pearson", "spearman", "likelihood"), True),
     **dict.fromkeys(("bleu", "chrf", "chrf++"), True),
     **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "cross_entropy"), False),
-    **dict.fromkeys(("loss", "kl", "ter", "brier_score"), False),
+    **dict.fromkeys(("pseudo_cross_entropy", "pseudo_perplexity", "loss", "kl_from_base", "ter", "brier_score"), False),
 }
 """Of metrics whose direction is their definition; pass@k is one of the first."""
 

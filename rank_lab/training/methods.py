@@ -12,6 +12,9 @@ from typing import Any
 from torch import nn
 
 from rank_lab.errors import RankLabError
+from rank_lab.training.bitfit import adapt_bitfit
+from rank_lab.training.bottleneck import adapt_parallel, adapt_series
+from rank_lab.training.compacter import adapt_compacter
 from rank_lab.training.heads import check_kind
 from rank_lab.training.low_rank import (
     adapt_adalora,
@@ -22,6 +25,7 @@ from rank_lab.training.low_rank import (
     lora_adapter,
 )
 from rank_lab.training.method import Method, MethodChoices
+from rank_lab.training.prelayer import adapt_prelayer
 from rank_lab.training.prompts import adapt_prefix, adapt_prompt
 
 __all__ = ["METHODS", "method_named"]
@@ -98,6 +102,7 @@ def _method(
 
 _ALL = (
     _method("full", "Full fine-tuning", "2405.09673", _FULL_LR, _adapt_full),
+    _method("bitfit", "BitFit", "2106.10199", _SHIPPED_WITH_SORA, adapt_bitfit, "targets"),
     _method("lora", "LoRA", "2106.09685", _LORA_LR, lora_adapter(), *_LORA),
     _method("rslora", "rsLoRA", "2312.03732", _LORA_LR, lora_adapter(use_rslora=True), *_LORA),
     _method("dora", "DoRA", "2402.09353", _LORA_LR, lora_adapter(use_dora=True), *_LORA),
@@ -133,6 +138,18 @@ _ALL = (
         "prompt_tokens",
         at_start="the embeddings of random tokens stand before the input",
     ),
+    _method(
+        "prelayer",
+        "Prefix-layer tuning (PreLayer)",
+        "2106.09685",
+        _PEFT_PROMPTS,
+        adapt_prelayer,
+        "prompt_tokens",
+        at_start="random tokens stand before the input",
+    ),
+    _method("series", "Series adapter", "1902.00751", _SHIPPED_WITH_SORA, adapt_series, "bottleneck", "place"),
+    _method("parallel", "Parallel adapter", "2110.04366", _SHIPPED_WITH_SORA, adapt_parallel, "bottleneck", "place"),
+    _method("compacter", "Compacter", "2106.04647", _SHIPPED_WITH_SORA, adapt_compacter, "bottleneck", "place"),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
