@@ -170,6 +170,10 @@ def _tables() -> dict[str, pa.Schema]:
     return {"updates": UPDATES, "spectra": SPECTRA, "coverage": COVERAGE}
 
 
+def _cause(error: Exception, file: Path) -> str:
+    return str(error).splitlines()[0].removeprefix(f"{file}: ")[:100]
+
+
 def _added_since(version: int) -> tuple[str, ...]:
     return tuple(column for later, columns in ADDED.items() if later > version for column in columns)
 
@@ -185,7 +189,7 @@ def _table(file: Path, schema: pa.Schema, added: Sequence[str]) -> pd.DataFrame:
         if isinstance(error, SchemaError):
             raise
         raise SchemaError(
-            f"{file}: cannot be read ({str(error).splitlines()[0].removeprefix(f"{file}: ")[:100]}); run 'rank-lab analyze' again: finished"
+            f"{file}: cannot be read ({_cause(error, file)}); run 'rank-lab analyze' again: finished"
             " updates are kept."
         ) from error
     for name in schema.names:
