@@ -14,6 +14,7 @@ from rank_lab.evaluation.code_tasks import CODE_TASKS, CodeProblem, read_problem
 from rank_lab.evaluation.diversity import diversity_of
 from rank_lab.evaluation.generation import Completion, GenerationOptions, completions_of
 from rank_lab.evaluation.limited_process import CodeLimits, run_all, run_limited
+from rank_lab.evaluation.standard_error import standard_error
 from rank_lab.evaluation.tuned_models import EvaluatedModel
 from rank_lab.score_table import ScoreRow
 from rank_lab.scores import nearest
@@ -211,12 +212,11 @@ def _diversity(
 def _row(
     task: str, metric: str, values: Sequence[float], problems: Sequence[CodeProblem], source: str, *, better: bool
 ) -> ScoreRow:
-    size = len(values)
-    stderr = float(np.std(values, ddof=1) / math.sqrt(size)) if size > 1 else None
     digest = hashlib.sha256("\n".join(problem.prompt + problem.test for problem in problems).encode())
     chance = 0.0 if metric.startswith("pass@") else None
     return ScoreRow(
-        "completions", "completions", None, task, metric, float(np.mean(values)), stderr, size, few_shot=0,
+        "completions", "completions", None, task, metric, float(np.mean(values)), standard_error(values), len(values),
+        few_shot=0,
         chance=chance, higher_is_better=better, harness="rank_lab", source=source, set_sha256=digest.hexdigest(),
         examples=tuple(values),
     )  # fmt: skip

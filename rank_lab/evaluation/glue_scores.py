@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rank_lab.errors import RankLabError
+from rank_lab.evaluation.standard_error import standard_error
 from rank_lab.evaluation.tuned_models import EvaluatedModel
 from rank_lab.score_table import ScoreRow
 from rank_lab.scores import SCORES
@@ -111,7 +111,7 @@ def _stderr(name: str, found: Predictions, examples: tuple[float, ...] | None) -
     if len(found.labels) < 2:
         return None
     if examples is not None:
-        return float(np.std(examples, ddof=1) / math.sqrt(len(examples)))
+        return standard_error(examples)
     draws = bootstrap_draws(SCORES[name], found.labels, found.predictions, resamples=_RESAMPLES)
     known = draws[~np.isnan(draws)]
     return float(np.std(known, ddof=1)) if len(known) > 0.95 * len(draws) else None

@@ -1,16 +1,14 @@
 """Scores of a model in memory on tasks of lm-eval, example by example."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.harness_tasks import LOCAL_TASKS, chance_of, lm_eval_version, quiet, tasks_folder
+from rank_lab.evaluation.standard_error import standard_error
 from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
 from rank_lab.lm_eval_results import Sample, lm_eval_scores
 from rank_lab.plain_text import first_line, plain
@@ -147,7 +145,7 @@ def _stderr(row: ScoreRow) -> float | None:
     """From the examples; lm-eval's own where it is no mean of theirs."""
     if row.examples is None:
         return row.stderr
-    return float(np.std(row.examples, ddof=1) / math.sqrt(len(row.examples))) if len(row.examples) > 1 else None
+    return standard_error(row.examples)
 
 
 def _source(task: str, options: HarnessOptions, version: Any, cut: str) -> str:

@@ -37,7 +37,7 @@ def test_all_reference_solutions_of_humaneval_pass(shared_data: Path) -> None:
     problems = list(read_problems(CODE_TASKS["humaneval"], shared_data))
     assert len(problems) == 164
     row = scored(problems, [[problem.reference] for problem in problems])["pass@1"]
-    assert (row.value, row.n, row.stderr) == (1.0, 164, 0.0)
+    assert (row.value, row.n, row.stderr) == (1.0, 164, None)
 
 
 def test_wrong_solutions_of_humaneval_score_nothing(shared_data: Path) -> None:
