@@ -108,14 +108,16 @@ def read_problems(task: CodeTask, source: Path | str, *, limit: int | None = Non
         If there is no such file, a row lacks a column, or there is no row.
     """
     file = _file_of(task, Path(source))
-    found = []
+    found: list[CodeProblem] = []
     for line, row in json_lines(file):
         if limit is not None and len(found) >= limit:
             break
         missing = [column for column in task.columns if column not in row]
         if missing:
             names = nearest(missing[0], sorted(map(str, row)))
-            raise DataError(plain(f"{file}, line {line}: has no column {missing[0]!r}, of {task.name}. Nearest: {names}."))
+            raise DataError(
+                plain(f"{file}, line {line}: has no column {missing[0]!r}, of {task.name}. Nearest: {names}.")
+            )
         found.append(_problem(task, row, f"{file}, line {line}"))
     if not found:
         raise DataError(f"{file}: holds no problem of {task.name}; expected at least one.")
@@ -141,5 +143,3 @@ def _problem(task: CodeTask, row: Mapping[str, Any], where: str) -> CodeProblem:
     prompt = f'"""\n{row["text"]}\n{tests[0]}\n"""\n'
     test = "\n".join((row["test_setup_code"], *tests))
     return CodeProblem(str(row["task_id"]), prompt, row["code"], "", test)
-
-

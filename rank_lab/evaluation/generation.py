@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -47,7 +46,10 @@ class GenerationOptions:
         """Refuse what no model could write by."""
         for wrong, message in (
             (self.samples < 1, f"{self.samples} samples; expected at least 1"),
-            (self.samples > 1 and self.temperature == 0, f"{self.samples} samples at temperature 0 would all be the same"),
+            (
+                self.samples > 1 and self.temperature == 0,
+                f"{self.samples} samples at temperature 0 would all be the same",
+            ),
             (self.temperature < 0, f"temperature {self.temperature:g}; expected 0 or more"),
             (not 0 < self.top_p <= 1, f"top_p {self.top_p:g}; expected a share above 0, up to 1"),
             (self.new_tokens < 1, f"{self.new_tokens} new tokens; expected at least 1"),
@@ -60,7 +62,11 @@ class GenerationOptions:
     @property
     def described(self) -> str:
         """In words, for the record."""
-        how = f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}" if self.temperature else "greedy"
+        how = (
+            f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}"
+            if self.temperature
+            else "greedy"
+        )
         return f"{self.samples} samples, {how}, at most {self.new_tokens} new tokens and {self.seconds:g} s a batch"
 
 

@@ -1,24 +1,23 @@
 """Scores of a model in memory on tasks of lm-eval, example by example."""
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rank_lab.errors import DataError, RankLabError
+from rank_lab.errors import RankLabError
 from rank_lab.evaluation.harness_tasks import LOCAL_TASKS, chance_of, lm_eval_version, quiet, tasks_folder
+from rank_lab.evaluation.standard_error import standard_error
 from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
+from rank_lab.lm_eval_results import Sample, lm_eval_scores
 from rank_lab.plain_text import first_line, plain
+from rank_lab.score_origin import Origin
 from rank_lab.score_table import ScoreRow
 
 __all__ = ["HarnessOptions", "harness_rows"]
 
-from dataclasses import dataclass
+_NEW_TOKENS = 256  # lm-eval's own, where a task does not say it
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class HarnessOptions:
         Requests at a time.
     context
         Tokens of the longest request; None for as many as the model allows.
+    new_tokens
+        Of tasks that let the model write: at most so many; None for the task's own number.
     seconds
         For one batch of generations; what is written until then is scored.
     """
@@ -46,6 +47,7 @@ class HarnessOptions:
     limit: int | None = None
     batch_size: int = 8
     context: int | None = None
+    new_tokens: int | None = None
     seconds: float = 600.0
 
 
@@ -77,30 +79,19 @@ def harness_rows(model: EvaluatedModel, task: str, options: HarnessOptions, *, r
     version = lm_eval_version()
     if model.kind != "causal":
         raise RankLabError(f"{model.tuned.source}: of kind {model.kind}; tasks of lm-eval need a causal model.")
+    context, chance = context_of(model, options.context), chance_of(task)
     with tasks_folder(task, options.data, few_shot=options.few_shot) as folder, quiet():
         found = _evaluated(model, task, folder, options)
-    samples = found["samples"][task]
-    if not samples:
-        raise DataError(f"task {task!r}: holds no example.")
-    shots = int(found["n-shot"][task])
-    common: dict[str, Any] = {
-        **model.named,
-        "task": task,
-        "role": role,
-        "few_shot": shots,
-        "harness": "lm-eval",
-        "harness_version": version,
-        "source": _source(task, options, found["versions"].get(task)),
-        "set_sha256": _set_hash(samples),
-    }
-    better = found["higher_is_better"][task]
-    return tuple(
-        ScoreRow(
-            **common, metric=metric if kept == "none" else f"{metric},{kept}", value=value, stderr=stderr, n=count,
-            chance=chance_of(task), higher_is_better=bool(better.get(metric, True)), examples=examples,
-        )
-        for metric, kept, value, stderr, count, examples in _scores(found["results"][task], samples)
+        cut = _cut_on_the_left(found["samples"][task], model.tokenizer, context, options.new_tokens)
+    origin = Origin(
+        **model.named, roles={task: role} if role else {}, chance={} if chance is None else {task: chance}
     )  # fmt: skip
+    source = _source(
+        task, options, found["versions"].get(task), f"{cut} cut on the left to {context} tokens" * bool(cut)
+    )
+    samples = {task: [Sample.of(each) for each in found["samples"][task]]}
+    rows = lm_eval_scores(found, origin, source=source, samples=samples).rows
+    return tuple(replace(row, stderr=_stderr(row), harness_version=version) for row in rows)
 
 
 def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: HarnessOptions) -> Mapping[str, Any]:
@@ -108,6 +99,7 @@ def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: H
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    written = {"max_gen_toks": options.new_tokens} if options.new_tokens is not None else None
     manager = TaskManager(include_path=str(folder) if folder else None, include_defaults=folder is None)
     language_model = HFLM(
         pretrained=model.model,
@@ -119,8 +111,12 @@ def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: H
         try:
             found: Mapping[str, Any] | None = simple_evaluate(
                 model=language_model, tasks=[task], num_fewshot=options.few_shot, limit=options.limit,
-                task_manager=manager, bootstrap_iters=0, log_samples=True,
+                task_manager=manager, bootstrap_iters=0, log_samples=True, gen_kwargs=written,
             )  # fmt: skip
+        except AssertionError as error:  # lm-eval's own, of a task that lets the model write more than it can
+            raise RankLabError(
+                f"task {task!r}: {plain(first_line(error), limit=300)} Lower --new-tokens, or raise --max-length."
+            ) from error
         except (OSError, ConnectionError, ValueError, KeyError) as error:
             raise RankLabError(
                 plain(
@@ -145,45 +141,28 @@ def _limited(model: Any, seconds: float) -> Iterator[None]:
         settings.max_time = before
 
 
-_Scored = tuple[str, str, float, float | None, int, tuple[float, ...] | None]
+def _stderr(row: ScoreRow) -> float | None:
+    """From the examples; lm-eval's own where it is no mean of theirs."""
+    if row.examples is None:
+        return row.stderr
+    return standard_error(row.examples)
 
 
-def _scores(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[_Scored]:
-    found: list[_Scored] = []
-    for name, value in results.items():
-        metric, comma, kept = name.partition(",")
-        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        own = [sample[metric] for sample in samples if sample["filter"] == kept]
-        examples = _mean_of(own, float(value))
-        stderr = None
-        if examples is not None and len(examples) > 1:
-            stderr = float(np.std(examples, ddof=1) / math.sqrt(len(examples)))
-        found.append((metric, kept, float(value), stderr, len(own), examples))
-    return found
+def _source(task: str, options: HarnessOptions, version: Any, cut: str) -> str:
+    note = LOCAL_TASKS[task].note if options.data is not None else ""
+    limit = f"the first {options.limit} examples" if options.limit is not None else ""
+    parts = [f"{task} version {version}", str(options.data / task) if options.data else "hub", note, limit, cut]
+    return ", ".join(filter(None, parts))
 
 
-def _mean_of(values: Sequence[Any], mean: float) -> tuple[float, ...] | None:
-    """The scores of examples, if they are numbers and the score is their mean: not all of lm-eval's are."""
-    if not all(isinstance(value, int | float | np.number) for value in values):
-        return None
-    numbers = tuple(float(value) for value in values)
-    return numbers if math.isclose(float(np.mean(numbers)), mean, rel_tol=1e-9, abs_tol=1e-12) else None
-
-
-def _source(task: str, options: HarnessOptions, version: Any) -> str:
-    parts = [f"{task} version {version}", str(options.data / task) if options.data else "hub"]
-    if options.data is not None and LOCAL_TASKS[task].note:
-        parts.append(LOCAL_TASKS[task].note)
-    if options.limit is not None:
-        parts.append(f"the first {options.limit} examples")
-    return ", ".join(parts)
-
-
-def _set_hash(samples: Sequence[Mapping[str, Any]]) -> str:
-    first = samples[0]["filter"]
-    digest = hashlib.sha256()
+def _cut_on_the_left(samples: Any, tokenizer: Any, context: int, new_tokens: int | None) -> int:
+    """How many examples have a request that did not fit: lm-eval cuts its start off."""
+    cut = set()
     for sample in samples:
-        if sample["filter"] == first:
-            digest.update(f"{sample['doc_id']} {sample['doc_hash']} {sample['target_hash']}\n".encode())
-    return digest.hexdigest()
+        for prompt, other in sample["arguments"]:
+            written = isinstance(other, Mapping)
+            room = context - (new_tokens or other.get("max_gen_toks", _NEW_TOKENS)) if written else context + 1
+            text = prompt if written else prompt + other
+            if len(tokenizer(text, verbose=False)["input_ids"]) > room:
+                cut.add(sample["doc_id"])
+    return len(cut)

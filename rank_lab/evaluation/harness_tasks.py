@@ -1,9 +1,10 @@
 """Tasks of lm-eval: by its own names where there is a network, four of them from local files where there is none."""
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from rank_lab.plain_text import plain
 from rank_lab.scores import nearest
 from rank_lab.task_rows import json_lines
 
-__all__ = ["LOCAL_TASKS", "LocalTask", "chance_of", "lm_eval_version", "refuse_unknown", "tasks_folder"]
+__all__ = ["LOCAL_TASKS", "LocalTask", "chance_of", "lm_eval_version", "quiet", "refuse_unknown", "tasks_folder"]
 
 Row = Mapping[str, Any]
 
@@ -68,6 +69,8 @@ def _local(
     return LocalTask(name, recipe, split, columns, _kept(*columns), chance, role)
 
 
+_WINOGRANDE = ("sentence", "option1", "option2", "answer")
+
 LOCAL_TASKS: Mapping[str, LocalTask] = {
     task.name: task
     for task in (
@@ -76,7 +79,7 @@ LOCAL_TASKS: Mapping[str, LocalTask] = {
             _hellaswag, 0.25, "source", "the context as it is, where lm-eval writes the second sentence with a capital",
         ),
         _local("arc_challenge", "arc/arc_challenge.yaml", "test", ("question", "choices", "answerKey"), 0.25),
-        _local("winogrande", "winogrande/default.yaml", "validation", ("sentence", "option1", "option2", "answer"), 0.5),
+        _local("winogrande", "winogrande/default.yaml", "validation", _WINOGRANDE, 0.5),
         _local("gsm8k", "gsm8k/gsm8k.yaml", "test", ("question", "answer"), 0.0, "target"),
     )
 }  # fmt: skip
@@ -168,10 +171,9 @@ def tasks_folder(task: str, data: Path | None, *, few_shot: int | None) -> Itera
             " from the hub."
         )
     local = LOCAL_TASKS[task]
-    files = {local.split: _file(data, task, local.split, required=True)}
-    train = _file(data, task, "train", required=bool(few_shot))
-    if train is not None:
-        files["train"] = train
+    needed = {local.split: True, "train": bool(few_shot)}
+    found = {split: _file(data, task, split, required=required) for split, required in needed.items()}
+    files = {split: file for split, file in found.items() if file is not None}
     with TemporaryDirectory(prefix="rank-lab-tasks-") as folder:
         written = {split: _converted(local, file, Path(folder) / f"{split}.jsonl") for split, file in files.items()}
         (Path(folder) / f"{task}.yaml").write_text(_recipe(local, written, Path(folder)), encoding="utf-8")
@@ -180,14 +182,22 @@ def tasks_folder(task: str, data: Path | None, *, few_shot: int | None) -> Itera
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval reports each of its steps to its user; ours has a progress bar."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """lm-eval and the libraries under it report each of their steps; ours has one progress bar."""
+    from datasets import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
+
+    names = ("lm_eval", "transformers")
+    before, bars = {name: logging.getLogger(name).level for name in names}, is_progress_bar_enabled()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    disable_progress_bars()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        if bars:
+            enable_progress_bars()
 
 
 def _file(data: Path, task: str, split: str, *, required: bool) -> Path | None:

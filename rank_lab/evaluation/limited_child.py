@@ -43,7 +43,7 @@ class _PathBeneath(ctypes.Structure):
 
 def guard_names() -> dict[str, bool]:
     """Take on every guard that this machine has, for good, and say which those are."""
-    folder = os.getcwd()
+    folder = os.getcwd()  # noqa: PTH109 - pathlib would be one import more
     found = {"network": _without_network(), "files": _writes_only_in(folder)}
     _refuse_in_python(folder)
     return found
@@ -123,7 +123,7 @@ def _limited(name: str, value: int) -> bool:
 def _outcome(run: Callable[[], None]) -> str:
     try:
         run()
-    except BaseException as error:  # whatever it is, SystemExit too, the program has not come to its end
+    except BaseException as error:  # noqa: BLE001 - whatever it is, SystemExit too, it has not come to its end
         return f"{type(error).__name__}: {str(error)[:200]}"
     return ""
 

@@ -9,6 +9,7 @@ write, and no prison for what an enemy writes: files can be read, and where
 could get around Python's. Run code of an enemy in a virtual machine.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -110,11 +111,11 @@ def run_limited(program: str, limits: CodeLimits | None = None) -> Outcome:
     """
     allowed, token = limits or CodeLimits(), secrets.token_hex(16)
     asked = {"program": program, "token": token, "limits": allowed.of_resource()}
-    with tempfile.TemporaryDirectory(prefix="generated-", ignore_cleanup_errors=True) as folder:
-        with tempfile.TemporaryFile() as given:
-            given.write(json.dumps(asked).encode())
-            given.seek(0)
-            code, answer = _run(given, folder, allowed.seconds)
+    empty = tempfile.TemporaryDirectory(prefix="generated-", ignore_cleanup_errors=True)
+    with empty as folder, tempfile.TemporaryFile() as given:
+        given.write(json.dumps(asked).encode())
+        given.seek(0)
+        code, answer = _run(given, folder, allowed.seconds)
     return _outcome(answer, token, code, allowed)
 
 
@@ -155,10 +156,8 @@ def _run(given: Any, folder: str, seconds: float) -> tuple[int | None, bytes]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group that has ended
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group that has ended
-        pass
     process.wait()
 
 

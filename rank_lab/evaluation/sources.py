@@ -13,7 +13,7 @@ from rank_lab.plain_file import json_object
 from rank_lab.plain_text import first_line, plain
 from rank_lab.training_record import record_beside
 
-__all__ = ["Tuned", "kind_of_model", "tuned_of"]
+__all__ = ["Tuned", "kind_of_model", "kind_of_source", "refuse_twice", "tuned_of"]
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _PEFT_KINDS = {"CAUSAL_LM": "causal", "SEQ_CLS": "classification"}
@@ -21,7 +21,6 @@ _KINDS_BY_CLASS = (
     ("ForCausalLM", "causal"), ("LMHeadModel", "causal"), ("ForMaskedLM", "masked"),
     ("ForSequenceClassification", "classification"),
 )  # fmt: skip
-_BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def tuned_of(source: str | Path, *, name: str = "") -> tuple[Tuned, ...]:
     if not path.is_dir():
         if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
             raise CheckpointError(f"{text}: is no folder; give a checkpoint's or an adapter's, or a hub id.")
-        return (_one(text, name or text.split("@")[0].rsplit("/", 1)[-1]),)
+        return (_one(text, name or text.split("@", maxsplit=1)[0].rsplit("/", 1)[-1]),)
     run = name or path.absolute().resolve().name
     steps = sorted((int(match[1]), child) for child in path.iterdir() if (match := _CHECKPOINT.fullmatch(child.name)))
     if not steps:
@@ -113,6 +112,23 @@ def kind_of_model(config: Any, source: str) -> str:
     )
 
 
+def kind_of_source(source: str) -> str:
+    """What a model of a folder or of the hub predicts; see :func:`kind_of_model`.
+
+    Raises
+    ------
+    RankLabError
+        If there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise RankLabError(f"{source}: no model could be loaded ({first_line(error)}).") from error
+    return kind_of_model(config, source)
+
+
 def _one(source: str, run: str) -> Tuned:
     folder = Path(source)
     local = folder.is_dir()
@@ -128,7 +144,9 @@ def _one(source: str, run: str) -> Tuned:
     if local and config is None:
         there = ", ".join(sorted(child.name for child in folder.iterdir())[:6]) or "nothing"
         raise CheckpointError(
-            plain(f"{source}: has neither config.json nor adapter_config.json, it holds {there}; give a model's folder.")
+            plain(
+                f"{source}: has neither config.json nor adapter_config.json, it holds {there}; give a model's folder."
+            )
         )
     kind = kind or (kind_of_model(config, source) if config is not None else None)
     base = record.base if record is not None else ""
@@ -141,7 +159,9 @@ def _adapter_of_hub(source: str) -> Mapping[str, Any] | None:
     try:
         file = find_adapter_config_file(source)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: neither a folder nor within the hub's reach ({first_line(error)}).") from error
+        raise CheckpointError(
+            f"{source}: neither a folder nor within the hub's reach ({first_line(error)})."
+        ) from error
     return json_object(Path(file)) if file is not None else None
 
 
@@ -168,7 +188,7 @@ def refuse_twice(models: Sequence[Tuned]) -> None:
     seen: dict[tuple[str, int | None], str] = {}
     for model in models:
         other = seen.setdefault((model.run, model.step), model.source)
-        if other != model.source or model.run == _BASE and model.step == 0:
+        if other != model.source:
             raise RankLabError(
                 f"{model.source}: run {model.run!r} at step {model.step} is also {other}; evaluate one of them with"
                 " another --name."

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from rank_lab.errors import DataError
 from rank_lab.evaluation.text_sets import TextSet
-from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
 from rank_lab.evaluation.token_losses import TokenSums, divergence_sums, loss_sums
+from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
 from rank_lab.evaluation.windows import Piece, causal_pieces, masked_pieces, tokens_of
 from rank_lab.score_table import ScoreRow
 
@@ -105,7 +105,9 @@ def text_metrics(kind: str, *, divergence: bool) -> tuple[str, ...]:
     ('cross_entropy', 'perplexity', 'kl_from_base')
     """
     if kind not in _LOSS:
-        raise DataError(f"a model for {kind} predicts no tokens: give a causal or a masked one, or leave out the texts.")
+        raise DataError(
+            f"a model for {kind} predicts no tokens: give a causal or a masked one, or leave out the texts."
+        )
     return (*_LOSS[kind], *([_DIVERGENCE] if divergence else []))
 
 

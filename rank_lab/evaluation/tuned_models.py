@@ -3,17 +3,16 @@
 import gc
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rank_lab import __version__
 from rank_lab.base_model import AUTO_CLASSES, load_base
 from rank_lab.errors import CheckpointError, DataError, RankLabError, UnsupportedUpdateError
-from rank_lab.evaluation.sources import Tuned, kind_of_model
+from rank_lab.evaluation.sources import Tuned, kind_of_source
 from rank_lab.plain_text import first_line, plain
 
 __all__ = ["EvaluatedModel", "LoadOptions", "Shelf", "base_tuned", "context_of"]
@@ -84,8 +83,8 @@ class EvaluatedModel:
         return {"run": self.tuned.run, "method": self.tuned.method, "step": self.tuned.step}
 
     @property
-    def harness(self) -> dict[str, str]:
-        """This program, as a score has it."""
+    def harness(self) -> dict[str, Any]:
+        """rank_lab itself, as a score has it."""
         return {"harness": "rank_lab", "harness_version": __version__}
 
 
@@ -109,7 +108,9 @@ def context_of(model: EvaluatedModel, asked: int | None) -> int:
     virtual = getattr(getattr(model.model, "active_peft_config", None), "num_virtual_tokens", None) or 0
     most = min(limits) - virtual if limits else None
     if asked is None and most is None:
-        raise DataError(f"{model.tuned.source}: neither model nor tokenizer says how long texts may be; give --max-length.")
+        raise DataError(
+            f"{model.tuned.source}: neither model nor tokenizer says how long texts may be; give --max-length."
+        )
     if asked is not None and (asked < 2 or (most is not None and asked > most)):
         raise DataError(f"--max-length {asked}: expected 2 to {most or 'any number of'} tokens, which the model takes.")
     return asked if asked is not None else int(most or 0)
@@ -148,11 +149,8 @@ class Shelf:
             If it cannot be loaded as it was trained; the reason is named.
         """
         source = self.base_source(tuned) if tuned.adapter is not None else tuned.source
-        kind = self.options.kind or tuned.kind or _kind_of(source)
-        if tuned.adapter is None:
-            model = self._whole(tuned, kind)
-        else:
-            model = self._adapted(tuned, source, kind)
+        kind = self.options.kind or tuned.kind or kind_of_source(source)
+        model = self._whole(tuned, kind) if tuned.adapter is None else self._adapted(tuned, source, kind)
         try:
             yield EvaluatedModel(tuned, kind, model.eval(), _tokenizer(tuned.source, source))
         finally:
@@ -196,15 +194,11 @@ class Shelf:
         _register_own_methods()
         _refuse_unrepeatable(tuned)
         classes = _classes_of(tuned) if kind in ("classification", "regression") else None
-        base, _ = self._shared(source, kind, classes), self._forget()
+        base, self._base = self._shared(source, kind, classes), None  # lent: it comes back if it is as it was
         if kind in ("classification", "regression") and base.config.pad_token_id is None:
             tokenizer = _tokenizer(tuned.source, source)
             base.config.pad_token_id = tokenizer.pad_token_id
         return _on_base(base, tuned, source)
-
-    def _forget(self) -> None:
-        """The base is lent: what comes back is put on the shelf again only if it is as it was."""
-        self._lent, self._base = self._base, None
 
     def _take_back(self, model: Any, tuned: Tuned) -> None:
         if _CHANGES_BASE.search(str((tuned.adapter or {}).get("init_lora_weights", "")).lower()):
@@ -224,16 +218,6 @@ def _places(model: Any) -> dict[str, tuple[int, int]]:
     return {name: (value.data_ptr(), value._version) for name, value in model.state_dict(keep_vars=True).items()}
 
 
-def _kind_of(source: str) -> str:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise RankLabError(f"{source}: no model could be loaded ({first_line(error)}).") from error
-    return kind_of_model(config, source)
-
-
 def _complete(source: str, kind: str, dtype: str) -> Any:
     """A model all of whose weights, a classifier's head among them, are those of its files."""
     import transformers
@@ -248,15 +232,15 @@ def _complete(source: str, kind: str, dtype: str) -> Any:
     absent = sorted(map(str, loaded.get("missing_keys", ())))
     if absent:
         raise CheckpointError(
-            f"{source}: its files lack {len(absent)} weights of {type(model).__name__} ({absent[0]} ...), which would be"
-            " random; is a file missing, or is it not a model of that kind?"
+            f"{source}: its files lack {len(absent)} weights of {type(model).__name__} ({absent[0]} ...), which"
+            " would be random; is a file missing, or is it not a model of that kind?"
         )
     return model
 
 
 def _register_own_methods() -> None:
     """PEFT knows rank_lab's own methods once they are imported."""
-    import rank_lab.sora  # noqa: F401
+    import rank_lab.training.methods  # noqa: F401
 
 
 def _refuse_unrepeatable(tuned: Tuned) -> None:
@@ -281,8 +265,8 @@ def _classes_of(tuned: Tuned) -> int:
         sizes = {content.get_slice(name).get_shape()[0] for name in heads if ".layer" not in name}
     if len(sizes) != 1:
         raise CheckpointError(
-            f"{file}: holds {'no' if not sizes else 'several'} heads of a classifier ({', '.join(heads[:3]) or 'none'});"
-            " it would be random: train with the head among modules_to_save."
+            f"{file}: holds {'several' if sizes else 'no'} heads of a classifier ({', '.join(heads[:3]) or 'none'});"
+            " train with the head among modules_to_save."
         )
     return int(sizes.pop())
 
@@ -296,10 +280,13 @@ def _on_base(base: Any, tuned: Tuned, source: str) -> Any:
         try:
             model = PeftModel.from_pretrained(base, tuned.source)
         except KeyError as error:
-            raise UnsupportedUpdateError(f"{tuned.source}: PEFT knows no method {error}; is its package missing?") from error
+            raise UnsupportedUpdateError(
+                f"{tuned.source}: PEFT knows no method {error}; is its package missing?"
+            ) from error
         except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
             raise CheckpointError(
-                f"{tuned.source}: does not fit {source} ({first_line(error)[:300]}); give the base that it was trained on."
+                f"{tuned.source}: does not fit {source} ({first_line(error)[:300]}); give the base that it was trained"
+                " on."
             ) from error
     missing = [str(each.message) for each in told if "missing adapter keys" in str(each.message).lower()]
     if missing:
@@ -326,9 +313,16 @@ def _tokenizer(first: str, second: str) -> Any:
         except (OSError, ValueError, KeyError) as error:
             reasons.append(f"{source}: {first_line(error)}")
     raise DataError(
-        f"{first}: no tokenizer could be loaded ({'; '.join(reasons) or 'there is none'}); save the base's beside it, or"
-        " give --base."
+        f"{first}: no tokenizer could be loaded ({'; '.join(reasons) or 'there is none'}); save the base's beside it,"
+        " or give --base."
     )
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
