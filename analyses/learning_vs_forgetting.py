@@ -173,7 +173,7 @@ def main() -> None:
     began = time.monotonic()
     texts = texts_of(options.study / "data", quick=options.quick)
     tokenizer = AutoTokenizer.from_pretrained(options.base)
-    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packing=True)
+    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packed=True)
     runs = []
     for name, arm, rate, seed in _settings(options, (quick_arms if options.quick else arms)(options.steps)):
         print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
