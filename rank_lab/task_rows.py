@@ -17,7 +17,7 @@ from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
 from rank_lab.plain_text import plain
 from rank_lab.scores import nearest
 
-__all__ = ["HUB", "Data", "HubData", "Rows", "hub_commit", "hub_place", "read_rows", "validation_name"]
+__all__ = ["HUB", "Data", "HubData", "Rows", "hub_commit", "hub_place", "json_lines", "read_rows", "validation_name"]
 
 HUB = "nyu-mll/glue"
 """GLUE on the hub."""
@@ -129,7 +129,7 @@ def read_rows(task: Task, data: Data | None, name: str, *, commit: str | None = 
         source, numbered = f"{name} rows", _of_memory(data, name)
     else:
         file = _file_of(Path(data), name, task)
-        source, numbered = str(file), _of_file(file)
+        source, numbered = str(file), json_lines(file)
     texts, labels, lines, unused = [], [], [], set[str]()
     for line, row in numbered:
         missing = [column for column in task.columns if column not in row]
@@ -183,7 +183,19 @@ def _file_of(folder: Path, name: str, task: Task) -> Path:
     return found[0]
 
 
-def _of_file(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a file of JSON lines, plain or compressed with gzip, each with the number of its line.
+
+    Parameters
+    ----------
+    file
+        Compressed where its name ends in ``.gz``.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or a line is no JSON object; the line is named.
+    """
     line = 0
     try:
         size_of(file)
