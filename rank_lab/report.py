@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rank_lab.errors import CheckpointError, SchemaError
+from rank_lab.parquet_check import refuse_bomb
 from rank_lab.plain_file import parse_json, size_of
 from rank_lab.plain_text import holds_controls, plain
 from rank_lab.schema import ADDED, COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
@@ -19,8 +20,6 @@ from rank_lab.schema import ADDED, COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDAT
 __all__ = ["RankReport", "read_provenance", "reports_of"]
 
 _ROW_GROUP = 200  # one spectrum is then read without its neighbours
-_MAX_VALUES = 200_000_000  # a thousand matrices of 4096 values at fifty steps
-_LARGE, _MAX_RATIO = 100_000_000, 100
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -171,6 +170,10 @@ def _tables() -> dict[str, pa.Schema]:
     return {"updates": UPDATES, "spectra": SPECTRA, "coverage": COVERAGE}
 
 
+def _cause(error: Exception, file: Path) -> str:
+    return str(error).splitlines()[0].removeprefix(f"{file}: ")[:100]
+
+
 def _added_since(version: int) -> tuple[str, ...]:
     return tuple(column for later, columns in ADDED.items() if later > version for column in columns)
 
@@ -178,7 +181,7 @@ def _added_since(version: int) -> tuple[str, ...]:
 def _table(file: Path, schema: pa.Schema, added: Sequence[str]) -> pd.DataFrame:
     try:
         size_of(file)
-        _refuse_bomb(file)
+        refuse_bomb(file)
         stored = pq.read_table(file).to_pandas(types_mapper=_TYPES.get)
         empty = {column: None for column in added if column not in stored.columns}
         frame = _typed(stored.assign(**empty), schema, str(file))
@@ -186,24 +189,13 @@ def _table(file: Path, schema: pa.Schema, added: Sequence[str]) -> pd.DataFrame:
         if isinstance(error, SchemaError):
             raise
         raise SchemaError(
-            f"{file}: cannot be read ({str(error).splitlines()[0][:100]}); run 'rank-lab analyze' again: finished"
+            f"{file}: cannot be read ({_cause(error, file)}); run 'rank-lab analyze' again: finished"
             " updates are kept."
         ) from error
     for name in schema.names:
         if schema.field(name).type == pa.string():
             frame[name] = _shown_column(frame[name])
     return frame
-
-
-def _refuse_bomb(file: Path) -> None:
-    """Refuse a table that would take far more memory than its file is large."""
-    with pq.ParquetFile(file) as table:
-        about = table.metadata
-        chunks = [about.row_group(i).column(j) for i in range(about.num_row_groups) for j in range(about.num_columns)]
-    values, inflated = sum(c.num_values for c in chunks), sum(c.total_uncompressed_size for c in chunks)
-    size = file.stat().st_size
-    if values > _MAX_VALUES or (inflated > _LARGE and inflated > _MAX_RATIO * size):
-        raise ValueError(f"{values} values, {inflated} bytes once unpacked, in a file of {size}")
 
 
 def _shown_column(column: pd.Series) -> pd.Series:
