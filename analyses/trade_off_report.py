@@ -117,7 +117,7 @@ def _made(about: dict[str, Any]) -> str:
     machine = about["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"Texts {about['texts'][:12]} (they depend on the version of Python). This call took {about['seconds']:.0f} s on"
+        f"Texts {about['texts'][:12]} (they depend on the version of Python). It took {about['seconds']:.0f} s on"
         f" {about['device']}. {machine['processor']}, {machine['cores']} cores, load {machine['load_average']},"
         f" {machine['date']}, Python {machine['python']}, {versions}. Made by `python -m"
         " analyses.learning_vs_forgetting`; all tables lie beside this page."

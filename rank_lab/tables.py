@@ -106,7 +106,7 @@ def _energy(
     specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement], vectors: Mapping[str, float]
 ) -> float:
     norms = [measured[spec].frobenius_norm for spec in specs] + list(vectors.values())
-    return sum(norm**2 for norm in norms if not math.isnan(norm))
+    return math.fsum(norm**2 for norm in norms if not math.isnan(norm))  # whatever the order of the tensors
 
 
 def _tied(specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement]) -> dict[str, str]:

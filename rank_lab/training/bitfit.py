@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +18,7 @@ from rank_lab.peft_types import peft_type, register
 from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.own_tuner import OwnConfig, OwnLayer, OwnModel
-from rank_lab.training.targets import PLACES, chosen_targets
+from rank_lab.training.targets import PLACES, adapt_exactly, chosen_targets
 
 __all__ = ["BitFitConfig", "BitFitModel", "adapt_bitfit"]
 
@@ -32,6 +31,7 @@ class BitFitConfig(OwnConfig):
 
     Examples
     --------
+    >>> from peft import get_peft_model
     >>> model = get_peft_model(nn.Sequential(nn.Linear(2, 3)), BitFitConfig(target_modules=["0"]))
     >>> [(name, tuple(value.shape)) for name, value in model.named_parameters() if value.requires_grad]
     [('base_model.model.0.bitfit_layers.default.bias', (3,))]
@@ -63,7 +63,7 @@ class BitFitLayer(OwnLayer):
 
     def add_parts(self, adapter_name: str, config: Any) -> None:  # noqa: ARG002
         """A copy of the module's bias."""
-        self.bitfit_layers[adapter_name] = _Bias(_bias_of(self.get_base_layer()).detach().clone())
+        self.bitfit_layers[adapter_name] = _Bias(_bias_of(self.wrapped).detach().clone())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output, with the active adapter's bias in place of its own."""
@@ -73,7 +73,7 @@ class BitFitLayer(OwnLayer):
         if len(names) > 1:
             raise UnsupportedUpdateError(f"BitFit: adapters {names} are active, and a module has one bias; choose one.")
         bias: Any = self.bitfit_layers[names[0]]
-        values = bias.bias.to(_bias_of(self.get_base_layer()).dtype)
+        values = bias.bias.to(_bias_of(self.wrapped).dtype)
         return functional_call(self.base_layer, {"bias": values}, args, kwargs)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
@@ -83,8 +83,8 @@ class BitFitLayer(OwnLayer):
             return
         if len(names) > 1 or self.merged:
             raise UnsupportedUpdateError(f"BitFit: a module has one bias, which cannot be merged from {names}.")
-        base, part = self.get_base_layer(), self.bitfit_layers[names[0]]
-        own = _bias_of(base)
+        part: Any = self.bitfit_layers[names[0]]
+        own = _bias_of(self.wrapped)
         self._own_bias = own.data
         own.data = part.bias.detach().to(own.dtype).clone()
         self.merged_adapters.append(names[0])
@@ -92,7 +92,7 @@ class BitFitLayer(OwnLayer):
     def unmerge(self) -> None:
         """Give the module its own bias back."""
         if self.merged and self._own_bias is not None:
-            _bias_of(self.get_base_layer()).data = self._own_bias
+            _bias_of(self.wrapped).data = self._own_bias
             self.merged_adapters.clear()
 
 
@@ -135,8 +135,7 @@ def adapt_bitfit(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     config = BitFitConfig(
         task_type=task_type(kind), target_modules=names, modules_to_save=new_heads(model, kind) or None
     )
-    adapted: nn.Module = get_peft_model(model, config)
-    return adapted
+    return adapt_exactly(model, config, names)
 
 
 def _with_bias(model: nn.Module) -> Iterator[str]:

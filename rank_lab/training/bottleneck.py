@@ -14,7 +14,6 @@ per sublayer, MODULE its output projection, d its width and k the bottleneck's:
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import get_peft_model
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -24,6 +23,7 @@ from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.own_tuner import OwnConfig, OwnLayer, OwnModel
 from rank_lab.training.sublayers import Passage, check_width, output_projections, tap, untap, width_of
+from rank_lab.training.targets import adapt_exactly
 
 __all__ = ["BottleneckConfig", "BottleneckModel", "adapt_parallel", "adapt_series"]
 
@@ -83,7 +83,7 @@ class BottleneckLayer(OwnLayer):
 
     def add_parts(self, adapter_name: str, config: Any) -> None:
         """Two linear maps, the second of them zero."""
-        width = width_of(self.get_base_layer())
+        width = width_of(self.wrapped)
         down, up = nn.Linear(width, config.size), nn.Linear(config.size, width)
         nn.init.normal_(down.weight, std=_START)
         for zero in (down.bias, up.weight, up.bias):
@@ -98,7 +98,8 @@ class BottleneckLayer(OwnLayer):
         for name in self.in_use():
             config = self._configs[name]
             source = self.passage.required(before) if config.parallel else result
-            down, up = self.bottleneck_down[name], self.bottleneck_up[name]
+            down: Any = self.bottleneck_down[name]
+            up: Any = self.bottleneck_up[name]
             inner = ACT2FN[config.activation](down(source.to(down.weight.dtype)))
             result = result + (config.scaling * up(inner)).to(result.dtype)
         return result
@@ -117,8 +118,9 @@ class BottleneckModel(OwnModel):
             tap(self.model, name, self.model.get_submodule(name).passage)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        untap(self.model)
-        return super()._unload_and_optionally_merge(*args, **kwargs)
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        untap(unloaded)
+        return unloaded
 
 
 def adapt_series(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -146,16 +148,16 @@ def adapt_parallel(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
 def _adapted(model: Any, choices: MethodChoices, kind: str, *, parallel: bool, activation: str) -> nn.Module:
     if choices.bottleneck < 1:
         raise RankLabError(f"bottleneck {choices.bottleneck}: expected 1 or more.")
+    names = [target.name for target in output_projections(model, choices.place)]
     config = BottleneckConfig(
         task_type=task_type(kind),
-        target_modules=[target.name for target in output_projections(model, choices.place)],
+        target_modules=names,
         modules_to_save=new_heads(model, kind) or None,
         size=choices.bottleneck,
         parallel=parallel,
         activation=activation,
     )
-    adapted: nn.Module = get_peft_model(model, config)
-    return adapted
+    return adapt_exactly(model, config, names)
 
 
 register("BOTTLENECK", BottleneckConfig, BottleneckModel, BottleneckModel.prefix)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.activations import ACT2FN
@@ -25,6 +24,7 @@ from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.own_tuner import OwnConfig, OwnLayer, OwnModel
 from rank_lab.training.sublayers import check_width, output_projections, width_of
+from rank_lab.training.targets import adapt_exactly
 
 __all__ = ["CompacterConfig", "CompacterModel", "adapt_compacter", "kronecker_sum"]
 
@@ -107,7 +107,7 @@ class CompacterLayer(OwnLayer):
 
     def add_parts(self, adapter_name: str, config: Any) -> None:
         """Both maps' own factors, and the shared ones where this is the adapter's first layer."""
-        width = width_of(self.get_base_layer())
+        width = width_of(self.wrapped)
         _check_divides(config.products, width, "model")
         self.compacter_down[adapter_name] = _Factors(config.size, width, config, zero=False)
         self.compacter_up[adapter_name] = _Factors(width, config.size, config, zero=True)
@@ -120,7 +120,9 @@ class CompacterLayer(OwnLayer):
         """The projection's output with the adapters' added."""
         result: Tensor = self.base_layer(*args, **kwargs)
         for name in self.in_use():
-            rule, down, up = self.compacter_rule[name], self.compacter_down[name], self.compacter_up[name]
+            rule: Tensor = self.compacter_rule[name]
+            down: Any = self.compacter_down[name]
+            up: Any = self.compacter_up[name]
             inner = linear(result.to(rule.dtype), kronecker_sum(rule, down.left @ down.right), down.bias)
             inner = ACT2FN[self._configs[name].activation](inner)
             result = result + linear(inner, kronecker_sum(rule, up.left @ up.right), up.bias).to(result.dtype)
@@ -172,14 +174,14 @@ def adapt_compacter(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     model, choices, kind
         As of :class:`rank_lab.training.method.Method`.
     """
+    names = [target.name for target in output_projections(model, choices.place)]
     config = CompacterConfig(
         task_type=task_type(kind),
-        target_modules=[target.name for target in output_projections(model, choices.place)],
+        target_modules=names,
         modules_to_save=new_heads(model, kind) or None,
         size=choices.bottleneck,
     )
-    adapted: nn.Module = get_peft_model(model, config)
-    return adapted
+    return adapt_exactly(model, config, names)
 
 
 def _check_divides(products: int, width: int, whose: str) -> None:

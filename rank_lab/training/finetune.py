@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from rank_lab.base_model import load_base, refuse_unfit_data
 from rank_lab.errors import CheckpointError, RankLabError
+from rank_lab.masking import MaskingCollator
 from rank_lab.plain_text import first_line
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.predictions import model_columns
@@ -199,7 +200,7 @@ def _train(
     columns = model_columns(model) | {"row", "special_tokens_mask"}
     trainer = trainer_class(model)(
         run_callback=callback,
-        batches=TargetBatches(data.collator, data.task.kind),
+        batches=TargetBatches(_seeded(data.collator, run.arguments.seed), data.task.kind),
         model=model,
         args=run.arguments,
         train_dataset=_only(data.train, columns),
@@ -266,6 +267,10 @@ def _adapted(base: Any, run: TrainingRun, kind: str) -> nn.Module:
     return model
 
 
+def _seeded(collator: Any, seed: int) -> Any:
+    return collator.seeded(seed) if isinstance(collator, MaskingCollator) else collator
+
+
 def _only(dataset: Any, columns: set[str]) -> Any:
     return dataset.remove_columns([name for name in dataset.column_names if name not in columns])
 
@@ -287,6 +292,7 @@ def _run_arguments(template: TrainingArguments, folder: Path) -> TrainingArgumen
         ignore_data_skip=False,
         restore_callback_states_from_checkpoint=False,
         auto_find_batch_size=False,
+        dataloader_persistent_workers=False,  # they would not hear of a new epoch
         remove_unused_columns=False,  # done before, with all that the collator reads kept
         push_to_hub=False,
         report_to=[],

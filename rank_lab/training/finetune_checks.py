@@ -59,6 +59,17 @@ def refuse_arguments(arguments: TrainingArguments, data: TaskData, folder: Path)
         raise RankLabError(
             f"{arguments.warmup_steps} steps of warm-up in {arguments.max_steps} steps; give fewer, or a share below 1."
         )
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if len(data.train) < batch:
+        raise RankLabError(
+            f"{len(data.train)} training examples for a batch of {batch} (--batch-size x --accumulation x processes);"
+            " give a smaller one."
+        )
+    if arguments.train_sampling_strategy != "random":
+        raise UnsupportedUpdateError(
+            f"TrainingArguments(train_sampling_strategy={arguments.train_sampling_strategy!r}): not supported; examples"
+            " come in random order."
+        )
     _refuse_optimizer(arguments)
 
 

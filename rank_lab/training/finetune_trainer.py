@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from rank_lab.errors import NonFiniteError
@@ -45,6 +46,25 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             self.remove_callback(callback)
         run_callback.trainer = self
         self.add_callback(run_callback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
+        """All examples in a new order each epoch, less those that would not fill an optimizer step's batch.
+
+        A batch is then of one size at each step, over however many processes and accumulated batches it is spread;
+        which examples are left out is different in each epoch.
+        """
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return RandomSampler(dataset, num_samples=self.steps_per_epoch * self._batch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps whose batches are full."""
+        return len(self.train_dataset) // self._batch
+
+    @property
+    def _batch(self) -> int:
+        args = self.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A step of training; its tokens are counted, and a loss that is not finite ends the run."""

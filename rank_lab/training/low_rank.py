@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig
 from torch import nn
 
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.sora import SoraConfig
 from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
-from rank_lab.training.targets import PLACES, Target, chosen_targets
+from rank_lab.training.targets import PLACES, Target, adapt_exactly, chosen_targets
 
 __all__ = ["adapt_adalora", "adapt_ia3", "adapt_loftq", "adapt_sora", "adapt_vera", "lora_adapter"]
 
@@ -38,7 +38,7 @@ def lora_adapter(**settings: Any) -> Callable[[Any, MethodChoices, str], nn.Modu
     def adapt(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         targets = _chosen(model, choices)
         config = LoraConfig(**_shared(model, targets, kind), **_size(choices), **settings)
-        return _adapted(model, config, targets)
+        return adapt_exactly(model, config, [target.name for target in targets])
 
     return adapt
 
@@ -70,7 +70,9 @@ def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     targets = _chosen(model, choices)
     if any(target.stored == "embedding" for target in targets):
         raise UnsupportedUpdateError("method 'adalora' with embeddings: PEFT's AdaLoRA adapts linear layers only.")
-    _check_rank(choices.rank)
+    _check_size(choices)
+    if choices.steps < 1:
+        raise RankLabError(f"steps {choices.steps}: expected 1 or more, as AdaLoRA's budget falls over the training.")
     config = AdaLoraConfig(
         **_shared(model, targets, kind),
         target_r=choices.rank,
@@ -82,7 +84,7 @@ def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         deltaT=max(1, choices.steps // 1000),
         total_step=choices.steps,
     )
-    return _adapted(model, config, targets)
+    return adapt_exactly(model, config, [target.name for target in targets])
 
 
 def adapt_sora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -97,7 +99,7 @@ def adapt_sora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     config = SoraConfig(
         **_shared(model, targets, kind), **_size(choices), threshold=choices.threshold, gate_lr=choices.gate_lr
     )
-    return _adapted(model, config, targets)
+    return adapt_exactly(model, config, [target.name for target in targets])
 
 
 def adapt_vera(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -109,13 +111,13 @@ def adapt_vera(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         As of :class:`rank_lab.training.method.Method`.
     """
     targets = _chosen(model, choices)
-    _check_rank(choices.rank)
+    _check_size(choices)
     if any(target.stored == "embedding" for target in targets):
         raise UnsupportedUpdateError("method 'vera' with embeddings: PEFT's VeRA adapts linear layers only.")
     config = VeraConfig(
         **_shared(model, targets, kind), r=choices.rank, vera_dropout=choices.dropout, save_projection=True
     )
-    return _adapted(model, config, targets)
+    return adapt_exactly(model, config, [target.name for target in targets])
 
 
 def adapt_ia3(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -133,7 +135,7 @@ def adapt_ia3(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         targets = [target for target in targets if target.kind in _SCALED_OUTPUT | _SCALED_INPUT]
     inputs = [target.name for target in targets if target.kind in _SCALED_INPUT]
     config = IA3Config(**_shared(model, targets, kind), feedforward_modules=inputs)
-    return _adapted(model, config, targets)
+    return adapt_exactly(model, config, [target.name for target in targets])
 
 
 def _chosen(model: Any, choices: MethodChoices) -> list[Target]:
@@ -141,7 +143,7 @@ def _chosen(model: Any, choices: MethodChoices) -> list[Target]:
 
 
 def _size(choices: MethodChoices) -> dict[str, Any]:
-    _check_rank(choices.rank)
+    _check_size(choices)
     return {"r": choices.rank, "lora_alpha": _alpha(choices), "lora_dropout": choices.dropout}
 
 
@@ -152,9 +154,11 @@ def _alpha(choices: MethodChoices) -> float:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
-def _check_rank(rank: int) -> None:
-    if rank < 1:
-        raise RankLabError(f"rank {rank}: expected 1 or more.")
+def _check_size(choices: MethodChoices) -> None:
+    if choices.rank < 1:
+        raise RankLabError(f"rank {choices.rank}: expected 1 or more.")
+    if not 0 <= choices.dropout < 1:
+        raise RankLabError(f"dropout {choices.dropout}: expected a share from 0 to below 1.")
 
 
 def _shared(model: Any, targets: Sequence[Target], kind: str) -> dict[str, Any]:
@@ -172,18 +176,3 @@ def _shared(model: Any, targets: Sequence[Target], kind: str) -> dict[str, Any]:
         "modules_to_save": new_heads(model, kind) or None,
         "fan_in_fan_out": stored == {"conv1d"},
     }
-
-
-def _adapted(model: Any, config: Any, targets: Sequence[Target]) -> nn.Module:
-    """The model adapted, and not one module more or less than was chosen."""
-    adapted: Any = get_peft_model(model, config)
-    there = set(adapted.base_model.targeted_module_names)
-    wanted = {target.name for target in targets}
-    if there != wanted:
-        other = min(there ^ wanted)
-        raise UnsupportedUpdateError(
-            f"targets: PEFT adapts {len(there)} modules where {len(wanted)} were chosen, by their last parts; the first"
-            f" that differs is {other!r}: name the modules to adapt, with commas between."
-        )
-    peft_model: nn.Module = adapted
-    return peft_model

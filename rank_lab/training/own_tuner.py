@@ -6,11 +6,11 @@ from typing import Any, NoReturn
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from rank_lab.errors import UnsupportedUpdateError
 
-__all__ = ["OwnConfig", "OwnLayer", "OwnModel", "hidden_states_of"]
+__all__ = ["OwnConfig", "OwnLayer", "OwnModel"]
 
 
 @dataclass
@@ -54,6 +54,12 @@ class OwnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._active_adapter: Any = []
         self.merged_adapters: list[str] = []
 
+    @property
+    def wrapped(self) -> Any:
+        """The module, whatever is wrapped around it."""
+        layer: Any = self
+        return layer.get_base_layer()
+
     @abstractmethod
     def add_parts(self, adapter_name: str, config: Any) -> None:
         """Put a new adapter's parts in their dictionaries."""
@@ -61,15 +67,17 @@ class OwnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def update_layer(self, adapter_name: str, config: Any) -> None:
         """Add an adapter; it becomes active if none was."""
         self.add_parts(adapter_name, config)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters or [adapter_name], inference_mode=config.inference_mode)
+        layer: Any = self
+        layer._move_adapter_to_device_of_base_layer(adapter_name)
+        layer.set_adapter(layer.active_adapters or [adapter_name], inference_mode=config.inference_mode)
 
     def in_use(self) -> list[str]:
         """Adapters that act in a forward pass now."""
-        if self.disable_adapters or self.merged:
+        layer: Any = self
+        if layer.disable_adapters or layer.merged:
             return []
-        parts = getattr(self, self.adapter_layer_names[0])
-        return [name for name in self.active_adapters if name in parts]
+        parts = getattr(layer, layer.adapter_layer_names[0])
+        return [name for name in layer.active_adapters if name in parts]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
         """Refused: there is no weight to merge the method into.
@@ -92,12 +100,13 @@ class OwnModel(BaseTuner):  # type: ignore[misc]
     """A model whose target modules are wrapped by layers of ``tuner_layer_cls``; made by ``get_peft_model``."""
 
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
-    tuner_layer_cls: type[OwnLayer] = OwnLayer
+    tuner_layer_cls: Any = OwnLayer
 
     def _new_layer(self, target: nn.Module, name: str) -> OwnLayer:
         """A layer around a module, without adapters."""
         _ = name
-        return self.tuner_layer_cls(target)
+        layer: OwnLayer = self.tuner_layer_cls(target)
+        return layer
 
     def _create_and_replace(
         self,
@@ -116,6 +125,9 @@ class OwnModel(BaseTuner):  # type: ignore[misc]
         layer.update_layer(adapter_name, peft_config)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, _child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT's own also gives a module without a wrapper the other's weight
+
     def add_weighted_adapter(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: a sum of such adapters is not an adapter.
 
@@ -125,9 +137,3 @@ class OwnModel(BaseTuner):  # type: ignore[misc]
             Always.
         """
         raise UnsupportedUpdateError(f"add_weighted_adapter: {type(self).__name__} has no sum of adapters.")
-
-
-def hidden_states_of(output: Any) -> Tensor:
-    """The tensor of hidden states in what a module gives back, alone or first of several."""
-    first: Tensor = output[0] if isinstance(output, tuple) else output
-    return first

@@ -1,4 +1,4 @@
-r"""Prefix-layer tuning (PreLayer, section 5.1 of 2106.09685) as a method of PEFT: virtual tokens trained in every layer.
+r"""Prefix-layer tuning (PreLayer, 2106.09685, section 5.1) as a method of PEFT: virtual tokens trained in every layer.
 
 Virtual tokens stand before the input, and what goes into each layer at their places is not what the layer before
 gave but trained: :math:`L\,n\,d` parameters for L layers, n tokens and width d. Their places are cut off the body's
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 
 from rank_lab.errors import UnsupportedUpdateError
@@ -22,6 +21,7 @@ from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.own_tuner import OwnConfig, OwnLayer, OwnModel
 from rank_lab.training.prompts import check_prompt_tokens
+from rank_lab.training.targets import adapt_exactly
 from rank_lab.training.virtual_tokens import Places, body_of, give_places, layers_of, take_places
 
 __all__ = ["PreLayerConfig", "PreLayerModel", "adapt_prelayer"]
@@ -119,13 +119,9 @@ class PreLayerModel(OwnModel):
         return PreLayerLayer(target, int(self.model.config.get_text_config().hidden_size), places)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("merge", True) and not args[:1] == (False,):
-            self._first().merge()
-        take_places(body_of(self.model))
-        return super()._unload_and_optionally_merge(*args, **kwargs)
-
-    def _first(self) -> PreLayerLayer:
-        return next(module for module in self.model.modules() if isinstance(module, PreLayerLayer))
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        take_places(body_of(unloaded))
+        return unloaded
 
 
 def adapt_prelayer(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -157,13 +153,12 @@ def adapt_prelayer(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         num_virtual_tokens=choices.prompt_tokens,
     )
     activations = _inputs_of_layers(model, words)
-    adapted: Any = get_peft_model(model, config)
+    adapted = adapt_exactly(model, config, list(layers))
     wrapped = [module for module in adapted.modules() if isinstance(module, PreLayerLayer)]
     with torch.no_grad():
         for layer, values in zip(wrapped, activations, strict=True):
             layer.prelayer_tokens["default"].copy_(values)
-    peft_model: nn.Module = adapted
-    return peft_model
+    return adapted
 
 
 def _inputs_of_layers(model: Any, words: Tensor) -> list[Tensor]:

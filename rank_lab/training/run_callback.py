@@ -98,6 +98,10 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         if not state.global_step:
             self.trainer.evaluate()
 
+    def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Tell the collator, which may hide other tokens in each epoch."""
+        self.trainer.batches.begin_epoch(int(state.global_step) // self.trainer.steps_per_epoch)
+
     def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, **kwargs: Any) -> None:
         """Note the learning rate of the step that was just taken."""
         self._rate = float(kwargs["optimizer"].param_groups[0]["lr"])

@@ -1,6 +1,6 @@
 """The sublayers of a model, attention and feed-forward: where each ends, and what went into it."""
 
-import os
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -153,7 +153,13 @@ def _input_of(model: nn.Module, output: str) -> str:
         raise UnsupportedUpdateError(
             f"parallel adapter: {output!r} ends a sublayer whose first layer its names do not show; use 'series'."
         )
-    return max(fits, key=lambda name: len(os.path.commonprefix([name.split("."), output.split(".")])))
+    return max(fits, key=lambda name: _in_common(name, output))
+
+
+def _in_common(name: str, other: str) -> int:
+    """How many components two paths start with alike."""
+    alike = (first == second for first, second in zip(name.split("."), other.split("."), strict=False))
+    return sum(1 for _ in takewhile(bool, alike))
 
 
 def _layer_of(name: str) -> tuple[str, int | None]:

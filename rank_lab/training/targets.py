@@ -1,17 +1,19 @@
 """Which modules of a model a method adapts: by their place, as papers name them, or by name."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
+from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rank_lab.errors import PairingError, UnsupportedUpdateError
 from rank_lab.names import identify, natural_order, strip_wrappers
 
-__all__ = ["PLACES", "Target", "chosen_targets", "linear_modules", "module_name"]
+__all__ = ["PLACES", "Target", "adapt_exactly", "chosen_targets", "linear_modules"]
 
 PLACES = ("attention", "mlp", "all")
 """Targets by place; ``all``: attention and feed-forward, gate_proj included, of every layer."""
@@ -104,10 +106,38 @@ def chosen_targets(model: nn.Module, targets: str, *, embeddings: bool = False, 
     return sorted([*chosen, *beside], key=lambda target: order[target.name])
 
 
-def module_name(model: nn.Module, module: nn.Module) -> str:
-    """Path of a module in its model."""
-    found: str = next(name for name, other in model.named_modules() if other is module)
-    return found
+def adapt_exactly(model: nn.Module, config: Any, names: Sequence[str]) -> nn.Module:
+    """The model adapted by PEFT, and not one module more or less than was chosen.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    config
+        PEFT's, whose targets are the names.
+    names
+        Paths of the modules.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        If PEFT, which compares the ends of paths, found others.
+    """
+    adapted: Any = get_peft_model(model, config)
+    there = set(adapted.base_model.targeted_module_names)
+    other = there.symmetric_difference(names)
+    if other:
+        raise UnsupportedUpdateError(
+            f"targets: PEFT adapts {len(there)} modules where {len(names)} were chosen, as it compares the ends of"
+            f" their paths; the first that differs is {min(other)!r}: name the modules to adapt, with commas between."
+        )
+    peft_model: nn.Module = adapted
+    return peft_model
+
+
+def _path(model: nn.Module, module: nn.Module) -> str:
+    path: str = next(name for name, other in model.named_modules() if other is module)
+    return path
 
 
 def _of_place(model: nn.Module, found: list[Target], place: str) -> list[Target]:
@@ -177,9 +207,9 @@ def _beside(model: nn.Module, *, embeddings: bool, head: bool) -> Iterator[Targe
             " both, which an update of either would untie; leave them out, or train with the method full."
         )
     if embeddings and into is not None:
-        yield Target(module_name(model, into), "embed", "", "embedding")
+        yield Target(_path(model, into), "embed", "", "embedding")
     if head and out is not None:
-        yield Target(module_name(model, out), "head", "", _stored(out) or "linear")
+        yield Target(_path(model, out), "head", "", _stored(out) or "linear")
 
 
 def _ends(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rank_lab.encoding import IGNORED
 from rank_lab.errors import DataError
+from rank_lab.masking import MaskingCollator
 
 __all__ = ["TargetBatches", "loss_over"]
 
@@ -32,6 +33,17 @@ class TargetBatches:
 
     collator: Any
     kind: str
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let a masked task hide other tokens.
+
+        Parameters
+        ----------
+        epoch
+            From 0.
+        """
+        if isinstance(self.collator, MaskingCollator):
+            self.collator.epoch = epoch
 
     @property
     def tokenizer(self) -> Any:

@@ -12,18 +12,10 @@ __all__ = ["Places", "body_of", "give_places", "layers_of", "take_places"]
 
 
 class Places:
-    """How many virtual tokens stand before the input in the call that is being computed.
-
-    With ``wanted``, how many there should be; those of a call that goes on from kept keys and values are among these.
-    """
+    """How many virtual tokens stand before the input in the call that is being computed."""
 
     def __init__(self) -> None:
         self.now = 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Places":
-        copied = Places()
-        memo[id(self)] = copied
-        return copied
 
 
 def body_of(model: Any) -> Any:
@@ -182,6 +174,6 @@ def _check_flat(values: Any, name: str) -> None:
     if not isinstance(values, Tensor) or values.ndim != 2:
         shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UnsupportedUpdateError(
-            f"PreLayer: {name} of shape {shape}, where batch and length are expected; give the plain mask of tokens, and"
-            " generate without a static cache."
+            f"PreLayer: {name} of shape {shape}, where batch and length are expected; give the plain mask of tokens,"
+            " and generate without a static cache."
         )

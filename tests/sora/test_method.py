@@ -15,8 +15,8 @@ from torch import nn
 from rank_lab import analyze, plan_updates, read_update
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
-from rank_lab.sora import SoraConfig, SoraModel, gate_parameters, gated_modules, importance
 from rank_lab.peft_types import peft_type, register
+from rank_lab.sora import SoraConfig, SoraModel, gate_parameters, gated_modules, importance
 from tests.sora.adapters import (
     KINDS,
     TASKS,

@@ -1,6 +1,7 @@
 """Small runs of the trainer: the demo's base, sentences that it can learn, four steps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ LOCAL: Mapping[str, Method] = {
     "sora": Method("sora", "SoRA", "", 3e-3, _sora),
 }
 """As small as they can be, with dropout, so that random numbers matter."""
+
+
+def without_dropout(name: str) -> Method:
+    """The same method, in which nothing random is left but the start."""
+    method = LOCAL[name]
+
+    def adapt(model: Any, choices: MethodChoices, kind: str) -> Any:
+        adapted = method.adapt(model, choices, kind)
+        for module in adapted.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return adapted
+
+    return replace(method, adapt=adapt)
 
 
 def sentences(count: int, start: int = 0) -> list[dict[str, str]]:

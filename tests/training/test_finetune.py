@@ -78,13 +78,14 @@ def test_a_run_that_was_stopped_comes_to_the_same_bits(method: str, tmp_path: Pa
 def test_what_a_run_leaves(tmp_path: Path) -> None:
     rows: list[LossRow] = []
     steps: list[tuple[int, int]] = []
-    done = run(tmp_path, watching=Watching(rows.append, lambda *step: steps.append(step)))
+    watching = Watching(rows.append, lambda *step: steps.append(step))
+    done = run(tmp_path, per_device_train_batch_size=5, watching=watching)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (1, 3, 4, 6)]
     assert rows == list(done.losses) == list(read_losses(tmp_path))
     assert steps == [(n, STEPS) for n in range(1, STEPS + 1)]
     record = TrainingRecord.load(tmp_path)
     assert record == done.record
-    assert (record.method, record.kind, record.steps, record.batch_size, record.seed) == ("lora", "causal", 6, 4, 5)
+    assert (record.method, record.kind, record.steps, record.batch_size, record.seed) == ("lora", "causal", 6, 5, 5)
     assert (record.optimizer, record.scheduler, record.precision) == ("adamw_torch_fused", "cosine", "float32")
     assert record.warmup == pytest.approx(2 / 6)
     assert record.choices["steps"] == STEPS
@@ -94,8 +95,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert (first.train_loss, first.learning_rate, first.tokens) == (None, None, 0)
     assert last.learning_rate == pytest.approx(2e-3 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * 3 / 4)).item()))
     lengths = [len(ids) for ids in text_data().train["input_ids"]]
-    assert last.tokens == 2 * sum(lengths)  # two epochs, without padding
-    assert done.losses[2].tokens == sum(lengths)
+    assert (last.tokens, done.losses[3].tokens) == (3 * sum(lengths), 2 * sum(lengths))  # of whole epochs, no padding
 
 
 def test_the_validation_loss_is_the_mean_over_tokens(tmp_path: Path) -> None:
@@ -206,6 +206,8 @@ def test_lost_rows_are_missed(begun: Path, tmp_path: Path) -> None:
         ({"warmup_steps": 9}, "9 steps of warm-up in 6 steps"),
         ({"save_at": (7,)}, "a checkpoint after step 7"),
         ({"save_at": 0}, "0 checkpoints in 6 steps"),
+        ({"per_device_train_batch_size": 11}, "10 training examples for a batch of 11"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy='sequential'"),
     ],
 )
 def test_what_no_run_can_be_trained_with(options: dict[str, Any], message: str, tmp_path: Path) -> None:
