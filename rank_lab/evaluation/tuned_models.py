@@ -15,7 +15,7 @@ from rank_lab.errors import CheckpointError, DataError, RankLabError, Unsupporte
 from rank_lab.evaluation.sources import Tuned, kind_of_source
 from rank_lab.plain_text import first_line, plain
 
-__all__ = ["EvaluatedModel", "LoadOptions", "Shelf", "base_tuned", "context_of"]
+__all__ = ["EvaluatedModel", "LoadOptions", "Shelf", "base_tuned", "context_of", "refuse_unknown_tokens"]
 
 _NO_LIMIT = 1_000_000
 _WITH_HEAD = ("classification", "regression")
@@ -115,6 +115,30 @@ def context_of(model: EvaluatedModel, asked: int | None) -> int:
     if asked is not None and (asked < 2 or (most is not None and asked > most)):
         raise DataError(f"--max-length {asked}: expected 2 to {most or 'any number of'} tokens, which the model takes.")
     return asked if asked is not None else int(most or 0)
+
+
+def refuse_unknown_tokens(model: Any, largest: int) -> None:
+    """Refuse tokens that a model has no embedding for, which would stop it in the middle.
+
+    Parameters
+    ----------
+    model
+        In memory.
+    largest
+        Token.
+
+    Raises
+    ------
+    DataError
+        If there are fewer embeddings.
+    """
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    known = getattr(table, "num_embeddings", None)
+    if known is not None and largest >= known:
+        raise DataError(
+            f"the tokenizer gives token {largest}, and the model has {known} embeddings: it is another model's; put the"
+            " right tokenizer beside the model."
+        )
 
 
 @dataclass
