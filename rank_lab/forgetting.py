@@ -255,8 +255,12 @@ def divergence(row: ScoreRow, resampling: Resampling | None = None) -> Change:
 def _unfit(rows: Sequence[ScoreRow], tasks: Sequence[str]) -> list[str]:
     if not rows:
         return ["no score with the role 'source'"]
-    twice = [row for row in rows if tasks.count(row.task) > 1]
-    return [f"{twice[0].task} is there twice, as {' and '.join(r.metric for r in twice)}; choose one"] if twice else []
+    twice = [f"{row.metric}, {row.few_shot}-shot" for row in rows if row.task == _first_twice(tasks)]
+    return [f"{_first_twice(tasks)} is there twice ({'; '.join(twice)}); choose one"] if twice else []
+
+
+def _first_twice(tasks: Sequence[str]) -> str | None:
+    return next((task for task in tasks if tasks.count(task) > 1), None)
 
 
 def _lost(row: ScoreRow, base: ScoreRow, resampling: Resampling) -> _Part:

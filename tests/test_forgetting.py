@@ -131,7 +131,7 @@ def test_all_models_share_the_resamples_of_a_set() -> None:
 def test_intervals_hold_the_truth(paired: bool) -> None:
     """Accuracy falls from 0.7 to 0.6 in the population; answers of both models go together."""
     held, generator = 0, np.random.default_rng(2)
-    for trial in range(300):
+    for trial in range(200):
         known = (generator.random(400) < 0.7) * 1.0
         kept = known * (generator.random(400) < 0.8) + (1 - known) * (generator.random(400) < 0.4 / 3)
         if not paired:
@@ -139,10 +139,10 @@ def test_intervals_hold_the_truth(paired: bool) -> None:
         base, tuned = examples("base", known), examples("r", kept)
         if not paired:
             base, tuned = replace(base, set_sha256=""), replace(tuned, set_sha256="")
-        change = score_loss(tuned, [base], Resampling(400, seed=trial))
+        change = score_loss(tuned, [base], Resampling(300, seed=trial))
         assert change.how == (PAIRED if paired else UNPAIRED)
         held += change.low <= 0.1 <= change.high  # type: ignore[operator]
-    assert 0.92 <= held / 300 <= 0.98
+    assert 0.92 <= held / 200 <= 0.98
 
 
 def test_without_errors_there_is_a_value_and_no_interval() -> None:
@@ -193,7 +193,7 @@ def test_what_has_no_base_or_two() -> None:
     assert "the base has 2 such scores (base, other)" in base_of(rows[0], [*BASE, replace(BASE[0], run="other")])[1]
     assert source_forgetting([], BASE).reason == "no score with the role 'source'"
     twice = source_forgetting([rows[0], replace(rows[0], metric="acc")], [BASE[0], replace(BASE[0], metric="acc")])
-    assert twice.reason == "hellaswag is there twice, as acc_norm and acc; choose one"
+    assert twice.reason == "hellaswag is there twice (acc_norm, 0-shot; acc, 0-shot); choose one"
     sets = [examples("base", np.array([0.0, 1.0])), examples("r", np.array([0.0, 1.0]), sha="2")]
     assert score_loss(sets[1], sets[:1]).reason == "a acc: tuned model and base differ: measured on different examples"
     assert base_of(replace(rows[0], metric="acc_norm,none"), BASE)[0] == BASE[0]
