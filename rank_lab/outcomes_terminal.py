@@ -12,7 +12,6 @@ from rich.text import Text
 
 from rank_lab.checkpoint_scores import FORGETTING
 from rank_lab.outcomes import Outcomes
-from rank_lab.trade_offs import ALL_METHODS
 
 __all__ = ["outcome_summary", "render_outcomes"]
 
@@ -237,9 +236,9 @@ def _legend(found: Outcomes) -> str:
         f"learning: gained over the base, larger is more; {known}. Intervals are of the examples alone, paired where"
         " both models were scored on the same; they say nothing of other seeds. *: no other checkpoint learnt as much"
         " and forgot as little; the share is that of resamples of the examples. Noise makes an area larger: of points"
-        " that are close it counts the luckiest. k90, erank: means over matrices by their share of the change / the same"
-        " of white noise. The best rate is chosen and shown on the same examples: give the target's validation set for it."
-        f" Correlations: one point a run; runs of several methods ({ALL_METHODS}) differ in rank by construction."
+        " that are close it counts the luckiest. k90, erank: means over matrices by their share of the change / the"
+        " same of white noise. The best rate is chosen and shown on the same examples: give the target's validation set"
+        " for it. Correlations: one point a run; runs of several methods differ in rank by construction."
     )
 
 
