@@ -13,7 +13,7 @@ from rank_lab.key_space import canonical
 from rank_lab.merged_pairing import plan_merged
 from rank_lab.names import natural_order
 from rank_lab.peft_methods import MERGED, REFUSED, VECTORS, WITHOUT_UPDATE, Merging, lora_variant
-from rank_lab.saved_whole import base_key, base_rows, base_weights, saved_whole
+from rank_lab.saved_whole import Fate, base_key, base_rows, base_weights, saved_whole
 from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.token_rows import is_token_rows, plan_token_rows
@@ -131,7 +131,8 @@ def _plan_vectors(tuned: Checkpoint, base: Checkpoint | None, method: str, token
     names = canonical({n: t for n, t in tuned.tensors.items() if n not in tokens}, tuned.source)
     matches = {name: part.fullmatch(name) if part else None for name in names}
     keys = {name: _vector_key(match) if match else base_key(name) for name, match in matches.items()}
-    weights = base_weights([], keys.values(), base)
+    weights = base_weights([], [*keys.values(), *map(_tied_bias, keys.values())], base)
+    keys = {name: key if key in weights else _tied_bias(key) for name, key in keys.items()}
     rows: list[CoverageRow] = []
     vectors: list[VectorChange] = []
     specs: list[UpdateSpec] = []
@@ -154,6 +155,11 @@ def _plan_vectors(tuned: Checkpoint, base: Checkpoint | None, method: str, token
     return Plan(tuple(specs), tuple(rows), method.lower(), tuple(vectors))
 
 
+def _tied_bias(key: str) -> str:
+    """Where the base keeps the bias of a head for masked tokens, which transformers ties to the head's decoder."""
+    return key.removesuffix(".decoder.bias") + ".bias" if key.endswith(".decoder.bias") else key
+
+
 def _vector_key(match: re.Match[str]) -> str:
     return f"{match['module']}.{match['leaf'] or 'bias'}"
 
@@ -168,14 +174,40 @@ def _vector(
     if added:
         return row, VectorChange(tensor.name, tensor, None)
     if partner is None or partner.shape != tensor.shape:
-        return row.but("skipped", "the base has no such norm: is it the adapter's own?", failed=True), None
+        return row.but("skipped", "the base has no such norm or bias: is it the adapter's own?", failed=True), None
     return replace(row, side="both", base=partner), VectorChange(tensor.name, tensor, partner)
 
 
 def _plan_without(tuned: Checkpoint, base: Checkpoint | None, method: str, reason: str) -> Plan:
+    """No update but of the modules that were saved whole, such as a new head."""
     text = f"{method}: {reason}; there is no weight update to analyse"
-    rows = [CoverageRow(name, "tuned", "new", text, tuned=tensor) for name, tensor in tuned.tensors.items()]
+    names = canonical(tuned.tensors, tuned.source)
+    # PEFT puts a model whose input it prompts under "base_model." alone
+    whole = {name: name.removeprefix("base_model.") for name in names if _is_saved_whole(name, tuned)}
+    weights = base_weights([], whole.values(), base)
+    rows: list[CoverageRow] = []
+    fates: list[Fate] = []
+    for name, tensor in names.items():
+        if key := whole.get(name):
+            fates.append(saved_whole(key, tensor, weights.get(key), base, ()))
+        else:
+            rows.append(CoverageRow(tensor.name, "tuned", "new", text, tuned=tensor))
+    rows += [fate.row for fate in fates]
     rows += [CoverageRow(name, "tuned", "skipped", aside) for name, aside in tuned.set_aside]
+    specs = [fate.spec for fate in fates if fate.spec is not None]
+    vectors = [fate.vector for fate in fates if fate.vector is not None]
     if base is not None:
-        rows += base_rows(base, (), rows)
-    return Plan((), tuple(rows), method.lower())
+        adapted = {weight.name: "its change stands with the adapter's" for weight in weights.values()}
+        rows += base_rows(base, specs, rows, reasons=adapted)
+    return Plan(tuple(specs), tuple(rows), method.lower(), tuple(vectors))
+
+
+def _is_saved_whole(name: str, tuned: Checkpoint) -> bool:
+    """Whether the config names the module of a tensor, as PEFT compares them."""
+    modules = (tuned.adapter_config or {}).get("modules_to_save") or []
+    parts = name.split(".")
+    return any(
+        isinstance(module, str) and parts[start : start + module.count(".") + 1] == module.split(".")
+        for module in modules
+        for start in range(len(parts))
+    )

@@ -1,4 +1,4 @@
-"""Every method of PEFT and what there is to analyse of it; a method that is not in here is refused by name."""
+"""Every method of PEFT and rank_lab's own, and what there is to analyse; one that is not in here is refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,18 +58,21 @@ MERGED: Mapping[str, Merging] = {
 }
 """Methods whose update is the difference that PEFT's own merge makes, layer by layer."""
 
-VECTORS: Mapping[str, str] = {"BEFT": "beft_", "LN_TUNING": "ln_tuning_"}
+VECTORS: Mapping[str, str] = {"BEFT": "beft_", "BITFIT": "bitfit_", "LN_TUNING": "ln_tuning_"}
 """Methods that train biases and norms, and how their tensors' names start."""
 
 _PROMPT = "virtual tokens before the input: they change activations, no weight"
 
 WITHOUT_UPDATE: Mapping[str, str] = {
     "ADAPTION_PROMPT": "prompts that attention reads through a gate: they change activations, no weight",
+    "BOTTLENECK": "networks behind or beside attention and feed-forward: they change activations, no weight",
     "CARTRIDGE": "keys and values put before the input's: they change activations, no weight",
+    "COMPACTER": "networks behind attention and feed-forward: they change activations, no weight",
     "CPT": _PROMPT,
     "LILY": "experts that a router weighs by the input: the change differs from input to input, no weight changes",
     "MULTITASK_PROMPT_TUNING": _PROMPT,
     "POLY": "experts that a router weighs by the task: the change differs from task to task, no weight changes",
+    "PRELAYER": "virtual tokens before the input of every layer: they change activations, no weight",
     "PREFIX_TUNING": "keys and values put before the input's: they change activations, no weight",
     "PROMPT_TUNING": _PROMPT,
     "P_TUNING": _PROMPT,

@@ -38,6 +38,7 @@ True
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rank_lab.peft_types import register
 from rank_lab.sora.callback import SoraCallback
 from rank_lab.sora.config import SoraConfig
 from rank_lab.sora.folding import FoldReport, fold
@@ -52,7 +53,6 @@ from rank_lab.sora.gates import (
 )
 from rank_lab.sora.live import leave_out_zeros
 from rank_lab.sora.model import SoraModel
-from rank_lab.sora.peft_type import register
 from rank_lab.sora.proximal import ProximalStep
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.stop_rule import StopRule
@@ -87,7 +87,7 @@ __all__ = [
     "threshold_list",
 ]
 
-register(SoraConfig, SoraModel, SoraModel.prefix)
+register("SORA", SoraConfig, SoraModel, SoraModel.prefix)
 
 
 _LAZY = {"SoraTrainer": "trainer", "SoraTrainerMixin": "trainer", "run_schedule": "schedule"}

@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig
 
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
-from rank_lab.sora.peft_type import sora_type
+from rank_lab.peft_types import peft_type
 from rank_lab.sora.thresholds import MODES, OPERATORS, check_threshold
 
 __all__ = ["GATE_STARTS", "SoraConfig"]
@@ -97,7 +97,7 @@ class SoraConfig(LoraConfig):  # type: ignore[misc]
     def __post_init__(self) -> None:
         """Check all values, and take the method's own type."""
         super().__post_init__()
-        self.peft_type = sora_type()
+        self.peft_type = peft_type("SORA")
         _among("gate_init", self.gate_init, GATE_STARTS)
         _among("threshold_mode", self.threshold_mode, MODES)
         _among("operator", self.operator, tuple(OPERATORS))

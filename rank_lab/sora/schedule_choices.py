@@ -104,6 +104,8 @@ class Inputs:
                 " name, or leave out --text-column, --label-column, --kind and --score."
             )
         kind = self.kind or "classification"
+        if kind not in _PEFT_TASKS:
+            raise DataError(f"--kind {kind}: a schedule is of one of {', '.join(_PEFT_TASKS)}.")
         score = self.score or _SCORES.get(kind, "accuracy")
         return Task(self.task, kind, self.text_columns, self.label_column, score)
 

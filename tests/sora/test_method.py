@@ -15,8 +15,8 @@ from torch import nn
 from rank_lab import analyze, plan_updates, read_update
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
+from rank_lab.peft_types import peft_type, register
 from rank_lab.sora import SoraConfig, SoraModel, gate_parameters, gated_modules, importance
-from rank_lab.sora.peft_type import register, sora_type
 from tests.sora.adapters import (
     KINDS,
     TASKS,
@@ -32,13 +32,13 @@ from tests.sora.adapters import (
 
 
 def test_the_type_is_a_member_like_any_other() -> None:
-    kind = sora_type()
+    kind = peft_type("SORA")
     assert kind is PeftType.SORA is PeftType("SORA") is PeftType["SORA"]
     assert kind in list(PeftType)
     assert pickle.loads(pickle.dumps(kind)) is kind is copy.deepcopy(kind)
-    register(SoraConfig, SoraModel, "lora_")  # again: nothing happens
+    register("SORA", SoraConfig, SoraModel, "lora_")  # again: nothing happens
     with pytest.raises(UnsupportedUpdateError, match="of its own"):
-        register(object, SoraModel, "lora_")
+        register("SORA", object, SoraModel, "lora_")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,178 @@
+"""Methods whose trained tensors belong to linear layers: the LoRA family, AdaLoRA, SoRA, VeRA and IA3."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig
+from torch import nn
+
+from rank_lab.errors import RankLabError, UnsupportedUpdateError
+from rank_lab.sora import SoraConfig
+from rank_lab.training.heads import new_heads, task_type
+from rank_lab.training.method import MethodChoices
+from rank_lab.training.targets import PLACES, Target, adapt_exactly, chosen_targets
+
+__all__ = ["adapt_adalora", "adapt_ia3", "adapt_loftq", "adapt_sora", "adapt_vera", "lora_adapter"]
+
+_RANK_AT_START = 1.5  # AdaLoRA's, of the mean rank in the end: the authors' 12 for 8
+_WARMUP, _COOLDOWN = 0.10, 0.35  # of AdaLoRA's steps, before and after its budget falls
+_SCALED_OUTPUT = frozenset({"k", "v", "kv", "qkv"})  # IA3's in attention; a fused layer is scaled whole
+_SCALED_INPUT = frozenset({"down"})  # IA3's in feed-forward blocks: what the activation gives
+
+
+def lora_adapter(**settings: Any) -> Callable[[Any, MethodChoices, str], nn.Module]:
+    """Of ``LoraConfig``'s own settings, how such a method adapts a model.
+
+    Parameters
+    ----------
+    settings
+        What the method sets beside rank, alpha, dropout and targets.
+
+    Examples
+    --------
+    >>> callable(lora_adapter(use_rslora=True))
+    True
+    """
+
+    def adapt(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+        targets = _chosen(model, choices)
+        config = LoraConfig(**_shared(model, targets, kind), **_size(choices), **settings)
+        return adapt_exactly(model, config, [target.name for target in targets])
+
+    return adapt
+
+
+def adapt_loftq(_model: Any, _choices: MethodChoices, _kind: str) -> nn.Module:
+    """Refused; see the message.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        Always.
+    """
+    raise UnsupportedUpdateError(
+        "method 'loftq': PEFT quantises with bitsandbytes on a CUDA device only (its own NF4 was removed in peft 0.20),"
+        " and does so anew at each loading; quantise the base and train it with 'lora', or use 'pissa'."
+    )
+
+
+def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """AdaLoRA: mean rank ``choices.rank`` in the end, half as much again at the start.
+
+    The budget falls from 10 % of the steps to 65 %, as in the authors' settings for SST-2.
+
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
+    """
+    targets = _chosen(model, choices)
+    if any(target.stored == "embedding" for target in targets):
+        raise UnsupportedUpdateError("method 'adalora' with embeddings: PEFT's AdaLoRA adapts linear layers only.")
+    _check_size(choices)
+    if choices.steps < 1:
+        raise RankLabError(f"steps {choices.steps}: expected 1 or more, as AdaLoRA's budget falls over the training.")
+    config = AdaLoraConfig(
+        **_shared(model, targets, kind),
+        target_r=choices.rank,
+        init_r=math.ceil(_RANK_AT_START * choices.rank),
+        lora_alpha=_alpha(choices),
+        lora_dropout=choices.dropout,
+        tinit=int(_WARMUP * choices.steps),
+        tfinal=int(_COOLDOWN * choices.steps),
+        deltaT=max(1, choices.steps // 1000),
+        total_step=choices.steps,
+    )
+    return adapt_exactly(model, config, [target.name for target in targets])
+
+
+def adapt_sora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """SoRA of :mod:`rank_lab.sora`: the largest rank is ``choices.rank``.
+
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
+    """
+    targets = _chosen(model, choices)
+    config = SoraConfig(
+        **_shared(model, targets, kind), **_size(choices), threshold=choices.threshold, gate_lr=choices.gate_lr
+    )
+    return adapt_exactly(model, config, [target.name for target in targets])
+
+
+def adapt_vera(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """VeRA: two vectors a module between random matrices that all share, saved with them.
+
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
+    """
+    targets = _chosen(model, choices)
+    _check_size(choices)
+    if any(target.stored == "embedding" for target in targets):
+        raise UnsupportedUpdateError("method 'vera' with embeddings: PEFT's VeRA adapts linear layers only.")
+    config = VeraConfig(
+        **_shared(model, targets, kind), r=choices.rank, vera_dropout=choices.dropout, save_projection=True
+    )
+    return adapt_exactly(model, config, [target.name for target in targets])
+
+
+def adapt_ia3(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """IA3: one vector a module. Keys and values by their outputs, the feed-forward by its down projection's input.
+
+    Where queries, keys and values are one fused layer, its whole output is scaled, as PEFT does by default.
+
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
+    """
+    targets = chosen_targets(model, choices.targets)
+    if choices.targets in PLACES:
+        targets = [target for target in targets if target.kind in _SCALED_OUTPUT | _SCALED_INPUT]
+    inputs = [target.name for target in targets if target.kind in _SCALED_INPUT]
+    config = IA3Config(**_shared(model, targets, kind), feedforward_modules=inputs)
+    return adapt_exactly(model, config, [target.name for target in targets])
+
+
+def _chosen(model: Any, choices: MethodChoices) -> list[Target]:
+    return chosen_targets(model, choices.targets, embeddings=choices.embeddings, head=choices.head)
+
+
+def _size(choices: MethodChoices) -> dict[str, Any]:
+    _check_size(choices)
+    return {"r": choices.rank, "lora_alpha": _alpha(choices), "lora_dropout": choices.dropout}
+
+
+def _alpha(choices: MethodChoices) -> float:
+    alpha = 2.0 * choices.rank if choices.alpha is None else choices.alpha
+    if not 0 < alpha < math.inf:
+        raise RankLabError(f"alpha {choices.alpha}: expected a number above 0; leave it out for twice the rank.")
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _check_size(choices: MethodChoices) -> None:
+    if choices.rank < 1:
+        raise RankLabError(f"rank {choices.rank}: expected 1 or more.")
+    if not 0 <= choices.dropout < 1:
+        raise RankLabError(f"dropout {choices.dropout}: expected a share from 0 to below 1.")
+
+
+def _shared(model: Any, targets: Sequence[Target], kind: str) -> dict[str, Any]:
+    """What every config of PEFT's says alike: task, new heads, targets and how these are stored."""
+    stored = {target.stored for target in targets} - {"embedding"}
+    if len(stored) > 1:
+        first = next(target.name for target in targets if target.stored == "conv1d")
+        raise UnsupportedUpdateError(
+            f"targets: {first!r} stores its weight transposed (Conv1D) and others do not, which one adapter's config"
+            " cannot say; train two adapters, or leave one kind out."
+        )
+    return {
+        "task_type": task_type(kind),
+        "target_modules": [target.name for target in targets],
+        "modules_to_save": new_heads(model, kind) or None,
+        "fan_in_fan_out": stored == {"conv1d"},
+    }
