@@ -1,6 +1,7 @@
 """The scores of each checkpoint as what it learnt and what it forgot, by every measure that they allow."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,21 +15,23 @@ from rank_lab.forgetting import (
     learning,
     source_forgetting,
 )
-from rank_lab.score_draws import Resampling, plain_metric
+from rank_lab.score_draws import Resampling, difference_in_kind, plain_metric
 from rank_lab.score_origin import LeftOut
-from rank_lab.score_row import ScoreRow
+from rank_lab.score_row import ScoreKey, ScoreRow
 from rank_lab.scores import nearest
 
-__all__ = ["FORGETTING", "CheckpointScores", "scored_checkpoints", "target_name"]
+__all__ = ["FORGETTING", "MEASURES", "CheckpointScores", "scored_checkpoints", "target_name"]
 
 FORGETTING: Mapping[str, str] = {
     "forgetting": "lost of the mean of the source tasks",
     "forgetting_normalised": "lost of what the base knows of the source tasks beyond chance",
     "cross_entropy_increase": "nats a token on source text",
     "kl_source": "KL(base || tuned) on source text, nats a token",
-    "kl_target": "KL(base || tuned) on target text, nats a token",
 }
 """Measures of forgetting."""
+
+MEASURES: Mapping[str, str] = {**FORGETTING, "kl_target": "KL(base || tuned) on target text, nats a token"}
+"""All measures of how far a model went from its base; on target text that is no forgetting."""
 
 _LOSSES = ("cross_entropy", "pseudo_cross_entropy")
 _DIVERGENCES = ("kl_from_base",)
@@ -45,7 +48,7 @@ class CheckpointScores:
     run, method, step
         Which.
     forgetting
-        By measure of :data:`FORGETTING`; those that no run has scores for are not there.
+        By measure of :data:`MEASURES`; those that no run has scores for are not there.
     learning
         By target, as :func:`target_name` calls it.
     """
@@ -101,9 +104,10 @@ def scored_checkpoints(
     groups: dict[tuple[str, int | None], list[ScoreRow]] = {}
     for row in tuned:
         groups.setdefault((row.run, row.step), []).append(row)
+    odd = _odd_ones(tuned)
     found = [
         CheckpointScores(
-            run, own[0].method, step, _forgotten(own, base, plan, resampling), _learnt(own, base, resampling)
+            run, own[0].method, step, _forgotten(own, base, plan, odd, resampling), _learnt(own, base, odd, resampling)
         )
         for (run, step), own in groups.items()
     ]
@@ -164,50 +168,81 @@ def _keys(rows: Sequence[ScoreRow], metrics: Sequence[str]) -> tuple[_Key, ...]:
     return tuple(dict.fromkeys((row.task, plain_metric(row.metric)) for row in rows if row.metric in metrics))
 
 
+def _odd_ones(rows: Sequence[ScoreRow]) -> dict[ScoreKey, str]:
+    """Scores that were measured otherwise than those of the other checkpoints, which they cannot stand beside."""
+    groups: dict[tuple[str, ...], list[ScoreRow]] = {}
+    for row in rows:
+        name = (row.task, plain_metric(row.metric), target_name(row) if row.role == "target" else "", row.role)
+        groups.setdefault(name, []).append(row)
+    odd = {}
+    for own in groups.values():
+        usual = Counter(map(_conditions, own)).most_common(1)[0][0]
+        reference = next(row for row in own if _conditions(row) == usual)
+        for row in own:
+            difference = difference_in_kind(row, reference)
+            if difference:
+                odd[row.key] = f"{row.task} {row.metric}: not as in most other checkpoints: {difference}"
+    return odd
+
+
+def _conditions(row: ScoreRow) -> tuple[object, ...]:
+    return (row.few_shot, row.harness, row.harness_version, row.higher_is_better, row.set_sha256, row.n)
+
+
 def _forgotten(
-    rows: Sequence[ScoreRow], base: Sequence[ScoreRow], plan: _Sources, resampling: Resampling
+    rows: Sequence[ScoreRow],
+    base: Sequence[ScoreRow],
+    plan: _Sources,
+    odd: Mapping[ScoreKey, str],
+    resampling: Resampling,
 ) -> dict[str, Change]:
     found: dict[str, Change] = {}
     if plan.fractions or plan.problem:
-        scores, reason = _all_of(rows, plan.fractions)
+        scores, reason = _all_of(rows, plan.fractions, odd)
         reason = plan.problem or reason
         for name, normalised in (("forgetting", False), ("forgetting_normalised", True)):
             found[name] = _nothing(reason, plan.fractions) if reason else source_forgetting(
                 scores, base, resampling, normalised=normalised
             )  # fmt: skip
     if plan.losses:
-        scores, reason = _all_of(rows, plan.losses)
+        scores, reason = _all_of(rows, plan.losses, odd)
         found["cross_entropy_increase"] = (
             _nothing(reason, plan.losses) if reason else source_forgetting(scores, base, resampling)
         )
     for name, keys in (("kl_source", plan.divergences), ("kl_target", plan.target_divergences)):
         if keys:
-            scores, reason = _all_of(rows, keys)
-            found[name] = _nothing(reason, keys) if reason else _divergences(scores, resampling)
+            scores, reason = _all_of(rows, keys, odd)
+            found[name] = _nothing(reason, keys) if reason else divergence(scores, resampling)
     return found
 
 
-def _divergences(scores: Sequence[ScoreRow], resampling: Resampling) -> Change:
-    """Of one text, or the mean over several, each against a base from which it is 0."""
-    if len(scores) == 1:
-        return divergence(scores[0], resampling)
-    return _nothing("several texts; keep the role of one of them", [(row.task, row.metric) for row in scores])
-
-
-def _all_of(rows: Sequence[ScoreRow], keys: Sequence[_Key]) -> tuple[list[ScoreRow], str]:
-    """The scores of all these, or which one this checkpoint lacks."""
+def _all_of(rows: Sequence[ScoreRow], keys: Sequence[_Key], odd: Mapping[ScoreKey, str]) -> tuple[list[ScoreRow], str]:
+    """The scores of all these, or why they are not all there."""
     found = [row for row in rows if (row.task, plain_metric(row.metric)) in keys]
     had = {(row.task, plain_metric(row.metric)) for row in found}
-    missing = [f"{task} {metric}" for task, metric in keys if (task, metric) not in had]
-    return found, f"{missing[0]} was not measured on this checkpoint" if missing else ""
+    reasons = [
+        f"{task} {metric} was not measured on this checkpoint" for task, metric in keys if (task, metric) not in had
+    ]
+    reasons += [odd[row.key] for row in found if row.key in odd]
+    return found, reasons[0] if reasons else ""
 
 
 def _nothing(reason: str, keys: Sequence[_Key]) -> Change:
     return Change(math.nan, reason=reason, tasks=tuple(task for task, _ in keys))
 
 
-def _learnt(rows: Sequence[ScoreRow], base: Sequence[ScoreRow], resampling: Resampling) -> dict[str, Change]:
-    return {target_name(row): learning(row, base, resampling) for row in rows if _is_target(row, rows)}
+def _learnt(
+    rows: Sequence[ScoreRow], base: Sequence[ScoreRow], odd: Mapping[ScoreKey, str], resampling: Resampling
+) -> dict[str, Change]:
+    found: dict[str, Change] = {}
+    for row in rows:
+        if _is_target(row, rows):
+            name = target_name(row)
+            reason = odd.get(row.key, "")
+            if name in found:
+                reason = f"{name} is there twice on this checkpoint, with few-shot count and without; keep one"
+            found[name] = _nothing(reason, [(row.task, row.metric)]) if reason else learning(row, base, resampling)
+    return found
 
 
 def _is_target(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:

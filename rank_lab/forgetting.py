@@ -233,23 +233,37 @@ def source_forgetting(
     return _combined(parts, tasks, resampling)
 
 
-def divergence(row: ScoreRow, resampling: Resampling | None = None) -> Change:
+def divergence(rows: Sequence[ScoreRow], resampling: Resampling | None = None) -> Change:
     r"""Forgetting as :math:`\mathrm{KL}(\mathrm{base} \,\|\, \mathrm{tuned})`, which holds its comparison in itself.
 
     Parameters
     ----------
-    row
-        The divergence, with the scores of its examples or a standard error where they are known.
+    rows
+        The divergence on each of some texts, of one model, with the scores of its examples or a standard error where
+        they are known.
     resampling
         Of the interval.
+
+    Returns
+    -------
+    Change
+        The mean over the texts; without a value where there are none.
 
     References
     ----------
     .. [1] Shenfeld et al. (2025), RL's Razor, arXiv:2509.04259.
+
+    Examples
+    --------
+    >>> divergence([ScoreRow("r", "full", 9, "wiki", "kl_from_base", 0.25, higher_is_better=False)]).value
+    0.25
     """
-    resampling = resampling or Resampling()
-    draws = score_draws(row, resampling)
-    return _combined([_Part(row.value, standard_error(row), draws, row.examples is not None)], (row.task,), resampling)
+    resampling, tasks = resampling or Resampling(), tuple(row.task for row in rows)
+    reasons = _unfit(rows, tasks)
+    if reasons:
+        return Change(math.nan, reason=reasons[0], tasks=tasks)
+    parts = [_Part(row.value, standard_error(row), score_draws(row, resampling), are_paired(row, row)) for row in rows]
+    return _combined(parts, tasks, resampling)
 
 
 def _unfit(rows: Sequence[ScoreRow], tasks: Sequence[str]) -> list[str]:

@@ -32,4 +32,4 @@ def _type(name: str) -> str:
         return "Int64"
     if name in _FLAGS:
         return "boolean"
-    return "string" if name in _TEXTS or name.endswith(("_how", "_reason")) else "float64"
+    return "string" if name in _TEXTS or name.endswith(("_how", "_reason", "_tasks")) else "float64"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from rank_lab.checkpoint_scores import FORGETTING, CheckpointScores, scored_checkpoints
+from rank_lab.checkpoint_scores import MEASURES, CheckpointScores, scored_checkpoints
 from rank_lab.forgetting import Change
 from rank_lab.outcome_columns import typed
 from rank_lab.rank_associations import rank_associations
@@ -130,7 +130,7 @@ def _checkpoints(
     names = [str(name) for name in summaries.columns if name not in ("run", "step")]
     ranks = {_place(row): {name: row[name] for name in names} for row in summaries.to_dict(orient="records")}
     scores: dict[_Place, CheckpointScores] = {(each.run, each.step): each for each in scored}
-    measures = [name for name in FORGETTING if any(name in each.forgetting for each in scores.values())]
+    measures = [name for name in MEASURES if any(name in each.forgetting for each in scores.values())]
     methods = dict(zip(updates["run"], updates["method"], strict=True))
     rows = []
     for place in sorted({*ranks, *scores}, key=lambda place: (place[0], -1 if place[1] is None else place[1])):
@@ -149,7 +149,8 @@ def _columns_of(name: str, change: Change | None) -> dict[str, Any]:
     """A change as columns of a table; None is one that was not measured."""
     change = change or Change(math.nan, reason="not measured")
     ends = {f"{name}_low": change.low, f"{name}_high": change.high}
-    return {name: change.value} | ends | {f"{name}_how": change.how, f"{name}_reason": change.reason}
+    about = {f"{name}_how": change.how, f"{name}_reason": change.reason, f"{name}_tasks": ", ".join(change.tasks)}
+    return {name: change.value} | ends | about
 
 
 def _reason(place: _Place, ranks: Mapping[_Place, Any], scores: Mapping[_Place, Any], about: RunFacts) -> str:

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rank_lab.checkpoint_scores import FORGETTING
+from rank_lab.checkpoint_scores import MEASURES
 from rank_lab.outcomes import Outcomes
 
 __all__ = ["outcome_summary", "render_outcomes"]
@@ -66,7 +66,7 @@ def _heading(target: str | None) -> Text:
 
 
 def _checkpoints(found: Outcomes, target: str | None) -> Table:
-    measures = [name for name in FORGETTING if name in found.checkpoints.columns]
+    measures = [name for name in MEASURES if name in found.checkpoints.columns]
     table = _table("run", "step", "method", "rate", "seed", "k90 / null", "erank / null", "learning", *measures, "")
     learnt = {_place(row): row for row in _records(found.learning[found.learning["target"] == target])}
     points = found.trade_offs.points
@@ -206,7 +206,7 @@ def _warnings(found: Outcomes) -> list[Text]:
     told: dict[str, list[str]] = {}
     for row in _records(found.checkpoints):
         place = f"{row['run']} step {_whole(row['step'])}"
-        names = ["reason", *(f"{name}_reason" for name in FORGETTING if f"{name}_reason" in row)]
+        names = ["reason", *(f"{name}_reason" for name in MEASURES if f"{name}_reason" in row)]
         for reason in (row[name] for name in names):
             if reason and reason != "not measured":
                 told.setdefault(reason, []).append(place)
@@ -230,7 +230,11 @@ def _line(reason: str, places: Iterable[str]) -> Text:
 
 
 def _legend(found: Outcomes) -> str:
-    measures = [f"{name}, {text}" for name, text in FORGETTING.items() if name in found.checkpoints.columns]
+    measures = [
+        f"{name}, {text} ({'; '.join(filter(None, found.checkpoints[f'{name}_tasks'].unique()))})"
+        for name, text in MEASURES.items()
+        if name in found.checkpoints.columns
+    ]
     known = "; ".join(measures) or "no measure of forgetting"
     return (
         f"learning: gained over the base, larger is more; {known}. Intervals are of the examples alone, paired where"

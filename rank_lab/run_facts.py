@@ -70,11 +70,12 @@ def run_facts(provenances: Sequence[Mapping[str, Any]]) -> dict[str, RunFacts]:
     ['rank 8', 'rank 64']
     """
     records = {str(about["settings"]["run"]): _record(about) for about in provenances}
+    unread = {str(about["settings"]["run"]): _text(about, "training_unread") for about in provenances}
     flat = {run: _flat(record) for run, record in records.items()}
     found = {}
     for run, record in records.items():
         if not record:
-            found[run] = RunFacts(run, setting=run, reason="its report holds no record of a training")
+            found[run] = RunFacts(run, setting=run, reason=unread[run] or "its report holds no record of a training")
             continue
         method = _text(record, "method")
         peers = [flat[other] for other, entry in records.items() if entry and _text(entry, "method") == method]

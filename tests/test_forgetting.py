@@ -91,11 +91,14 @@ def test_cross_entropy_and_learning_have_their_signs() -> None:
 
 def test_divergence_needs_no_base() -> None:
     row = ScoreRow("r", "m", 9, "wiki", "kl_from_base", 0.2, 0.05, higher_is_better=False)
-    change = divergence(row)
+    change = divergence([row])
     assert (change.value, change.low, change.high) == pytest.approx((0.2, 0.2 - Z * 0.05, 0.2 + Z * 0.05))
-    known = replace(row, value=2.0, stderr=None, examples=(1.0, 2.0, 3.0))
-    assert divergence(known).how == PAIRED
-    assert divergence(replace(row, stderr=None)).reason.startswith("wiki: neither a standard error nor scores")
+    known = replace(row, value=2.0, stderr=None, examples=(1.0, 2.0, 3.0), set_sha256="1" * 64)
+    assert divergence([known]).how == PAIRED
+    assert divergence([replace(row, stderr=None)]).reason.startswith("wiki: neither a standard error nor scores")
+    both = divergence([row, replace(row, task="books", value=0.4)])
+    assert (both.value, both.high) == pytest.approx((0.3, 0.3 + Z * math.hypot(0.05, 0.05) / 2))
+    assert "wiki is there twice" in divergence([row, row]).reason
 
 
 def test_pairs_make_the_interval_narrower_and_agree_with_counting() -> None:

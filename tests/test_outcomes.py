@@ -76,6 +76,7 @@ def test_a_row_holds_training_ranks_learning_and_forgetting() -> None:
         [0.1, 0.1 - half, 0.1 + half]
     )
     assert (row["forgetting_how"], row["forgetting_reason"], row["reason"]) == ("unpaired", "", "")
+    assert row["forgetting_tasks"] == "winogrande"
     assert row["forgetting_normalised"] == pytest.approx(0.5)
     learnt = one(found.learning)
     assert (learnt["target"], learnt["learning"]) == (TARGET, pytest.approx(0.3))
@@ -178,6 +179,25 @@ def test_texts_and_what_takes_no_part() -> None:
         "source text ter": "is neither a fraction",
     }
     assert target_name(replace(rows[0], few_shot=0)) == "source text cross_entropy"
+
+
+def test_scores_that_were_measured_otherwise_stand_in_no_comparison() -> None:
+    """The base was scored both ways; two checkpoints are 0-shot, and one is not."""
+    base = [replace(row, few_shot=5) for row in BASE[:1]]
+    odd = [replace(row, few_shot=5) for row in scores("c", 10, 0.1, 0.1)[:1]]
+    newer = [replace(row, harness_version="2") for row in scores("c", 10, 0.1, 0.1)[1:]]
+    found = study(base, scores("a", 10, 0.1, 0.1), scores("b", 10, 0.1, 0.1), odd, newer)
+    row = one(found.checkpoints, run="c")
+    assert math.isnan(row["forgetting"])
+    assert row["forgetting_reason"] == (
+        "winogrande acc: not as in most other checkpoints: 5 and 0 solved examples in the prompt"
+    )
+    reason = one(found.learning, run="c")["learning_reason"]
+    assert reason.startswith("gsm8k exact_match: not as in most other checkpoints: measured by 2 and by an unknown")
+    assert one(found.checkpoints, run="a")["forgetting"] == pytest.approx(0.1)
+    twice = [replace(row, few_shot=shots) for row in scores("d", 10, 0.1, 0.1)[1:] for shots in (0, None)]
+    found = study([replace(BASE[1], few_shot=0), replace(BASE[1], few_shot=None)], twice)
+    assert "is there twice on this checkpoint" in one(found.learning, run="d")["learning_reason"]
 
 
 def test_targets_and_measures_each_have_a_table() -> None:
