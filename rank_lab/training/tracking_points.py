@@ -130,12 +130,17 @@ def point_seconds(specs: Sequence[UpdateSpec], rates: Rates, *, deltas: int = 2)
 def _update_seconds(spec: UpdateSpec, rates: Rates) -> float:
     out, across = spec.shape
     small = min(out, across)
-    if spec.factored:
+    if spec.factored and not asks_peft(spec):
         rank = 2 * spec.rank_bound  # of the change since the last point
         return rates.row + _FACTORS_TO_GRAM * ((out + across) * rank**2 + 8 * rank**3) * rates.gram
     dense = out * across * (rates.entry + small / 2 * rates.gram) + small**3 * rates.eigen
-    merging = _MERGE_TO_MATRIX * rates.matrix if spec.update_kind == "merged" else 0.0
+    merging = _MERGE_TO_MATRIX * (rates.matrix + small**3 * rates.eigen) if asks_peft(spec) else 0.0
     return rates.row + rates.matrix + dense + merging
+
+
+def asks_peft(spec: UpdateSpec) -> bool:
+    """Whether PEFT must merge a layer, or set up what a method takes out of the base, to know this update."""
+    return spec.update_kind == "merged" or spec.source("original") is not None
 
 
 def points_within(steps: int, cost: PointCost, share: float) -> int:
