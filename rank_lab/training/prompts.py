@@ -24,7 +24,7 @@ def adapt_prefix(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     Raises
     ------
     UnsupportedUpdateError
-        For models that take no keys and values from outside.
+        For models that take no keys and values from outside, and with gradient checkpointing.
     """
     _refuse_masked("prefix", kind)
     check_prompt_tokens(choices.prompt_tokens)
@@ -43,6 +43,7 @@ def adapt_prefix(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         num_virtual_tokens=choices.prompt_tokens,
         modules_to_save=new_heads(model, kind) or None,
     )
+    model.supports_gradient_checkpointing = False  # a Trainer that turns it on would train nothing, in silence
     return _adapted(model, config)
 
 

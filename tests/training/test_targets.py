@@ -140,6 +140,8 @@ def test_sublayers_that_cannot_be_told_are_refused() -> None:
 def test_prelayer_needs_one_stack() -> None:
     with pytest.raises(UnsupportedUpdateError, match="2 stacks of 2 layers"):
         layers_of(t5())
+    with pytest.raises(UnsupportedUpdateError, match="kind 'causal' with a T5ForConditionalGeneration"):
+        METHODS["prelayer"].adapt(t5(), MethodChoices(), "causal")
 
 
 @pytest.mark.parametrize("targets", ["attention", "mlp", "h.0.mlp.c_proj"])
