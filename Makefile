@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 OLDEST_PEFT := 0.20.0
+# Processes for the tests, each on one thread.
+WORKERS ?= auto
 
 # Threads that spin while they wait cost a factor of five on a busy machine; read when torch is loaded.
 export OMP_WAIT_POLICY = PASSIVE
@@ -15,7 +17,7 @@ demo: .venv/base                ## the main job on real input, in about a minute
 	$(BIN)/rank-lab demo -o demo-study
 
 test: dev check wheel           ## all that CI runs
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS)
 	$(MAKE) oldest
 
 setup: .venv/base
@@ -33,7 +35,7 @@ wheel: dev                      ## the built wheel, alone in a clean environment
 
 oldest: .venv/peft-$(OLDEST_PEFT)  ## SoRA, and adapters as that version writes them, with the oldest PEFT that is supported
 	PYTHONPATH=$(CURDIR)/$< EXPECTED_PEFT=$(OLDEST_PEFT) $(BIN)/python -m pytest -q tests/sora \
-		tests/test_adapter_config.py tests/test_adapter_starts.py tests/test_foreign_adapters.py
+		tests/test_adapter_config.py tests/test_adapter_starts.py tests/test_foreign_adapters.py -n $(WORKERS)
 
 speed: dev                      ## side by side with other ways to a spectrum
 	$(BIN)/python -m analyses.speed

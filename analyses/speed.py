@@ -285,11 +285,17 @@ def _conditions(results: dict[str, Any]) -> str:
     )
 
 
+def _shape(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    return int(rows), int(columns)
+
+
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small matrices, seconds: does it run?")
     parser.add_argument("--large", action="store_true", help="one 4096 x 4096 matrix more")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with the shapes of a layer of a 7B model")
+    parser.add_argument("--shape", nargs="+", type=_shape, default=(), help="matrices instead, such as 4096x11008")
     parser.add_argument("--repetitions", type=int, default=2, help="rounds over all matrices and methods")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for speed.json and speed.md")
     return parser.parse_args()
@@ -301,7 +307,7 @@ def main() -> None:
     options = _parsed()
     torch.set_num_threads(1)
     shapes: Sequence[tuple[int, int]] = _QUICK if options.quick else _CUDA if options.device != "cpu" else _CPU
-    shapes = [*shapes, (4096, 4096)] if options.large else shapes
+    shapes = options.shape or ([*shapes, (4096, 4096)] if options.large else shapes)
     accelerator = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
     generator = torch.Generator().manual_seed(0)
     pairs = [Pair.random(shape, generator) for shape in shapes]

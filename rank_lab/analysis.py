@@ -1,27 +1,22 @@
 """``analyze``: streams one update at a time through the arrow, from checkpoints to a report."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from rank_lab.change import vector_change_norm
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.coverage import CoverageRow, Plan
+from rank_lab.coverage import Plan
 from rank_lab.engine import available_cores, run
-from rank_lab.errors import PairingError, RankLabError
-from rank_lab.forensics import merged_rank
-from rank_lab.joined import joined
+from rank_lab.errors import PairingError, SchemaError
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.provenance import provenance_of
 from rank_lab.report import RankReport
-from rank_lab.rows import coverage_record, settled, update_record
-from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
 from rank_lab.spec import UpdateSpec
+from rank_lab.tables import Point, frames, records
+from rank_lab.trained_with import trained_with
+from rank_lab.training_record import TrainingRecord, record_beside
 from rank_lab.trajectory import open_run
 from rank_lab.update import return_freed_memory
 
@@ -63,13 +58,6 @@ class Settings:
     base_rounded: bool = False
     split_fused: bool = False
     initial: Checkpoint | str | Path | None = None
-
-
-@dataclass(frozen=True)
-class _Step:
-    step: int | None
-    plan: Plan
-    deltas: tuple[tuple[str, tuple[UpdateSpec, ...]], ...]
 
 
 def analyze(
@@ -122,18 +110,36 @@ def analyze(
     checkpoints = _opened(tuned)
     original = _one(base)
     initial = _one(settings.initial)
-    steps = _steps(checkpoints, original, settings, initial)
+    training, unread = _training(checkpoints)
+    steps = _steps(checkpoints, original, settings, initial, training)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     return_freed_memory()  # what was measured with is not needed to write it down
     name = settings.run or _name(tuned, checkpoints)
-    tables = _tables(steps, measured, name)
+    tables = frames(records(steps, measured, name))
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
     if settings.base_rounded:
         chosen["base_rounded"] = True
     if initial is not None:
         chosen["initial"] = initial.source
-    return RankReport(**tables, provenance=provenance_of(checkpoints, original, options, settings=chosen))
+    about = provenance_of(checkpoints, original, options, settings=chosen)
+    record = next(iter(training.values()), None)
+    about |= {"training": None if record is None else asdict(record)} | ({"training_unread": unread} if unread else {})
+    return RankReport(**tables, provenance=about)
+
+
+def _training(checkpoints: Sequence[Checkpoint]) -> tuple[dict[Path, TrainingRecord], str]:
+    """Records of the trainings by the checkpoints' folders, and why one that is there could not be read."""
+    found, unread = {}, ""
+    for folder in dict.fromkeys(checkpoint.folder for checkpoint in checkpoints):
+        try:
+            record = record_beside(folder)
+        except SchemaError as error:  # any tool may have written a file of that name
+            unread = str(error)
+            continue
+        if record is not None:
+            found[folder] = record
+    return found, unread
 
 
 def _one(source: Checkpoint | str | Path | None) -> Checkpoint | None:
@@ -166,9 +172,13 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _steps(
-    checkpoints: Sequence[Checkpoint], base: Checkpoint | None, settings: Settings, initial: Checkpoint | None
-) -> list[_Step]:
-    steps: list[_Step] = []
+    checkpoints: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    settings: Settings,
+    initial: Checkpoint | None,
+    training: Mapping[Path, TrainingRecord],
+) -> list[Point]:
+    steps: list[Point] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
         plan = plan_updates(
@@ -179,7 +189,8 @@ def _steps(
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
-        steps.append(_Step(checkpoint.step, plan, tuple(deltas)))
+        trained = trained_with(plan.method, training.get(checkpoint.folder))
+        steps.append(Point(checkpoint.step, plan, tuple(deltas), trained))
         before = plan
     return steps
 
@@ -227,94 +238,3 @@ def _work(spec: UpdateSpec) -> float:
     if spec.factored:
         return float((out + across) * small**2 + small**3)
     return float(out * across * small) / 2 + 4 * float(small) ** 3
-
-
-def _tables(
-    steps: Sequence[_Step], measured: Mapping[UpdateSpec, Measurement], run_name: str
-) -> dict[str, pd.DataFrame]:
-    updates: list[dict[str, Any]] = []
-    spectra: list[dict[str, Any]] = []
-    coverage: list[dict[str, Any]] = []
-    for step in steps:
-        tied = _tied(step.plan.specs, measured)
-        for delta, specs in step.deltas:
-            kept = [spec for spec in specs if spec.module not in tied]
-            key = {"run": run_name, "method": step.plan.method, "step": step.step, "delta": delta}
-            vectors = _vector_norms(step.plan) if delta == "cumulative" else {}
-            energy = _energy(kept, measured, vectors)
-            merged = merged_rank((spec, measured[spec]) for spec in kept) if delta == "cumulative" else None
-            for spec in kept:
-                found = measured[spec]
-                record = update_record(spec, found, key, merged)
-                record["change_share"] = found.frobenius_norm**2 / energy if energy > 0 else math.nan
-                updates.append(record)
-                spectra.append(
-                    {name: key.get(name, spec.module) for name in ("run", "step", "delta", "module")}
-                    | {"values": found.values}
-                )
-            if delta == "cumulative":
-                coverage += _coverage_records(step, measured, tied, vectors, energy=energy, run_name=run_name)
-    return {
-        "updates": pd.DataFrame(updates, columns=UPDATES.names),
-        "spectra": pd.DataFrame(spectra, columns=SPECTRA.names),
-        "coverage": pd.DataFrame(coverage, columns=COVERAGE.names),
-    }
-
-
-def _vector_norms(plan: Plan) -> dict[str, float]:
-    norms = {}
-    for vector in plan.vectors:
-        try:
-            norms[vector.tensor] = abs(vector.scaling) * vector_change_norm(vector.tuned, vector.base)
-        except (RankLabError, OSError):
-            norms[vector.tensor] = math.nan
-    return norms
-
-
-def _energy(
-    specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement], vectors: Mapping[str, float]
-) -> float:
-    norms = [measured[spec].frobenius_norm for spec in specs] + list(vectors.values())
-    return sum(norm**2 for norm in norms if not math.isnan(norm))
-
-
-def _tied(specs: Sequence[UpdateSpec], measured: Mapping[UpdateSpec, Measurement]) -> dict[str, str]:
-    """Heads whose bytes equal an embedding's on both sides: module to the module that it is tied to."""
-    embeddings = {
-        measured[spec].source_digests: spec.module
-        for spec in specs
-        if spec.identity.kind == "embed" and spec.update_kind == "dense"
-    }
-    return {
-        spec.module: embeddings[measured[spec].source_digests]
-        for spec in specs
-        if spec.identity.kind == "head" and measured[spec].source_digests in embeddings
-    }
-
-
-def _coverage_records(
-    step: _Step,
-    measured: Mapping[UpdateSpec, Measurement],
-    tied: Mapping[str, str],
-    vectors: Mapping[str, float],
-    *,
-    energy: float,
-    run_name: str,
-) -> list[dict[str, Any]]:
-    by_module = {spec.module: measured[spec] for spec in step.plan.specs}
-    by_module |= {
-        row.module: joined([by_module[part] for part in row.parts]) for row in step.plan.coverage if row.parts
-    }
-    records = []
-    for row in step.plan.coverage:
-        final = _untied(settled(row, by_module, vectors), tied)
-        digests = dict(by_module[row.module].source_digests) if row.module in by_module else {}
-        records.append(coverage_record(final, digests, {"run": run_name, "step": step.step}, energy))
-    return records
-
-
-def _untied(row: CoverageRow, tied: Mapping[str, str]) -> CoverageRow:
-    if row.module not in tied:
-        return row
-    text = f"tied: the same bytes as {tied[row.module]}, counted there"
-    return replace(row.but("skipped", text), frobenius_norm=math.nan)

@@ -12,6 +12,8 @@ __all__ = [
     "IGNORED",
     "Encoded",
     "encode_completions",
+    "encode_masked",
+    "encode_packed",
     "encode_texts",
     "longest_allowed",
     "padded_tokenizer",
@@ -38,11 +40,13 @@ class Encoded:
     truncated
         How many were longer than allowed, and were cut.
     empty
-        How many have an empty text; causal: left out.
+        How many have an empty text; causal and masked: left out.
     too_long
         Causal: how many were left out because nothing of the completion fitted.
     lengths
         Tokens of each row before cutting.
+    tokens_left_over
+        Packed: tokens at the end that fill no block; None where each row is a text.
     """
 
     columns: dict[str, list[Any]]
@@ -51,9 +55,11 @@ class Encoded:
     empty: int
     too_long: int
     lengths: tuple[int, ...]
+    tokens_left_over: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Counts for the record, plain values."""
+        blocks = {"blocks": len(self.columns["input_ids"]), "tokens_left_over": self.tokens_left_over}
         return {
             "examples": len(self.kept),
             "truncated": self.truncated,
@@ -62,6 +68,7 @@ class Encoded:
             "dropped_too_long": self.too_long,
             "tokens_median": float(statistics.median(self.lengths)),
             "tokens_longest": max(self.lengths),
+            **({} if self.tokens_left_over is None else blocks),
         }
 
 
@@ -185,6 +192,61 @@ def encode_completions(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_len
         columns["attention_mask"].append([1] * len(shown))
         columns["labels"].append(targets)
     return Encoded(columns, tuple(kept), **counts, lengths=tuple(lengths))
+
+
+def encode_packed(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Encoded:
+    """Texts for a causal model, joined with the end of text after each and cut into blocks of one length.
+
+    A block may hold several texts, and a text may go on in the next block; every token is learnt. What the last block
+    would lack is not filled up: these tokens are left out and counted. A row with an empty text is, too.
+
+    Parameters
+    ----------
+    tokenizer
+        One of transformers', with an end of text.
+    texts
+        One a row.
+    max_length
+        Tokens of each block.
+    """
+    begin, end = special_ids(tokenizer)
+    ids = _ids(tokenizer, [row[0] for row in texts])
+    kept = tuple(row for row, (text,) in enumerate(texts) if text.strip())
+    joined = [token for row in kept for token in (*begin, *ids[row], *end)]
+    used = len(joined) // max_length * max_length
+    blocks = [joined[start : start + max_length] for start in range(0, used, max_length)]
+    columns = {
+        "input_ids": blocks,
+        "attention_mask": [[1] * max_length for _ in blocks],
+        "labels": [list(block) for block in blocks],
+    }
+    lengths = tuple(len(begin) + len(each) + len(end) for each in ids)
+    return Encoded(columns, kept, 0, len(texts) - len(kept), 0, lengths, len(joined) - used)
+
+
+def encode_masked(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Encoded:
+    """Texts for a masked model, with which of their tokens are special and never hidden.
+
+    What is too long is cut at its end. A row with no other than special tokens is left out and counted.
+
+    Parameters
+    ----------
+    tokenizer
+        One of transformers'.
+    texts
+        One a row.
+    max_length
+        Tokens allowed, special ones included; None for any number.
+    """
+    whole = encode_texts(tokenizer, texts, max_length)
+    special = set(tokenizer.all_special_ids)
+    marks = [[int(token in special) for token in ids] for ids in whole.columns["input_ids"]]
+    kept = tuple(row for row, mark in enumerate(marks) if not all(mark))
+    columns = {
+        name: [rows[row] for row in kept] for name, rows in (whole.columns | {"special_tokens_mask": marks}).items()
+    }
+    cut = sum(max_length is not None and whole.lengths[row] > max_length for row in kept)
+    return Encoded(columns, kept, cut, len(texts) - len(kept), 0, whole.lengths)
 
 
 def special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:

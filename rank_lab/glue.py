@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from rank_lab.errors import DataError
 from rank_lab.scores import KINDS, nearest, score_named
 
-__all__ = ["GLUE", "Task", "task_named"]
+__all__ = ["GLUE", "OWN_LABEL", "Task", "task_named"]
+
+OWN_LABEL = ("causal", "masked")
+"""Kinds of tasks whose texts are their own labels."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,12 @@ class Task:
     name
         What tables call it.
     kind
-        ``"classification"``, ``"regression"`` or ``"causal"``.
+        ``"classification"``, ``"regression"``, ``"causal"`` or ``"masked"``.
     text_columns
         One column or two. Causal: a text whose every token is learnt, or a
-        prompt and its completion, of which only the completion is.
+        prompt and its completion, of which only the completion is. Masked: one.
     label_column
-        Where the label is; empty where the text is its own label (causal).
+        Where the label is; empty where the text is its own label (causal, masked).
     score
         The task's score, one of :data:`rank_lab.scores.SCORES` and of the same kind.
     classes
@@ -71,7 +74,7 @@ class Task:
 
 
 def _mistakes(task: Task) -> list[tuple[bool, str]]:
-    causal = task.kind == "causal"
+    own_label = task.kind in OWN_LABEL
     return [
         (task.kind not in KINDS, f"kind {task.kind!r}, expected one of {', '.join(KINDS)}"),
         (
@@ -80,10 +83,11 @@ def _mistakes(task: Task) -> list[tuple[bool, str]]:
         ),
         (len(set(task.columns)) < len(task.columns), f"columns {task.columns}, expected each once"),
         (
-            causal and bool(task.label_column),
-            f"label column {task.label_column!r}; of kind causal the text is the label",
+            own_label and bool(task.label_column),
+            f"label column {task.label_column!r}; of kind {task.kind} the text is the label",
         ),
-        (not causal and not task.label_column, f"no label column; a task of kind {task.kind} has one"),
+        (task.kind == "masked" and len(task.text_columns) != 1, f"text columns {task.text_columns}, expected one"),
+        (not own_label and not task.label_column, f"no label column; a task of kind {task.kind} has one"),
         (
             task.classes is not None and (task.kind != "classification" or task.classes < 2),
             f"{task.classes} classes; expected at least 2, and only for classification",

@@ -23,7 +23,7 @@ from rank_lab.spectrum import Method, Spectrum
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, return_freed_memory
 
-__all__ = ["Measurement", "MeasurementOptions", "measure"]
+__all__ = ["Measurement", "MeasurementOptions", "measure", "measure_live"]
 
 # Raise it when a change of the code changes stored numbers: older cache entries are then left alone.
 _NUMERICS = 4
@@ -97,6 +97,11 @@ class Measurement:
         """Whether nothing was changed."""
         return self.identical_fraction == 1.0
 
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether the digests of what was read are known, so that equal ones mean equal content."""
+        return all(digest for _, digest in self.source_digests)
+
     def spectrum(self, spec: UpdateSpec) -> Spectrum:
         """The spectrum of the update that ``spec`` describes."""
         edge = math.nan if self.noise is None else self.noise.edge
@@ -130,6 +135,22 @@ def measure(spec: UpdateSpec, options: MeasurementOptions) -> Measurement:
         found = _measure(spec, options)
         _store(options.cache, content, found)
     return Measurement(content=content, source_digests=digests, weight=weight, **found)  # type: ignore[arg-type]
+
+
+def measure_live(spec: UpdateSpec, options: MeasurementOptions, weight: WeightNorms = _NO_WEIGHT) -> Measurement:
+    """Measure an update of tensors that lie in memory and go on changing: nothing is hashed or kept.
+
+    Parameters
+    ----------
+    spec
+        As :func:`measure` takes; its digests are empty.
+    options
+        Its cache is not used.
+    weight
+        Norms of the base weight, which do not change along a training.
+    """
+    roles = tuple((role, "") for role, _ in spec.sources)
+    return Measurement(content="", source_digests=roles, weight=weight, **_measure(spec, options))  # type: ignore[arg-type]
 
 
 def _measure(spec: UpdateSpec, options: MeasurementOptions) -> dict[str, object]:

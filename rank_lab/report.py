@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rank_lab.errors import CheckpointError, SchemaError
+from rank_lab.parquet_check import refuse_bomb
 from rank_lab.plain_file import parse_json, size_of
 from rank_lab.plain_text import holds_controls, plain
-from rank_lab.schema import COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
+from rank_lab.schema import ADDED, COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
 
 __all__ = ["RankReport", "read_provenance", "reports_of"]
 
 _ROW_GROUP = 200  # one spectrum is then read without its neighbours
-_MAX_VALUES = 200_000_000  # a thousand matrices of 4096 values at fifty steps
-_LARGE, _MAX_RATIO = 100_000_000, 100
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -121,14 +120,18 @@ class RankReport:
         Raises
         ------
         SchemaError
-            If the folder is no report, is incomplete, or is of another schema version.
+            If the folder is no report, is incomplete, or is of a schema version that is not read.
+
+        Notes
+        -----
+        Columns that a report of an earlier version lacks are empty.
         """
         path = Path(folder)
         head = _head(path)
         tables: dict[str, pd.DataFrame] = {}
         for name, schema in _tables().items():
             file = path / f"{name}.parquet"
-            tables[name] = _table(file, schema)
+            tables[name] = _table(file, schema, _added_since(head["schema_version"]) if name == "updates" else ())
         return cls(tables["updates"], tables["spectra"], tables["coverage"], head["provenance"])
 
 
@@ -167,33 +170,31 @@ def _tables() -> dict[str, pa.Schema]:
     return {"updates": UPDATES, "spectra": SPECTRA, "coverage": COVERAGE}
 
 
-def _table(file: Path, schema: pa.Schema) -> pd.DataFrame:
+def _cause(error: Exception, file: Path) -> str:
+    return str(error).splitlines()[0].removeprefix(f"{file}: ")[:100]
+
+
+def _added_since(version: int) -> tuple[str, ...]:
+    return tuple(column for later, columns in ADDED.items() if later > version for column in columns)
+
+
+def _table(file: Path, schema: pa.Schema, added: Sequence[str]) -> pd.DataFrame:
     try:
         size_of(file)
-        _refuse_bomb(file)
-        frame = _typed(pq.read_table(file).to_pandas(types_mapper=_TYPES.get), schema, str(file))
+        refuse_bomb(file)
+        stored = pq.read_table(file).to_pandas(types_mapper=_TYPES.get)
+        empty = {column: None for column in added if column not in stored.columns}
+        frame = _typed(stored.assign(**empty), schema, str(file))
     except (OSError, pa.ArrowException, CheckpointError, TypeError, ValueError) as error:
         if isinstance(error, SchemaError):
             raise
         raise SchemaError(
-            f"{file}: cannot be read ({str(error).splitlines()[0][:100]}); run 'rank-lab analyze' again: finished"
-            " updates are kept."
+            f"{file}: cannot be read ({_cause(error, file)}); run 'rank-lab analyze' again: finished updates are kept."
         ) from error
     for name in schema.names:
         if schema.field(name).type == pa.string():
             frame[name] = _shown_column(frame[name])
     return frame
-
-
-def _refuse_bomb(file: Path) -> None:
-    """Refuse a table that would take far more memory than its file is large."""
-    with pq.ParquetFile(file) as table:
-        about = table.metadata
-        chunks = [about.row_group(i).column(j) for i in range(about.num_row_groups) for j in range(about.num_columns)]
-    values, inflated = sum(c.num_values for c in chunks), sum(c.total_uncompressed_size for c in chunks)
-    size = file.stat().st_size
-    if values > _MAX_VALUES or (inflated > _LARGE and inflated > _MAX_RATIO * size):
-        raise ValueError(f"{values} values, {inflated} bytes once unpacked, in a file of {size}")
 
 
 def _shown_column(column: pd.Series) -> pd.Series:
@@ -229,10 +230,10 @@ def _head(path: Path) -> dict[str, Any]:
         version = head["schema_version"]
     except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(f"{file}: not the head of a report ({error}); make one with 'rank-lab analyze'.") from error
-    if version != SCHEMA_VERSION:
+    if version not in (*(later - 1 for later in ADDED), SCHEMA_VERSION):
         raise SchemaError(
-            f"{file}: schema version {version}, this rank_lab reads {SCHEMA_VERSION}; analyze again or use the rank_lab"
-            " that wrote it."
+            f"{file}: schema version {version}, this rank_lab reads {min(ADDED) - 1} to {SCHEMA_VERSION}; analyze"
+            " again or use the rank_lab that wrote it."
         )
     if not _is_provenance(head.get("provenance")):
         raise SchemaError(

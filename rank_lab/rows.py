@@ -1,7 +1,7 @@
 """From a measured update to the rows of a report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,11 @@ Record = dict[str, Any]
 
 
 def update_record(
-    spec: UpdateSpec, measurement: Measurement, key: Mapping[str, Any], merged: int | None = None
+    spec: UpdateSpec,
+    measurement: Measurement,
+    key: Mapping[str, Any],
+    merged: int | None = None,
+    warnings: Sequence[str] = (),
 ) -> Record:
     """One row of ``updates``.
 
@@ -32,9 +36,11 @@ def update_record(
     spec, measurement
         The update and what was measured of it.
     key
-        ``run``, ``method``, ``step`` and ``delta``.
+        ``run``, ``method``, ``optimizer``, ``learning_rate``, ``step`` and ``delta``.
     merged
         Rank of the adapter that the whole file looks like a merge of; see :func:`rank_lab.forensics.merged_rank`.
+    warnings
+        Of the whole training.
 
     Returns
     -------
@@ -62,7 +68,7 @@ def update_record(
         "noise_regime": None if measurement.failure else "exact",
         "content": measurement.content,
         "warning": WARNING_SEPARATOR.join(
-            text for text in (spec.note, measurement.failure, *_warnings(spec, measurement, merged)) if text
+            text for text in (spec.note, measurement.failure, *_warnings(spec, measurement, merged), *warnings) if text
         ),
     }
     if measurement.noise is not None:
@@ -182,6 +188,6 @@ def coverage_record(
         "base_dtype": None if row.base is None else row.base.dtype,
         "frobenius_norm": row.frobenius_norm,
         "change_share": row.frobenius_norm**2 / total_energy if total_energy > 0 else math.nan,
-        "tuned_digest": digests.get("tuned"),
-        "base_digest": digests.get("base"),
+        "tuned_digest": digests.get("tuned") or None,
+        "base_digest": digests.get("base") or None,
     }

@@ -14,9 +14,9 @@ from rank_lab.errors import CheckpointError
 from rank_lab.plain_file import parse_json, size_of
 from rank_lab.stored_tensor import StoredTensor, torch_dtype
 
-__all__ = ["read_header"]
+__all__ = ["DTYPES", "read_header"]
 
-_DTYPES = {
+DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
@@ -24,6 +24,7 @@ _DTYPES = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "BOOL": "bool", "C64": "complex64",
 }  # fmt: skip
+"""Torch's name of each type of the format."""
 
 # The library's own limit is 100 MB, of which Python makes gigabytes; that of 100 000 tensors is 13 MB.
 _MAX_HEADER_BYTES = 25_000_000
@@ -118,8 +119,8 @@ def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
             f"{file}: the header entry of tensor {name!r} lacks a proper dtype, shape or data_offsets; the file is"
             " damaged: copy it again."
         )
-    dtype = _DTYPES.get(code, code)
-    if end < begin or (code in _DTYPES and end - begin != math.prod(shape) * torch_dtype(dtype).itemsize):
+    dtype = DTYPES.get(code, code)
+    if end < begin or (code in DTYPES and end - begin != math.prod(shape) * torch_dtype(dtype).itemsize):
         raise CheckpointError(
             f"{file}: tensor {name!r} of shape {list(shape)} and type {code} cannot lie in bytes {begin} to {end}; the"
             " file is damaged: copy it again."
@@ -129,7 +130,7 @@ def _tensor(name: str, entry: Any, file: Path, data_start: int) -> StoredTensor:
 
 def _is_code(code: object) -> bool:
     """Whether it may be a type: one that is not known is listed and not read."""
-    return isinstance(code, str) and (code in _DTYPES or (code.isidentifier() and code.isascii() and len(code) <= 32))
+    return isinstance(code, str) and (code in DTYPES or (code.isidentifier() and code.isascii() and len(code) <= 32))
 
 
 def _check_extent(entries: dict[str, Any], file: Path, data_start: int, size: int) -> None:

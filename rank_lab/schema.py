@@ -5,9 +5,12 @@ import pyarrow as pa
 from rank_lab.denoised import DENOISED_RANKS
 from rank_lab.metrics import METRICS
 
-__all__ = ["COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES", "WARNING_SEPARATOR"]
+__all__ = ["ADDED", "COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES", "WARNING_SEPARATOR"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+ADDED = {3: ("optimizer", "learning_rate")}
+"""Columns of ``updates`` by the version that brought them; a report of an earlier one is read with them empty."""
 
 WARNING_SEPARATOR = " | "
 """Between the warnings of one row, which may hold any other punctuation."""
@@ -30,7 +33,7 @@ def _metric_type(name: str) -> pa.DataType:
 
 UPDATES = pa.schema(
     [
-        ("run", pa.string()), ("method", pa.string()), ("step", pa.int64()), ("delta", pa.string()),
+        ("run", pa.string()), ("method", pa.string()), ("optimizer", pa.string()), ("learning_rate", pa.float64()), ("step", pa.int64()), ("delta", pa.string()),
         ("module", pa.string()), ("stack", pa.string()), ("layer", pa.int64()), ("kind", pa.string()), ("expert", pa.int64()),
         ("out_features", pa.int64()), ("in_features", pa.int64()), ("rank_bound", pa.int64()), ("update_kind", pa.string()),
         ("scaling", pa.float64()),

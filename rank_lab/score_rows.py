@@ -98,5 +98,6 @@ _OF_ROWS: Mapping[str, Callable[[Values, Values], Values]] = {
     "pearson": _pearson,
     "spearman": _spearman,
     "token_accuracy": _token_accuracy,
+    "masked_accuracy": _token_accuracy,
     "exact_match": _same,
 }

@@ -21,8 +21,8 @@ __all__ = ["KINDS", "SCORES", "Score", "nearest", "score_named"]
 
 Values = npt.NDArray[np.float64]
 
-KINDS = ("classification", "regression", "causal")
-"""What may be predicted: a class, a number, or the next tokens."""
+KINDS = ("classification", "regression", "causal", "masked")
+"""What may be predicted: a class, a number, the next tokens, or hidden ones."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Score:
         What tables call it.
     kind
         One of :data:`KINDS`: what labels and predictions are. ``classification``:
-        numbers of classes; ``regression``: values; ``causal``: how many target
+        numbers of classes; ``regression``: values; ``causal``, ``masked``: how many target
         tokens an example has, and how many of them were predicted.
     function
         Of labels and predictions, both of shape (examples,); a fraction or
@@ -157,6 +157,7 @@ SCORES: Mapping[str, Score] = {
         Score("spearman", "regression", _spearman, "scipy.stats.spearmanr", _zero),
         Score("token_accuracy", "causal", _token_accuracy, "share of target tokens that the argmax predicts"),
         Score("exact_match", "causal", _exact_match, "share of examples with all target tokens predicted"),
+        Score("masked_accuracy", "masked", _token_accuracy, "share of hidden tokens that the argmax predicts"),
     )
 }
 """All scores by name."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rank_lab.errors import DataError
-from rank_lab.glue import Task
+from rank_lab.glue import OWN_LABEL, Task
 from rank_lab.plain_text import plain
 from rank_lab.task_rows import Rows
 
@@ -20,7 +20,7 @@ class Labels:
     Parameters
     ----------
     train, validation
-        A number a row; empty for causal tasks.
+        A number a row; empty where texts are their own labels.
     classes
         How many; None but for classification.
     names
@@ -61,7 +61,7 @@ def labels_of(task: Task, train: Rows, validation: Rows) -> Labels:
     >>> labels.train, labels.names, labels.order
     ((1, 0), ('cold', 'warm'), 'sorted')
     """
-    if task.kind == "causal":
+    if task.kind in OWN_LABEL:
         return Labels((), ())
     if task.kind == "regression":
         return Labels(_values(task, train), _values(task, validation))

@@ -17,13 +17,40 @@ from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
 from rank_lab.plain_text import plain
 from rank_lab.scores import nearest
 
-__all__ = ["HUB", "Data", "Rows", "hub_commit", "read_rows", "validation_name"]
+__all__ = ["HUB", "Data", "HubData", "Rows", "hub_commit", "hub_place", "json_lines", "read_rows", "validation_name"]
 
 HUB = "nyu-mll/glue"
 """GLUE on the hub."""
 
-Data: TypeAlias = str | Path | Mapping[str, Iterable[Mapping[str, Any]]]
-"""A folder of ``train.jsonl`` and ``validation.jsonl`` (or ``.jsonl.gz``), or the rows of both by these names."""
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the hub.
+
+    Parameters
+    ----------
+    repository
+        Such as ``org/name``.
+    config
+        Of those that it has several of.
+    train, validation
+        Names of its splits, or parts of them in the library's own words, such as ``train[:90%]``.
+    """
+
+    repository: str
+    config: str | None = None
+    train: str = "train"
+    validation: str = "validation"
+
+    @property
+    def name(self) -> str:
+        """What messages and records call it."""
+        return f"{self.repository} {self.config}" if self.config else self.repository
+
+
+Data: TypeAlias = str | Path | HubData | Mapping[str, Iterable[Mapping[str, Any]]]
+"""A folder of ``train.jsonl`` and ``validation.jsonl`` (or ``.jsonl.gz``), the rows of both by these names, or a data
+set on the hub."""
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -96,13 +123,13 @@ def read_rows(task: Task, data: Data | None, name: str, *, commit: str | None = 
         If the set is not there or empty, a line is no JSON object, or a row
         lacks a column or a text; the message names file, line and column.
     """
-    if data is None:
-        source, numbered = _of_hub(task, name, commit)
+    if data is None or isinstance(data, HubData):
+        source, numbered = _of_hub(hub_place(task, data), name, commit)
     elif isinstance(data, Mapping):
         source, numbered = f"{name} rows", _of_memory(data, name)
     else:
         file = _file_of(Path(data), name, task)
-        source, numbered = str(file), _of_file(file)
+        source, numbered = str(file), json_lines(file)
     texts, labels, lines, unused = [], [], [], set[str]()
     for line, row in numbered:
         missing = [column for column in task.columns if column not in row]
@@ -156,7 +183,19 @@ def _file_of(folder: Path, name: str, task: Task) -> Path:
     return found[0]
 
 
-def _of_file(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a file of JSON lines, plain or compressed with gzip, each with the number of its line.
+
+    Parameters
+    ----------
+    file
+        Compressed where its name ends in ``.gz``.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or a line is no JSON object; the line is named.
+    """
     line = 0
     try:
         size_of(file)
@@ -198,30 +237,65 @@ def _of_memory(data: Mapping[str, Iterable[Mapping[str, Any]]], name: str) -> It
         yield line, row
 
 
-def _of_hub(task: Task, name: str, commit: str | None) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
+def hub_place(task: Task, data: HubData | None) -> HubData:
+    """Where a task's rows are on the hub.
+
+    Parameters
+    ----------
+    task
+        One of GLUE's where `data` is None.
+    data
+        As given.
+
+    Raises
+    ------
+    DataError
+        If none is given, and the task is not one of GLUE's.
+
+    Examples
+    --------
+    >>> hub_place(GLUE["mnli"], None).validation
+    'validation_matched'
+    """
+    if data is not None:
+        return data
     if GLUE.get(task.name) != task:
         raise DataError(
             f"task {task.name!r} is not one of GLUE's, so it is not looked for on the hub; give the folder of its"
             " train.jsonl and validation.jsonl."
         )
+    return HubData(HUB, task.name, validation=validation_name(task))
+
+
+def _of_hub(place: HubData, name: str, commit: str | None) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
     from datasets import load_dataset_builder
 
-    split = name if name == "train" else validation_name(task)
-    with _hub_errors(task):
-        builder = load_dataset_builder(HUB, task.name, revision=commit)
+    split = place.train if name == "train" else place.validation
+    with _hub_errors(place):
+        builder = load_dataset_builder(place.repository, place.config, revision=commit)
         # Out of the hub's reach the library takes the newest commit of its cache: that must not pass for this one.
         if builder.hash != commit:
             raise DataError(
-                f"{HUB} {task.name}: commit {commit} is neither within reach nor in the local cache, which holds"
+                f"{place.name}: commit {commit} is neither within reach nor in the local cache, which holds"
                 f" {builder.hash}; connect to the hub, ask for that commit, or give a folder."
             )
         builder.download_and_prepare()
+        _refuse_unknown_split(split, place, list(builder.info.splits or ()))
         loaded = builder.as_dataset(split=split)
-    return f"{HUB} {task.name} {split}", enumerate(loaded, start=1)
+    return f"{place.name} {split}", enumerate(loaded, start=1)
 
 
-def hub_commit(task: Task, revision: str | None) -> str:
-    """The commit of GLUE that is read: a full one as given, a branch's or tag's as the hub says.
+def _refuse_unknown_split(split: str, place: HubData, known: list[str]) -> None:
+    unknown = [part for part in re.split(r"\s*\+\s*", split) if part.partition("[")[0] not in known]
+    if unknown:
+        name = unknown[0].partition("[")[0]
+        raise DataError(
+            plain(f"{place.name}: has no split {name!r}. Nearest: {nearest(name, known) or 'none, it has no split'}.")
+        )
+
+
+def hub_commit(place: Task | HubData, revision: str | None) -> str:
+    """The commit of a data set on the hub: a full one as given, a branch's or tag's as the hub says.
 
     Without a revision it is the newest on the hub or, out of its reach, in the local cache.
 
@@ -235,14 +309,15 @@ def hub_commit(task: Task, revision: str | None) -> str:
     from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 
-    with _hub_errors(task):
+    there = hub_place(place, None) if isinstance(place, Task) else place
+    with _hub_errors(there):
         if revision is None:
-            return str(load_dataset_builder(HUB, task.name).hash)
-        return str(HfApi().dataset_info(HUB, revision=revision).sha)
+            return str(load_dataset_builder(there.repository, there.config).hash)
+        return str(HfApi().dataset_info(there.repository, revision=revision).sha)
 
 
 @contextmanager
-def _hub_errors(task: Task) -> Iterator[None]:
+def _hub_errors(place: HubData) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
@@ -254,7 +329,7 @@ def _hub_errors(task: Task) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         raise DataError(
             plain(
-                f"{HUB} {task.name}: cannot be read from the hub ({type(error).__name__}: {error}). Check the network"
+                f"{place.name}: cannot be read from the hub ({type(error).__name__}: {error}). Check the network"
                 " and HF_ENDPOINT, or give a folder with train.jsonl and validation.jsonl.",
                 limit=600,
             )

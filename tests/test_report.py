@@ -92,6 +92,19 @@ def test_other_schema_versions_are_refused(report: RankReport, tmp_path: Path) -
         RankReport.load(folder)
 
 
+def test_a_report_of_version_2_is_read_with_its_missing_columns_empty(report: RankReport, tmp_path: Path) -> None:
+    folder = report.save(tmp_path / "a.rank")
+    table = pq.read_table(folder / "updates.parquet").drop_columns(["optimizer", "learning_rate"])
+    pq.write_table(table, folder / "updates.parquet")
+    with pytest.raises(SchemaError, match="lacks columns"):
+        RankReport.load(folder)
+    head = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps(head | {"schema_version": 2}))
+    read = RankReport.load(folder)
+    assert read == report
+    assert read.updates[["optimizer", "learning_rate"]].isna().all(axis=None)
+
+
 @pytest.mark.parametrize("name", ["updates.parquet", "spectra.parquet", "coverage.parquet"])
 def test_a_cut_table_is_one_line(report: RankReport, tmp_path: Path, name: str) -> None:
     folder = report.save(tmp_path / "a.rank")

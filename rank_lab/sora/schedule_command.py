@@ -4,12 +4,13 @@ import copy
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from rank_lab.base_model import load_base, refuse_unfit_data
 from rank_lab.commands import console
 from rank_lab.curve import CurveRow
 from rank_lab.curve_terminal import curve_summary, render_curve, sentence
@@ -44,8 +45,8 @@ def make_model_of(source: str, data: TaskData, adapter: Adapter) -> Callable[[],
     config = adapter.config(kind)
 
     def make_model() -> nn.Module:
-        base = _base_model(source, data)
-        _refuse_long_or_unknown(base, data, source)
+        base = load_base(source, kind, classes=data.classes)
+        refuse_unfit_data(base, data, source)
         if base.config.pad_token_id is None:
             base.config.pad_token_id = data.source["tokenizer"]["pad_token_id"]
         model = _adapted(base, config)
@@ -66,53 +67,6 @@ def _adapted(base: Any, config: Any) -> nn.Module:
         return model
     except ValueError as error:  # PEFT's: no such layers, a rank that is none
         raise RankLabError(f"--rank {config.r}, --targets {targets}: {first_line(error)}") from error
-
-
-def _base_model(source: str, data: TaskData) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    kind = data.task.kind
-    try:
-        if kind == "causal":
-            model, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True)
-        else:
-            problem = "regression" if kind == "regression" else "single_label_classification"
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=data.classes or 1, problem_type=problem, ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RankLabError(f"{source}: no model for a {kind} task could be loaded ({first_line(error)}).") from error
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise RankLabError(f"{source}: is an adapter, with its base loaded beneath; give the base model itself.")
-    _refuse_random_weights(source, model, loaded, head=kind != "causal")
-    return model
-
-
-def _refuse_random_weights(source: str, model: Any, loaded: Mapping[str, Any], *, head: bool) -> None:
-    """A new head is meant to be new; any other weight that the files lack would be random without a word."""
-    inner = f"{model.base_model_prefix}."
-    absent = [*loaded.get("missing_keys", ()), *(str(entry[0]) for entry in loaded.get("mismatched_keys", ()))]
-    random = sorted(name for name in absent if not head or name.startswith(inner))
-    pooler = [name for name in random if "pooler." in name]
-    if random and (len(pooler) < len(random) or not head):
-        raise RankLabError(
-            f"{source}: its files lack {len(random)} weights of {type(model).__name__}, or have them in another shape"
-            f" ({random[0]} ...), which would start at random; is its config.json another model's, or a file missing?"
-        )
-
-
-def _refuse_long_or_unknown(model: Any, data: TaskData, source: str) -> None:
-    """Tokens that the model has no embedding or no position for would stop it in the middle of a stage."""
-    config, rows = model.config, [row for part in (data.train, data.validation) for row in part["input_ids"]]
-    largest, longest = max(map(max, rows)), max(map(len, rows))
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if largest >= vocabulary:
-        raise RankLabError(f"{source}: token {largest} of its tokenizer, but {vocabulary} embeddings; they do not fit.")
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and longest > positions:
-        raise RankLabError(f"{source}: an example of {longest} tokens, and {positions} positions; give --max-length.")
 
 
 def run_and_print(

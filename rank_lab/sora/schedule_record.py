@@ -22,6 +22,7 @@ __all__ = [
     "SCHEDULE_FILE",
     "agree_on_file",
     "data_digest",
+    "differences",
     "environment",
     "keep_record",
     "plain_adapter",
@@ -189,7 +190,7 @@ def agree_on_file(file: Path, content: Mapping[str, Any], what: str) -> None:
     if not file.is_file():
         write_whole(file, json.dumps(now) + "\n")
         return
-    difference = next(_differences(_read(file), now, ""), None)
+    difference = next(differences(_read(file), now, ""), None)
     if difference is not None:
         raise RankLabError(f"{file}: {what}: {difference}; run the schedule in a new folder.")
 
@@ -219,7 +220,7 @@ def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any
         first = old["schedule"].get(name, [])
         if first == grown[: len(first)]:
             old["schedule"][name] = grown
-    difference = next(_differences(old, new, ""), None)
+    difference = next(differences(old, new, ""), None)
     if difference is not None:
         raise RankLabError(
             f"{file}: the run was begun with other settings: {difference}; run it as it was begun, or in a new folder"
@@ -227,10 +228,24 @@ def _refuse_changes(file: Path, before: Mapping[str, Any], now: Mapping[str, Any
         )
 
 
-def _differences(there: Any, now: Any, path: str) -> Iterator[str]:
+def differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
+    """What differs between two plain values, by name.
+
+    Parameters
+    ----------
+    there, now
+        Of JSON.
+    path
+        Of both.
+
+    Examples
+    --------
+    >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+    ['a.b 1 there, 2 now']
+    """
     if isinstance(there, dict) and isinstance(now, dict):
         for name in [*there, *(name for name in now if name not in there)]:
-            yield from _differences(there.get(name), now.get(name), f"{path}.{name}" if path else name)
+            yield from differences(there.get(name), now.get(name), f"{path}.{name}" if path else name)
     elif there != now:
         yield f"{path} {_short(there)} there, {_short(now)} now"
 

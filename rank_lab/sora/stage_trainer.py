@@ -13,6 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from rank_lab.durable import append_line, write_whole
 from rank_lab.errors import CheckpointError, NonFiniteError
 from rank_lab.sora.callback import SoraCallback
+from rank_lab.sora.divergence import Divergence
 from rank_lab.sora.gates import gate_parameters
 from rank_lab.sora.stage_checkpoints import log_of, mark_whole, remove_older, seconds_of
 from rank_lab.sora.stage_progress import progress_line
@@ -54,7 +55,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         last = checks_of(log_of(resumed))[-1] if resumed is not None else {}
         self.rates = {name: last[name] for name in ("lr_start", "lr_peak", "lr_end") if name in last}
         """The first, the largest and the last learning rate of the stage so far."""
-        self._diverged: Tensor | None = None  # step and loss of the first that was not finite, -1 while there is none
+        self._divergence = Divergence()
 
     def note_loss(self, step: int, loss: Tensor) -> None:
         """Refuse a loss that is not finite: on a CPU at once, else at the next check, lest each step wait for it.
@@ -69,11 +70,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         NonFiniteError
             Naming the first such step.
         """
-        value = loss.detach().float()
-        here, none = (torch.stack([torch.full_like(value, at), value]) for at in (step, -1))
-        before = none if self._diverged is None else self._diverged
-        self._diverged = torch.where((before[0] >= 0) | torch.isfinite(value), before, here)
-        if _is_read_at_once(loss):
+        if self._divergence.note(step, loss):
             self._refuse_diverged()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -116,9 +113,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._refuse_diverged()
 
     def _refuse_diverged(self) -> None:
-        step, value = (-1.0, 0.0) if self._diverged is None else self._diverged.tolist()
-        if step >= 0:
-            self._refuse(int(step), "the training loss", value)
+        found = self._divergence.first
+        if found is not None:
+            self._refuse(found[0], "the training loss", found[1])
 
     def _refuse(self, step: int, what: str, value: float) -> None:
         raise NonFiniteError(
@@ -190,10 +187,6 @@ class StageTrainer(SoraTrainer):
         if isinstance(found.threshold, TargetThreshold):
             logged["target_reached"] = found.threshold.reached
         return logged
-
-
-def _is_read_at_once(loss: Tensor) -> bool:
-    return loss.device.type == "cpu"
 
 
 def _carry_moments(optimizer: Any, file: Path) -> None:

@@ -46,8 +46,7 @@ def study_lock(folder: Path) -> Iterator[None]:
         except OSError as error:
             holder = os.read(descriptor, 32).decode(errors="replace")
             raise RankLabError(
-                f"{folder}: process {holder or 'unknown'} is running a schedule there; wait for it, or give another"
-                " folder."
+                f"{folder}: process {holder or 'unknown'} is at work there; wait for it, or give another folder."
             ) from error
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())

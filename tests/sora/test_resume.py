@@ -174,7 +174,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RankLabError, match=rf"process {other.pid} is running a schedule there"):
+        with pytest.raises(RankLabError, match=rf"process {other.pid} is at work there"):
             run(tmp_path, schedule=plan(**SHORT))
         other.kill()
     assert len(run(tmp_path, schedule=plan(**SHORT)).records) == 2  # the lock of a dead process is none

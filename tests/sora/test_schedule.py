@@ -332,7 +332,7 @@ def test_a_stage_that_diverges_keeps_what_was_before(tmp_path: Path) -> None:
 def test_a_loss_that_is_read_at_checks_only_names_the_first_bad_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rank_lab.sora.stage_trainer._is_read_at_once", lambda loss: False)
+    monkeypatch.setattr("rank_lab.sora.divergence._is_read_at_once", lambda loss: False)
     told: list[str] = []
     with pytest.raises(NonFiniteError, match=r"stage 1 \(threshold 1\): step 5: the training loss is inf"):
         run(tmp_path, make_model=breaking(after=16 + 5), watch=told.append)

@@ -1,0 +1,231 @@
+"""What ``rank-lab evaluate`` does: load one model after the other, measure it, write and print its scores."""
+
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rank_lab.base_model import load_base
+from rank_lab.commands import console, progress_bar
+from rank_lab.errors import RankLabError
+from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
+from rank_lab.evaluation.evaluated import Evaluated
+from rank_lab.evaluation.evaluation_terminal import render_scores, scores_summary
+from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
+from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
+from rank_lab.plain_text import first_line, plain
+from rank_lab.score_table import SCORES_FILE, ScoreRow
+
+__all__ = ["evaluate_and_print"]
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate_and_print(
+    sources: Sequence[str],
+    study: Path,
+    loading: LoadOptions,
+    choices: Choices,
+    *,
+    name: str = "",
+    skip_base: bool = False,
+    as_json: bool = False,
+) -> bool:
+    """Measure models and their base, keep every score as soon as it is there, print them.
+
+    Parameters
+    ----------
+    sources
+        Checkpoints, adapters, trainers' folders, hub ids; none to measure the base alone.
+    study
+        Its ``scores.parquet`` receives the scores; the same command again measures only what is missing.
+    loading, choices
+        As typed.
+    name
+        Of the run; empty for the folder's.
+    skip_base
+        Whether the base is left out, and with it what forgetting is measured against.
+    as_json
+        Scores as JSON, in place of a table.
+
+    Returns
+    -------
+    bool
+        Whether anything that was asked for failed; it is named on standard error.
+
+    Raises
+    ------
+    RankLabError
+        If nothing could be measured.
+    """
+    if study.is_file():
+        raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
+    if name and len(sources) > 1:
+        raise RankLabError(f"--name {name} with {len(sources)} runs; name one run at a time or leave it out.")
+    _quiet()
+    tuned = [model for source in sources for model in tuned_of(source, name=name)]
+    base = _base_of(tuned, loading)
+    kind = loading.kind or _kind_of(tuned, base)
+    loading = replace(loading, kind=kind)
+    jobs = jobs_of(choices, kind)
+    models = _with_base(tuned, base, choices, skip=skip_base)
+    refuse_twice(models)
+    _tell_missing_base(base, skip_base=skip_base, jobs=jobs)
+    run = _Run(Evaluated(study), loading, choices, base)
+    with progress_bar() as bar:
+        rows = run.measured(models, jobs, bar)
+    if run.failures and not rows:
+        raise RankLabError(run.failures[0])
+    for failure in run.failures:
+        _tell(f"failed: {failure}")
+    if as_json:
+        sys.stdout.write(json.dumps(scores_summary(rows), indent=1) + "\n")
+    else:
+        console().print(render_scores(rows))
+        console().print(f"written: {study / SCORES_FILE}", highlight=False)
+    return bool(run.failures)
+
+
+@dataclass
+class _Run:
+    evaluated: Evaluated
+    loading: LoadOptions
+    choices: Choices
+    base: str
+    failures: list[str] = field(default_factory=list)
+    _reference: Any = None
+
+    def measured(self, models: Sequence[Tuned], jobs: Sequence[Job], bar: Any) -> list[ScoreRow]:
+        """Scores of all models, those that were there among them."""
+        shelf = Shelf(self.loading)
+        rows: list[ScoreRow] = []
+        total = bar.add_task("", total=len(models) * len(jobs))
+        for tuned in models:
+            wanted = [job for job in jobs if not (job.with_head and tuned.method == "base")]
+            missing = []
+            for job in wanted:
+                there = () if self.choices.again else self.evaluated.rows(tuned, job)
+                rows += there
+                missing += [] if there else [job]
+            bar.advance(total, len(jobs) - len(missing))
+            if missing:
+                rows += self._of_model(shelf, tuned, missing, bar, total)
+        return rows
+
+    def _of_model(self, shelf: Shelf, tuned: Tuned, jobs: Sequence[Job], bar: Any, total: Any) -> list[ScoreRow]:
+        rows: list[ScoreRow] = []
+        where = tuned.run if tuned.step is None else f"{tuned.run} at step {tuned.step}"
+        with self._noted(where), shelf.loaded(tuned) as model:
+            for job in jobs:
+                bar.update(total, description=plain(f"{where}: {job.name}")[-48:])
+                with self._noted(f"{job.name} of {where}"):
+                    found = job.run(model, self._base_for(model), _advance(bar, f"{job.name}"))
+                    self.evaluated.add(tuned, job, found)
+                    rows += found
+                bar.advance(total)
+        return rows
+
+    def _base_for(self, model: EvaluatedModel) -> Any:
+        """The untuned model, once more in memory: PEFT puts its layers into the one that it adapts."""
+        if not self.choices.kl or not self.base:
+            return None
+        if model.tuned.method == "base":
+            return model.model
+        if self._reference is None:
+            self._reference = load_base(self.base, model.kind, dtype=self.loading.dtype).to(self.loading.device)
+        return self._reference
+
+    @contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """What goes wrong with one task or model is named in the end, and the others are still measured."""
+        try:
+            yield
+        except RankLabError as error:
+            self.failures.append(f"{what}: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self.failures.append(
+                f"{what}: out of memory ({first_line(error)[:120]}); lower --batch-size (now {self.choices.batch_size})"
+                " or --max-length, or give --dtype bfloat16, and run the command again: what is finished is kept."
+            )
+        gc.collect()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in ("can't allocate memory", "out of memory", "not enough memory"))
+
+
+def _advance(bar: Any, name: str) -> Progress:
+    task: list[Any] = []
+
+    def advance(done: int, total: int) -> None:
+        if not task:
+            task.append(bar.add_task(plain(name)[-48:], total=total))
+        bar.update(task[0], completed=done, visible=done < total)
+
+    return advance
+
+
+def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:
+    """The one base of all models; empty where it is not known."""
+    if loading.base:
+        return loading.base
+    named = sorted({model.base for model in tuned if model.base})
+    if len(named) > 1:
+        raise RankLabError(
+            plain(f"models of {len(named)} bases ({', '.join(named)}): evaluate those of each base by themselves.")
+        )
+    return named[0] if named else ""
+
+
+def _kind_of(tuned: Sequence[Tuned], base: str) -> str:
+    known = {model.kind for model in tuned if model.kind is not None}
+    if len(known) > 1:
+        raise RankLabError(f"models of kinds {', '.join(sorted(known))}: evaluate those of each kind by themselves.")
+    if known:
+        return known.pop()
+    if not base:
+        missing = tuned[0].source if tuned else "nothing"
+        raise RankLabError(f"{missing}: of which base and kind is not known; give --base, or --kind.")
+    return kind_of_source(base)
+
+
+def _with_base(tuned: Sequence[Tuned], base: str, choices: Choices, *, skip: bool) -> list[Tuned]:
+    if choices.kl and not base:
+        raise RankLabError("--kl is the divergence from the base, which is not known; give it with --base.")
+    for model in tuned:
+        if model.run == "base":
+            raise RankLabError(
+                f"{model.source}: a run of the name 'base' would pass for the untuned model; name it with --name, or"
+                " give it with --base alone, if that is what it is."
+            )
+    return [*([base_tuned(base)] if base and not skip else []), *tuned]
+
+
+def _tell_missing_base(base: str, *, skip_base: bool, jobs: Sequence[Job]) -> None:
+    if skip_base or not base:
+        why = "is left out" if base else "is not known (give --base)"
+        _tell(f"note: the base {why}: there is no forgetting and no learning without its scores.")
+    elif any(job.with_head for job in jobs):
+        _tell("note: the base has no trained head for these tasks: it gets no score of them.")
+
+
+def _quiet() -> None:
+    """No load reports and bars of other libraries; the tasks have a bar of their own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")

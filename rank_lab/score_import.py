@@ -1,0 +1,65 @@
+"""Results that other programs left, as rows of scores."""
+
+from pathlib import Path
+from typing import Any
+
+from rank_lab.bigcode_results import bigcode_scores, is_bigcode
+from rank_lab.errors import CheckpointError, DataError
+from rank_lab.lm_eval_results import is_lm_eval, lm_eval_scores, read_samples
+from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
+from rank_lab.plain_text import plain
+from rank_lab.score_csv import csv_scores
+from rank_lab.score_origin import Imported, Origin
+
+__all__ = ["import_scores"]
+
+
+def import_scores(file: Path | str, origin: Origin) -> Imported:
+    """Read a file of results: of lm-eval, of the BigCode harness, or a CSV file.
+
+    Parameters
+    ----------
+    file
+        ``results_*.json`` of lm-eval (the ``samples_*.jsonl`` beside it give the
+        scores of examples), the BigCode harness's ``evaluation_results.json``,
+        or a file whose name ends in ``.csv``. It is recognised by its content.
+    origin
+        Which model it was, and what its tasks are for.
+
+    Returns
+    -------
+    Imported
+        Rows for :meth:`rank_lab.score_table.ScoreTable.of`, and what is no row, with the reason.
+
+    Raises
+    ------
+    DataError
+        If it is none of these; what is wrong is named.
+    """
+    path = Path(file)
+    if path.suffix.lower() == ".csv":
+        return csv_scores(path, origin)
+    content = _content(path)
+    if is_lm_eval(content):
+        samples, missing = read_samples(path, [str(task) for task in content["results"]])
+        found = lm_eval_scores(content, origin, source=str(path), samples=samples)
+        return Imported(found.rows, (*found.left_out, *missing))
+    if is_bigcode(content):
+        return bigcode_scores(content, origin, source=str(path))
+    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a JSON {type(content).__name__}"
+    raise DataError(
+        f"{path}: holds {plain(keys, limit=200) or 'nothing'}; expected results of lm-eval ('results' and 'versions'),"
+        " of the BigCode harness (tasks and 'config'), or a .csv file."
+    )
+
+
+def _content(path: Path) -> Any:
+    try:
+        if size_of(path) > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
+        return parse_json(path.read_bytes())
+    except (OSError, CheckpointError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({plain(str(error), limit=200)}); expected a JSON file of lm-eval or the BigCode"
+            " harness, or a .csv file."
+        ) from error
