@@ -20,7 +20,7 @@ from tests.training.test_methods import CHOICES, REFUSED
 from tests.training.token_data import token_data
 
 WITH_BIASES = {"bitfit": ("bert", "regression")}
-CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS if name != "loftq"}
+CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS}
 EXTRA = [(name, *case) for name in ("full", "lora", "sora", "adalora") for case in CASES if case != ("llama", "causal")]
 PEFT_OWN = "ignore:The following rank_pattern keys did not match"  # said of every AdaLoRA adapter that is loaded
 
