@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from rank_lab.errors import DataError
 from rank_lab.plain_text import plain
-from rank_lab.score_table import ROLES, ScoreRow
+from rank_lab.score_row import ROLES, ScoreRow
 from rank_lab.scores import nearest
 
 __all__ = ["HIGHER_IS_BETTER", "Imported", "LeftOut", "Origin", "direction"]
