@@ -26,7 +26,16 @@ from tests.training.token_data import token_data
 
 WITH_BIASES = {"bitfit": ("bert", "regression")}
 CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS if name != "loftq"}
-EXTRA = [(name, *case) for name in ("full", "lora", "sora", "adalora") for case in CASES if case != ("llama", "causal")]
+EXTRA = [
+    ("full", "bert", "masked"),
+    ("full", "roberta", "classification"),
+    ("lora", "gpt2", "causal"),
+    ("lora", "bert", "regression"),
+    ("adalora", "llama", "classification"),
+    ("adalora", "bert", "masked"),
+    ("sora", "gpt2", "causal"),
+    ("sora", "roberta", "classification"),
+]
 PEFT_OWN = "ignore:The following rank_pattern keys did not match"  # said of every AdaLoRA adapter that is loaded
 
 
