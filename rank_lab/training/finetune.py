@@ -22,7 +22,7 @@ from rank_lab.sora.stage_checkpoints import last_whole
 from rank_lab.sora.study_lock import study_lock
 from rank_lab.tasks import TaskData
 from rank_lab.training.checkpoint_steps import steps_to_save
-from rank_lab.training.finetune_checks import refuse_arguments
+from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments
 from rank_lab.training.finetune_trainer import trainer_class
 from rank_lab.training.loss_rows import LossRow, read_losses, write_rows
 from rank_lab.training.method import Method, MethodChoices
@@ -268,6 +268,7 @@ def _adapted(base: Any, run: TrainingRun, kind: str) -> nn.Module:
         if isinstance(error, RankLabError):
             raise
         raise RankLabError(f"method {run.method.name}: {first_line(error)}") from error
+    refuse_adapted(model, run.arguments, run.method.name)
     if not any(value.requires_grad for value in model.parameters()):
         raise RankLabError(f"method {run.method.name}: nothing of {type(base).__name__} is trained; choose targets.")
     return model

@@ -132,6 +132,10 @@ def _tell_what_is_known(
             f"note: learning rate {method.learning_rate:g}, where a search for the best of {method.name} would begin;"
             " a comparison needs the best of each method: try several (--lr)"
         )
+    if method.name == "adalora":
+        tell(
+            "note: the training loss of adalora holds its penalty for factors that are not orthogonal; others have none"
+        )
     if method.at_start:
         tell(f"note: before training its outputs are not the base's: {method.at_start}")
 
