@@ -56,7 +56,9 @@ class TrackerSettings:
     Parameters
     ----------
     points
-        Optimizer steps to look at; None for log-spaced ones, so few that they cost at most ``share``.
+        Optimizer steps to look at; None for log-spaced ones, so few that they cost at most ``share`` by a rule
+        that knows sizes alone (:mod:`rank_lab.training.tracking_points`), with the tokens of the first step, so
+        that a training repeated has the same points. At least one, the last step, at most 24.
     share
         Of the training's time.
     since_last_point
