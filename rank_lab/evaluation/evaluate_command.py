@@ -15,6 +15,7 @@ from rank_lab.errors import RankLabError
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
 from rank_lab.evaluation.evaluation_terminal import render_scores, scores_summary
+from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
 from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
 from rank_lab.plain_text import first_line, plain
@@ -68,9 +69,9 @@ def evaluate_and_print(
         raise RankLabError(f"--name {name} with {len(sources)} runs; name one run at a time or leave it out.")
     _quiet()
     tuned = [model for source in sources for model in tuned_of(source, name=name)]
-    base = _base_of(tuned, loading)
+    base = _folder(_base_of(tuned, loading), given=bool(loading.base))
     kind = loading.kind or _kind_of(tuned, base)
-    loading = replace(loading, kind=kind)
+    loading = replace(loading, kind=kind, base=base)
     jobs = jobs_of(choices, kind)
     models = _with_base(tuned, base, choices, skip=skip_base)
     refuse_twice(models)
@@ -185,6 +186,18 @@ def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:
             plain(f"models of {len(named)} bases ({', '.join(named)}): evaluate those of each base by themselves.")
         )
     return named[0] if named else ""
+
+
+def _folder(base: str, *, given: bool) -> str:
+    """Where the base is; one that only the files of the tuned models name, and that is not there, is not known."""
+    try:
+        return str(model_folder(base)) if base else ""
+    except RankLabError as error:
+        if given:
+            raise
+        raise RankLabError(
+            f"base {plain(base, limit=200)}, which the models name: {error} Or give it with --base."
+        ) from error
 
 
 def _kind_of(tuned: Sequence[Tuned], base: str) -> str:
