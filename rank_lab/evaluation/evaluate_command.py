@@ -69,7 +69,8 @@ def evaluate_and_print(
         raise RankLabError(f"--name {name} with {len(sources)} runs; name one run at a time or leave it out.")
     _quiet()
     tuned = [model for source in sources for model in tuned_of(source, name=name)]
-    base = _folder(_base_of(tuned, loading), given=bool(loading.base))
+    needed = choices.kl or not skip_base or any(model.adapter is not None for model in tuned)
+    base = _folder(_base_of(tuned, loading), given=bool(loading.base)) if needed else ""
     kind = loading.kind or _kind_of(tuned, base)
     loading = replace(loading, kind=kind, base=base)
     jobs = jobs_of(choices, kind)
@@ -207,8 +208,9 @@ def _kind_of(tuned: Sequence[Tuned], base: str) -> str:
     if known:
         return known.pop()
     if not base:
-        missing = tuned[0].source if tuned else "nothing"
-        raise RankLabError(f"{missing}: of which base and kind is not known; give --base, or --kind.")
+        raise RankLabError(
+            "no model to evaluate: give a checkpoint, an adapter or a trainer's folder, or --base alone."
+        )
     return kind_of_source(base)
 
 
@@ -226,7 +228,7 @@ def _with_base(tuned: Sequence[Tuned], base: str, choices: Choices, *, skip: boo
 
 def _tell_missing_base(base: str, *, skip_base: bool, jobs: Sequence[Job]) -> None:
     if skip_base or not base:
-        why = "is left out" if base else "is not known (give --base)"
+        why = "is left out" if skip_base else "is not known (give --base)"
         _tell(f"note: the base {why}: there is no forgetting and no learning without its scores.")
     elif any(job.with_head for job in jobs):
         _tell("note: the base has no trained head for these tasks: it gets no score of them.")
