@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from rank_lab.outcomes import Outcomes
 
 from analyses.machine import table
 from analyses.trade_off_arms import arms
+from rank_lab.outcomes import Outcomes
 
 __all__ = ["draw", "report"]
 
