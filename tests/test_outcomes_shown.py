@@ -14,12 +14,13 @@ from rank_lab.outcomes import OutcomeChoices
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.rank_forgetting import Sampling
+from rank_lab.score_draws import Resampling
 from rank_lab.score_row import ScoreRow
 from rank_lab.score_table import ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from tests.outcome_studies import BASE, MODULES, matrix, report, scores, training
 
-QUICK = OutcomeChoices(sampling=Sampling(199, 50))
+QUICK = OutcomeChoices(resampling=Resampling(200), sampling=Sampling(199, 50))
 TABLES = (
     "scores", "score_examples", "outcomes", "outcome_kinds", "learning", "trade_offs", "pareto", "seed_groups",
     "equal_learning", "rank_forgetting", "scores_left_out",
