@@ -17,10 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rank_lab.evaluation.evaluate_choices import Choices
-from rank_lab.evaluation.evaluate_command import evaluate_and_print
-from rank_lab.outcomes_export import export_outcomes
-from rank_lab.study_outcomes import study_outcomes
 from transformers import AutoTokenizer, TrainingArguments
 
 from analyses.machine import about_machine
@@ -28,8 +24,12 @@ from analyses.trade_off_arms import Arm, Texts, arms, quick_arms, texts_of
 from analyses.trade_off_report import draw, report
 from rank_lab import MeasurementOptions, analyze
 from rank_lab.demo.adapt import BASE
+from rank_lab.evaluation.evaluate_choices import Choices
+from rank_lab.evaluation.evaluate_command import evaluate_and_print
 from rank_lab.evaluation.tuned_models import LoadOptions
+from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import first_line
+from rank_lab.study_outcomes import study_outcomes
 from rank_lab.tasks import Task, TaskData, encoded
 from rank_lab.training.finetune import TrainingRun, finetune
 from rank_lab.training.methods import METHODS
@@ -173,7 +173,7 @@ def main() -> None:
     began = time.monotonic()
     texts = texts_of(options.study / "data", quick=options.quick)
     tokenizer = AutoTokenizer.from_pretrained(options.base)
-    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packing=True)
+    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packed=True)
     runs = []
     for name, arm, rate, seed in _settings(options, (quick_arms if options.quick else arms)(options.steps)):
         print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)

@@ -12,7 +12,12 @@ from rank_lab.errors import CheckpointError, UnsupportedUpdateError
 
 __all__ = ["AdapterRecipe", "read_recipe", "refuse_other_settings"]
 
-_METHODS: dict[str, Literal["lora", "adalora", "sora"]] = {"LORA": "lora", "ADALORA": "adalora", "SORA": "sora"}
+_METHODS: dict[str, Literal["lora", "adalora", "sora"]] = {
+    "LORA": "lora",
+    "LOFTQ": "lora",  # rank_lab's own, which rounds the base itself
+    "ADALORA": "adalora",
+    "SORA": "sora",
+}
 _ADALORA_EPS = 1e-5  # PEFT divides by ranknum + 1e-5
 
 # Fields that do not change the update that the files hold.
@@ -246,6 +251,8 @@ def _blocks(config: Mapping[str, Any]) -> dict[str, Any]:
 def _start(config: Mapping[str, Any]) -> str:
     if config.get("kasa_config"):
         return "kasa"
+    if config.get("peft_type") == "LOFTQ":
+        return "loftq"
     init = config.get("init_lora_weights", True)
     return init.lower() if isinstance(init, str) and init.lower() not in _KEEPS_BASE else ""
 

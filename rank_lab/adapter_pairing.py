@@ -74,7 +74,7 @@ def _without_tokens(
     config, file = tuned.adapter_config or {}, tuned.folder / "adapter_config.json"
     method = str(config.get("peft_type", "missing"))
     variant = lora_variant(config) if method == "LORA" else ""
-    factored = tuned.adapter_config is None or (method in {"LORA", "ADALORA", "SORA"} and not variant)
+    factored = tuned.adapter_config is None or (method in {"LORA", "LOFTQ", "ADALORA", "SORA"} and not variant)
     if initial is not None and not factored:
         raise PairingError(f"{file}: --initial-adapter is for factors that are added to the weight, not for {method}.")
     if factored:

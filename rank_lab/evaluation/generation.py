@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from rank_lab.errors import RankLabError
-from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
+from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of, refuse_unknown_tokens
 
 __all__ = ["Completion", "GenerationOptions", "completions_of", "cut_at_stop"]
 
@@ -163,6 +163,7 @@ def _batch(
     longest, device = max(map(len, shown)), next(model.model.parameters()).device
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(each)) + list(each) for each in shown], device=device)
+    refuse_unknown_tokens(model.model, int(ids.max()))
     mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in shown], device=device)
     start = time.monotonic()
     written = _generate(model, ids, mask, stops, options)

@@ -72,7 +72,7 @@ def glue_rows(
     if chosen.kind != model.kind:
         raise RankLabError(
             f"{model.tuned.source}: of kind {model.kind}, and the task {chosen.name!r} is of {chosen.kind}; give a"
-            " model that was trained for it."
+            " model that was trained for it, or say with --kind what this one predicts."
         )
     folder = options.data / chosen.name if options.data is not None else None
     data = encoded(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,18 +131,25 @@ def refuse_unknown(name: str, more: Iterable[str] = ()) -> None:
     RankLabError
         The nearest names are given.
     """
+    tasks, groups = _known()
+    if name in tasks:
+        return
+    if name in groups:
+        raise RankLabError(f"task {name!r}: is a group of lm-eval's; name the tasks in it one by one.")
+    raise RankLabError(
+        f"task {name!r} is not known. Nearest: {nearest(name, [*LOCAL_TASKS, *more])}; of lm-eval:"
+        f" {plain(nearest(name, tasks), limit=200)}."
+    )
+
+
+@cache
+def _known() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tasks of lm-eval, and its groups of them; reading their files takes seconds."""
     with quiet():
         from lm_eval.tasks import TaskManager
 
         manager = TaskManager()
-    if name in manager.all_subtasks:
-        return
-    if name in manager.all_tasks:
-        raise RankLabError(f"task {name!r}: is a group of lm-eval's; name the tasks in it one by one.")
-    raise RankLabError(
-        f"task {name!r} is not known. Nearest: {nearest(name, [*LOCAL_TASKS, *more])}; of lm-eval:"
-        f" {plain(nearest(name, manager.all_subtasks), limit=200)}."
-    )
+    return tuple(manager.all_subtasks), (*manager.all_groups, *manager.all_tags)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rank_lab.errors import NonFiniteError, RankLabError
+from rank_lab.evaluation.tuned_models import refuse_unknown_tokens
 from rank_lab.evaluation.windows import Piece
 
 __all__ = ["TokenSums", "divergence_sums", "loss_sums"]
@@ -155,6 +156,7 @@ def _logits(model: Any, batch: Sequence[Piece]) -> Tensor:
     for row, piece in enumerate(batch):
         ids[row, : len(piece.ids)] = torch.tensor(piece.ids)
         mask[row, : len(piece.ids)] = 1
+    refuse_unknown_tokens(model, int(ids.max()))
     device = next(model.parameters()).device
     logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
     return logits[:, -longest:]

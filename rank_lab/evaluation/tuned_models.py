@@ -15,9 +15,10 @@ from rank_lab.errors import CheckpointError, DataError, RankLabError, Unsupporte
 from rank_lab.evaluation.sources import Tuned, kind_of_source
 from rank_lab.plain_text import first_line, plain
 
-__all__ = ["EvaluatedModel", "LoadOptions", "Shelf", "base_tuned", "context_of"]
+__all__ = ["EvaluatedModel", "LoadOptions", "Shelf", "base_tuned", "context_of", "refuse_unknown_tokens"]
 
 _NO_LIMIT = 1_000_000
+_WITH_HEAD = ("classification", "regression")
 # Inits that take something out of the base which loading cannot take out again: it depends on chance or on data.
 _NOT_REPEATABLE = re.compile("pissa_niter_|corda|lora_ga|eva_base")
 _CHANGES_BASE = re.compile("pissa|olora|loftq|corda|lora_ga")
@@ -116,6 +117,30 @@ def context_of(model: EvaluatedModel, asked: int | None) -> int:
     return asked if asked is not None else int(most or 0)
 
 
+def refuse_unknown_tokens(model: Any, largest: int) -> None:
+    """Refuse tokens that a model has no embedding for, which would stop it in the middle.
+
+    Parameters
+    ----------
+    model
+        In memory.
+    largest
+        Token.
+
+    Raises
+    ------
+    DataError
+        If there are fewer embeddings.
+    """
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    known = getattr(table, "num_embeddings", None)
+    if known is not None and largest >= known:
+        raise DataError(
+            f"the tokenizer gives token {largest}, and the model has {known} embeddings: it is another model's; put the"
+            " right tokenizer beside the model."
+        )
+
+
 @dataclass
 class Shelf:
     """The base that was loaded last, kept as its files have it, and models made from it.
@@ -152,7 +177,12 @@ class Shelf:
         kind = self.options.kind or tuned.kind or kind_of_source(source)
         model = self._whole(tuned, kind) if tuned.adapter is None else self._adapted(tuned, source, kind)
         try:
-            yield EvaluatedModel(tuned, kind, model.eval(), _tokenizer(tuned.source, source))
+            tokenizer = _tokenizer(tuned.source, source)
+            if kind in _WITH_HEAD and model.config.pad_token_id is None:
+                model.config.pad_token_id = (
+                    tokenizer.pad_token_id
+                )  # which a classifier looks for, to find the last token
+            yield EvaluatedModel(tuned, kind, model.eval(), tokenizer)
         finally:
             if tuned.adapter is not None:
                 self._take_back(model, tuned)
@@ -193,11 +223,8 @@ class Shelf:
     def _adapted(self, tuned: Tuned, source: str, kind: str) -> Any:
         _register_own_methods()
         _refuse_unrepeatable(tuned)
-        classes = _classes_of(tuned) if kind in ("classification", "regression") else None
+        classes = _classes_of(tuned) if kind in _WITH_HEAD else None
         base, self._base = self._shared(source, kind, classes), None  # lent: it comes back if it is as it was
-        if kind in ("classification", "regression") and base.config.pad_token_id is None:
-            tokenizer = _tokenizer(tuned.source, source)
-            base.config.pad_token_id = tokenizer.pad_token_id
         return _on_base(base, tuned, source)
 
     def _take_back(self, model: Any, tuned: Tuned) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.sora import SoraConfig
 from rank_lab.training.heads import new_heads, task_type
+from rank_lab.training.loftq import LoftqAdapterConfig
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.targets import PLACES, Target, adapt_exactly, chosen_targets
 
@@ -43,18 +44,17 @@ def lora_adapter(**settings: Any) -> Callable[[Any, MethodChoices, str], nn.Modu
     return adapt
 
 
-def adapt_loftq(_model: Any, _choices: MethodChoices, _kind: str) -> nn.Module:
-    """Refused; see the message.
+def adapt_loftq(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """LoftQ of :mod:`rank_lab.training.loftq`: the base is rounded to NF4 and kept in its type.
 
-    Raises
-    ------
-    UnsupportedUpdateError
-        Always.
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
     """
-    raise UnsupportedUpdateError(
-        "method 'loftq': PEFT quantises with bitsandbytes on a CUDA device only (its own NF4 was removed in peft 0.20),"
-        " and does so anew at each loading; quantise the base and train it with 'lora', or use 'pissa'."
-    )
+    targets = _chosen(model, choices)
+    config = LoftqAdapterConfig(**_shared(model, targets, kind), **_size(choices))
+    return adapt_exactly(model, config, [target.name for target in targets])
 
 
 def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -68,8 +68,6 @@ def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         As of :class:`rank_lab.training.method.Method`.
     """
     targets = _chosen(model, choices)
-    if any(target.stored == "embedding" for target in targets):
-        raise UnsupportedUpdateError("method 'adalora' with embeddings: PEFT's AdaLoRA adapts linear layers only.")
     _check_size(choices)
     if choices.steps < 1:
         raise RankLabError(f"steps {choices.steps}: expected 1 or more, as AdaLoRA's budget falls over the training.")
@@ -112,8 +110,6 @@ def adapt_vera(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     """
     targets = _chosen(model, choices)
     _check_size(choices)
-    if any(target.stored == "embedding" for target in targets):
-        raise UnsupportedUpdateError("method 'vera' with embeddings: PEFT's VeRA adapts linear layers only.")
     config = VeraConfig(
         **_shared(model, targets, kind), r=choices.rank, vera_dropout=choices.dropout, save_projection=True
     )

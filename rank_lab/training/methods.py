@@ -32,8 +32,8 @@ __all__ = ["METHODS", "method_named"]
 
 _Adapt = Callable[[Any, MethodChoices, str], nn.Module]
 
-_PLACES = ("targets",)
 _LORA = ("targets", "embeddings", "head", "rank", "alpha", "dropout")
+_WITHOUT_EMBEDDINGS = ("targets", "head", "rank", "alpha", "dropout")
 _SET_BY_TRAINER = ("steps",)  # says how long the training is, and chooses nothing by itself
 
 # Where a search for the learning rate would begin, with AdamW.
@@ -115,9 +115,17 @@ _ALL = (
         *_LORA,
         at_start="equal but for rounding: the base weight is split into factors and a remainder",
     ),
-    _method("loftq", "LoftQ", "2310.08659", _LORA_LR, adapt_loftq, *_LORA),
-    _method("adalora", "AdaLoRA", "2303.10512", _ADALORA_LR, adapt_adalora, *_LORA),
-    _method("sora", "SoRA", "2311.11696", _SHIPPED_WITH_SORA, adapt_sora, *_LORA, "threshold", "gate_lr"),
+    _method(
+        "loftq",
+        "LoftQ",
+        "2310.08659",
+        _LORA_LR,
+        adapt_loftq,
+        *_WITHOUT_EMBEDDINGS,
+        at_start="the base weights are rounded to NF4, which the factors make up for in part",
+    ),
+    _method("adalora", "AdaLoRA", "2303.10512", _ADALORA_LR, adapt_adalora, *_WITHOUT_EMBEDDINGS),
+    _method("sora", "SoRA", "2311.11696", _SHIPPED_WITH_SORA, adapt_sora, *_WITHOUT_EMBEDDINGS, "threshold", "gate_lr"),
     _method("vera", "VeRA", "2310.11454", _VERA_LR, adapt_vera, "targets", "head", "rank", "dropout"),
     _method("ia3", "IA3", "2205.05638", _PEFT_IA3, adapt_ia3, "targets"),
     _method(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from rank_lab.change import WeightNorms
@@ -152,6 +153,8 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         self.settings = settings
         self.statement = ""
         """At which steps ranks are looked at and why, once that is decided; or why none are."""
+        self.cost: PointCost | None = None
+        """What tracking is expected to cost, once a step was seen where points are not chosen."""
         self._base = Checkpoint.open(base) if isinstance(base, Path | str) else base
         self._copied: Checkpoint | None = None
         self._session: _Session | None = None
@@ -283,6 +286,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         deltas = 2 if self.settings.since_last_point else 1
         point = point_seconds(session.tracked.plan.specs, session.rates, deltas=deltas)
         cost = PointCost(step_seconds(weights, tokens, trained, session.rates), point, _ONCE_SECONDS + point / deltas)
+        self.cost = cost
         count = points_within(session.total, cost, self.settings.share)
         session.points = log_spaced(session.total, count)
         why = _why(self.name, session.points, session.total, cost, self.settings.share)
@@ -290,6 +294,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         self._say(why)
 
     def _measure(self, session: _Session, step: int) -> None:
+        _wait_for_device(session.tracked.model)
         begun = time.perf_counter()
         live, plan = session.tracked.now(step)
         rows = session.tracked.rows(
@@ -331,6 +336,13 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
     def _say(self, statement: str, level: int = logging.INFO) -> None:
         self.statement = statement
         _LOG.log(level, statement)
+
+
+def _wait_for_device(model: Any) -> None:
+    """Let a GPU finish what training gave it, so that its time is not taken for tracking's."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _why(name: str, points: Sequence[int], total: int, cost: PointCost, share: float) -> str:

@@ -66,7 +66,10 @@ def test_one_that_sleeps_is_ended_by_the_clock() -> None:
 
 
 def test_one_that_writes_without_end_to_its_answer_fills_no_memory() -> None:
-    program = "import os\nfor place in range(3, 9):\n  try:\n    while True: os.write(place, b'x' * 4096)\n  except OSError: pass"
+    program = (
+        "import os\nfor place in range(3, 9):\n"
+        "  try:\n    while True: os.write(place, b'x' * 4096)\n  except OSError: pass"
+    )
     assert not run_limited(program, CodeLimits(seconds=2.0)).passed
 
 

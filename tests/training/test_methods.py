@@ -45,7 +45,7 @@ REFUSED = {  # what cannot be adapted, and why
     ("prefix", "bert", "masked"): "PEFT puts no prompt",
     ("prompt", "bert", "masked"): "PEFT puts no prompt",
     ("prompt", "llama", "classification"): "last token that is no padding",
-} | {("loftq", architecture, kind): "bitsandbytes" for architecture, kind in CASES}
+}
 TAKEN = [(name, *case) for name in METHODS for case in CASES if (name, *case) not in REFUSED]
 
 
@@ -79,7 +79,7 @@ def test_a_method_keeps_its_promises(
     moved = {path for path, value in model.named_parameters() if not torch.equal(value, before[path])}
     trained = {path for path, value in model.named_parameters() if value.requires_grad}
     assert moved == trained
-    if name not in {"full", "pissa"}:
+    if name not in {"full", "pissa", "loftq"}:
         for value in base.parameters():
             if id(value) in given and not value.requires_grad:
                 assert torch.equal(value, given[id(value)][1]), given[id(value)][0]
@@ -105,7 +105,7 @@ def starts_as_stated(method: Method, outputs: torch.Tensor, plain: torch.Tensor)
         return
     outputs = outputs[:, -plain.shape[1] :] if outputs.ndim == 3 else outputs  # PEFT gives those of prompts, too
     change = float((outputs - plain).abs().max())
-    assert 0 < change < 1e-6 if "rounding" in method.at_start else change > 1e-4
+    assert 0 < change < 1e-6 if "but for rounding" in method.at_start else change > 1e-5
 
 
 def is_analysed(tuned: Path, base: Path, name: str) -> None:
@@ -147,6 +147,7 @@ COUNTS = {  # of Llama for causal language modelling
     "lora": of_factors(4),
     "rslora": of_factors(4),
     "pissa": of_factors(4),
+    "loftq": of_factors(4),
     "dora": of_factors(4) + LAYERS * sum(out for out, _ in ALL),  # and a magnitude per output
     "adalora": of_factors(6) + LAYERS * len(ALL) * 6,  # half as many again, and their singular values
     "sora": of_factors(4) + LAYERS * len(ALL) * 4,  # and a gate per direction
@@ -177,7 +178,7 @@ def test_bitfit_trains_every_bias_and_nothing_else() -> None:
 
 
 def test_every_method_is_counted_or_refused() -> None:
-    assert {*COUNTS, "bitfit", "loftq"} == {*METHODS}
+    assert {*COUNTS, "bitfit"} == {*METHODS}
 
 
 def test_the_registry_is_complete_and_closed() -> None:
@@ -214,7 +215,7 @@ def test_an_unknown_method_is_refused_with_the_nearest(asked: str, hint: str) ->
         ("parallel", {"place": "middle"}, "place 'middle': expected one of attention, mlp, both"),
         ("prefix", {"prompt_tokens": 0}, "prompt_tokens 0: expected 1 or more"),
         ("prelayer", {"prompt_tokens": 0}, "prompt_tokens 0: expected 1 or more"),
-        ("adalora", {"embeddings": True}, "PEFT's AdaLoRA adapts linear layers only"),
+        ("adalora", {"embeddings": True}, "has no embeddings to set to True"),
         ("adalora", {"steps": 0}, "steps 0: expected 1 or more"),
         ("lora", {"targets": "q_prj"}, "nearest: q_proj"),
     ],

@@ -1,0 +1,253 @@
+"""The command: what it writes, that it goes on, and what it says of what it cannot do."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig
+
+from rank_lab.demo.adapt import BASE
+from rank_lab.errors import DataError, RankLabError
+from rank_lab.evaluation import evaluate_choices, evaluate_command, text_scores
+from rank_lab.evaluation.evaluate_choices import Choices, jobs_of
+from rank_lab.evaluation.evaluate_command import evaluate_and_print
+from rank_lab.evaluation.tuned_models import LoadOptions
+from rank_lab.score_table import ScoreTable
+from tests.evaluation.models import TEXTS, adapter
+
+LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for step in (5, 10):
+        adapter(tmp_path / "lora" / f"checkpoint-{step}", LORA, seed=step)
+    return tmp_path / "lora"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    file = tmp_path / "talk.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return f"talk={file}"
+
+
+def evaluate(sources: list[Path], study: Path, choices: Choices, base: str = str(BASE), **given: Any) -> bool:
+    return evaluate_and_print([str(source) for source in sources], study, LoadOptions(base=base), choices, **given)
+
+
+def table(study: Path) -> ScoreTable:
+    return ScoreTable.load(study / "scores.parquet")
+
+
+def test_base_and_every_step_are_measured(
+    run: Path, texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = Choices(source_texts=(texts,), kl=True)
+    assert not evaluate([run], tmp_path / "study", choices)
+    rows = table(tmp_path / "study").rows
+    assert [(row.run, row.method, row.step) for row in rows if row.metric == "kl_from_base"] == [
+        ("base", "base", 0), ("lora", "lora", 5), ("lora", "lora", 10),
+    ]  # fmt: skip
+    distance = [row.value for row in rows if row.metric == "kl_from_base"]
+    assert distance[0] == 0.0
+    assert min(distance[1:]) > 0
+    assert {row.role for row in rows} == {"source"}
+    printed = capsys.readouterr()
+    assert "written:" in printed.out
+    assert printed.err == ""
+
+
+def test_the_same_command_goes_on_where_it_stopped(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Any] = []
+    losses = text_scores.loss_sums
+
+    def counted(model: Any, *given: Any, **named: Any) -> Any:
+        if len(measured) == 2 and not monkeypatched:
+            raise KeyboardInterrupt
+        measured.append(model)
+        return losses(model, *given, **named)
+
+    monkeypatched: list[bool] = []
+    monkeypatch.setattr(text_scores, "loss_sums", counted)
+    choices, study = Choices(source_texts=(texts,)), tmp_path / "study"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([run], study, choices)
+    assert {row.step for row in table(study).rows} == {0, 5}
+    monkeypatched.append(True)
+    evaluate([run], study, choices)
+    assert len(measured) == 3
+    whole = table(study)
+    assert {row.step for row in whole.rows} == {0, 5, 10}
+    evaluate([run], study, choices)
+    assert len(measured) == 3
+    assert table(study) == whole
+    evaluate([run], study, replace(choices, stride=64))  # other settings are another measurement
+    assert len(measured) == 6
+    evaluate([run], study, replace(choices, stride=64, again=True))
+    assert len(measured) == 9
+    adapter(run / "checkpoint-10", LORA, seed=77)  # another model of the same name, too
+    evaluate([run], study, replace(choices, stride=64))
+    assert len(measured) == 10
+
+
+def test_scores_of_others_stay(run: Path, texts: str, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    evaluate([], study, Choices(source_texts=(texts,)))
+    evaluate([run / "checkpoint-5"], study, Choices(source_texts=(texts,)), skip_base=True)
+    assert {(row.run, row.step) for row in table(study).rows} == {("base", 0), ("checkpoint-5", 5)}
+
+
+def test_without_a_base_it_says_what_is_missing(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = shutil.copytree(BASE, tmp_path / "full")
+    evaluate([full], tmp_path / "study", Choices(source_texts=(texts,)), base="")
+    assert "the base is not known (give --base): there is no forgetting" in capsys.readouterr().err
+    with pytest.raises(RankLabError, match="--kl is the divergence from the base, which is not known"):
+        evaluate([full], tmp_path / "study", Choices(source_texts=(texts,), kl=True), base="")
+
+
+def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    losses = text_scores.loss_sums
+
+    def fails_at_ten(model: Any, *given: Any, **named: Any) -> Any:
+        if current[-1].endswith("checkpoint-10"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return losses(model, *given, **named)
+
+    current: list[str] = []
+    rows_of = evaluate_choices.text_rows
+
+    def remembering(model: Any, *given: Any, **named: Any) -> Any:
+        current.append(model.tuned.source)
+        return rows_of(model, *given, **named)
+
+    monkeypatch.setattr(text_scores, "loss_sums", fails_at_ten)
+    monkeypatch.setattr(evaluate_choices, "text_rows", remembering)
+    assert evaluate([run], tmp_path / "study", Choices(source_texts=(texts,), batch_size=4))
+    assert {row.step for row in table(tmp_path / "study").rows} == {0, 5}
+    said = capsys.readouterr().err
+    assert "failed: talk of lora at step 10: out of memory" in said
+    assert "lower --batch-size (now 4) or --max-length" in said
+
+
+def test_an_error_that_is_none_of_ours_is_not_hidden(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a shape is wrong")
+
+    monkeypatch.setattr(text_scores, "loss_sums", broken)
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        evaluate([run], tmp_path / "study", Choices(source_texts=(texts,)))
+
+
+def test_one_model_that_cannot_be_loaded_does_not_stop_the_others(
+    run: Path, texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"none")
+    assert evaluate([run], tmp_path / "study", Choices(source_texts=(texts,)))
+    assert {row.step for row in table(tmp_path / "study").rows} == {0, 10}
+    assert "failed: lora at step 5:" in capsys.readouterr().err
+
+
+def test_all_kinds_of_tasks_of_a_causal_model(
+    run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = Choices(
+        tasks=("winogrande", "gsm8k", "humaneval"), data=shared_data, limit=2, new_tokens=8, allow_code=True,
+        roles=("winogrande=",),
+    )  # fmt: skip
+    evaluate([run / "checkpoint-5"], tmp_path / "study", choices, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    rows = table(tmp_path / "study").rows
+    assert len(printed) == len(rows)
+    assert {(row.task, row.role) for row in rows} == {
+        ("winogrande", ""), ("gsm8k", "target"), ("humaneval", "target"),
+    }  # fmt: skip
+    assert {row.metric for row in rows if row.task == "humaneval"} == {"pass@1"}
+    assert {row.few_shot for row in rows if row.task == "gsm8k"} == {5}
+
+
+def test_a_classifier_is_measured_and_its_base_has_no_head(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rank_lab.base_model import load_base
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS")
+    adapter(tmp_path / "rte", config, base=load_base(BASE, "classification", classes=2))
+    evaluate([tmp_path / "rte"], tmp_path / "study", Choices(tasks=("rte",), data=shared_data, limit=8))
+    assert [(row.run, row.task, row.metric) for row in table(tmp_path / "study").rows] == [("rte", "rte", "accuracy")]
+    assert "the base has no trained head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (Choices(), "nothing to measure"),
+        (Choices(source_texts=("talk",)), "expected NAME=FILE"),
+        (Choices(tasks=("humaneval",)), "is read from local files only; give --data"),
+        (Choices(tasks=("winogrande",), roles=("winogrande=both",)), "--role winogrande=both"),
+        (Choices(tasks=("winogrande",), roles=("hellaswag=source",)), "no --task hellaswag is asked for"),
+        (Choices(tasks=("winogrande", "winogrande")), "is asked for twice"),
+        (Choices(tasks=("winogrande",), kl=True), "--kl is measured on texts"),
+        (Choices(tasks=("helaswag",)), "Nearest: hellaswag"),
+        (Choices(tasks=("winogrande",), batch_size=0), "--batch-size 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(choices: Choices, message: str) -> None:
+    with pytest.raises(RankLabError, match=message):
+        jobs_of(choices, "causal")
+
+
+def test_code_is_not_run_without_being_allowed_to(shared_data: Path) -> None:
+    with pytest.raises(RankLabError, match="allow it with --allow-code"):
+        jobs_of(Choices(tasks=("humaneval",), data=shared_data), "causal")
+
+
+def test_an_unknown_task_of_a_classifier_offers_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"task 'mrcp' is not one of GLUE's\. Nearest: mrpc"):
+        jobs_of(Choices(tasks=("mrcp",)), "classification")
+
+
+def test_a_run_that_would_pass_for_the_base_is_refused(texts: str, tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "base")
+    with pytest.raises(RankLabError, match="would pass for the untuned model"):
+        evaluate([tmp_path / "base"], tmp_path / "study", Choices(source_texts=(texts,)))
+
+
+def test_names_and_folders_that_do_not_fit_are_refused(run: Path, texts: str, tmp_path: Path) -> None:
+    choices = Choices(source_texts=(texts,))
+    with pytest.raises(RankLabError, match="--name x with 2 runs"):
+        evaluate([run, run], tmp_path / "study", choices, name="x")
+    with pytest.raises(RankLabError, match="is a file; -o names"):
+        evaluate([run], tmp_path / "talk.jsonl", choices)
+    same = shutil.copytree(run, tmp_path / "other" / "lora")
+    with pytest.raises(RankLabError, match="with another --name"):
+        evaluate([run, same], tmp_path / "study", choices)
+
+
+def test_a_damaged_record_asks_to_be_removed(run: Path, texts: str, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    evaluate([], study, Choices(source_texts=(texts,)))
+    (study / "evaluated.json").write_text("{")
+    with pytest.raises(RankLabError, match="remove it, to measure everything again"):
+        evaluate([], study, Choices(source_texts=(texts,)))
+
+
+def test_importing_the_command_loads_no_harness() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, rank_lab.evaluation.evaluate_command; print('lm_eval' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "False"
+    assert evaluate_command.__all__ == ["evaluate_and_print"]

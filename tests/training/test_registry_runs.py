@@ -1,0 +1,102 @@
+"""Every method of the registry under the trainer: trains, is stopped and goes on to the same bits, is read again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from rank_lab.masking import MaskingCollator
+from rank_lab.tasks import TaskData
+from rank_lab.training.finetune import Watching
+from rank_lab.training.method import MethodChoices
+from rank_lab.training.methods import METHODS
+from tests.training.models import CASES, loaded, saved_base
+from tests.training.runs import assert_same, run, timeless
+from tests.training.test_finetune import StopAt, StopError
+from tests.training.test_methods import CHOICES, REFUSED
+from tests.training.token_data import token_data
+
+WITH_BIASES = {"bitfit": ("bert", "regression")}
+CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS if name != "loftq"}
+EXTRA = [(name, *case) for name in ("full", "lora", "sora", "adalora") for case in CASES if case != ("llama", "causal")]
+PEFT_OWN = "ignore:The following rank_pattern keys did not match"  # said of every AdaLoRA adapter that is loaded
+
+
+class Outputs(TrainerCallback):
+    """What the model in training says at the last checkpoint."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch, self.logits = batch, torch.empty(0)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.logits = logits_of(model, self.batch)
+        model.train()
+
+
+@torch.no_grad()
+def logits_of(model: Any, batch: Any) -> torch.Tensor:
+    # Without labels: PEFT's AdaLoRA, read from a file, fails where it is given any.
+    return model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    folder = tmp_path_factory.mktemp("run-bases")
+    return {case: saved_base(folder / "-".join(case), *case) for case in CASES}
+
+
+@pytest.mark.filterwarnings(PEFT_OWN)
+@pytest.mark.parametrize(("name", "architecture", "kind"), [*((name, *case) for name, case in CASE.items()), *EXTRA])
+def test_it_trains_stops_goes_on_and_is_read(
+    name: str, architecture: str, kind: str, bases: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    assert (name, architecture, kind) not in REFUSED
+    data: TaskData = token_data(kind)
+    options: dict[str, Any] = {
+        "base": bases[architecture, kind], "data": data, "max_steps": 4, "save_at": (1, 2), "learning_rate": 1e-2,
+        "choices": MethodChoices(**CHOICES.get(name, {"rank": 4})),
+    }  # fmt: skip
+    batch = data.collator([data.validation[0], data.validation[1]])
+    seen = Outputs(batch)
+    straight = run(tmp_path / "straight", METHODS[name], watching=Watching(callbacks=[seen]), **options)
+    assert straight.losses[-1].train_loss is not None
+    with pytest.raises(StopError):
+        run(tmp_path / "parts", METHODS[name], watching=Watching(callbacks=[StopAt(3)]), **options)
+    parts = run(tmp_path / "parts", METHODS[name], **options)
+    assert parts.resumed_from == 2
+    assert_same(tmp_path / "straight" / "checkpoint-4", tmp_path / "parts" / "checkpoint-4")
+    assert timeless(parts.losses) == timeless(straight.losses)
+    saved = tmp_path / "straight" / "checkpoint-4"
+    if name == "full":
+        again = loaded(saved, architecture, kind)
+    else:
+        again = PeftModel.from_pretrained(loaded(bases[architecture, kind], architecture, kind), str(saved))
+    assert torch.allclose(logits_of(again, batch), seen.logits, atol=1e-5)
+
+
+def test_a_masked_run_hides_other_tokens_in_each_epoch_and_validates_on_the_same(
+    bases: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int, tuple[int, ...]]] = []
+    hidden = MaskingCollator.hidden
+
+    def spied(self: MaskingCollator, row: Any) -> dict[str, Any]:
+        found = hidden(self, row)
+        drawn.append((self.epoch, row["row"], tuple(found["labels"])))
+        return found
+
+    monkeypatch.setattr(MaskingCollator, "hidden", spied)
+    options: dict[str, Any] = {
+        "base": bases["bert", "masked"], "data": token_data("masked"), "max_steps": 6, "save_at": (),
+        "choices": MethodChoices(),
+    }  # fmt: skip
+    done = run(tmp_path / "a", METHODS["full"], **options)
+    first, second = ({row: labels for epoch, row, labels in drawn if epoch == each} for each in (0, 1))
+    assert first.keys() == second.keys() == set(range(12))
+    assert sum(first[row] != second[row] for row in first) > 6
+    other = run(tmp_path / "b", METHODS["full"], seed=6, **options)
+    assert done.losses[0].validation_loss == other.losses[0].validation_loss
+    assert done.losses[-1].train_loss != other.losses[-1].train_loss
