@@ -87,6 +87,11 @@ def test_a_study_without_roles_says_so(tmp_path: Path) -> None:
     assert "has no role; a source measures forgetting, a target learning" in text
 
 
+def test_a_study_of_the_base_alone_says_so(tmp_path: Path) -> None:
+    ScoreTable.of(BASE).save(tmp_path / "scores.parquet")
+    assert "only the base was scored" in shown(tmp_path)
+
+
 def test_a_study_without_a_base_says_so(tmp_path: Path) -> None:
     ScoreTable.of(scores("a", 10, 0.1, 0.1)).save(tmp_path / "scores.parquet")
     text = shown(tmp_path)
