@@ -583,11 +583,9 @@ def import_scores(
 
     Example: rank-lab import-scores results_2026.json --run lora --method lora --step 500 --role gsm8k=target -o study/
     """
-    from rank_lab.import_command import import_and_print
+    from rank_lab.import_command import import_and_print, origin_of
 
-    import_and_print(
-        files, study, run=run, method=method, step=step, roles=role or [], chances=chance or [], as_json=as_json
-    )
+    import_and_print(files, study, origin_of(run, method, step, role or [], chance or []), as_json=as_json)
 
 
 @app.command()

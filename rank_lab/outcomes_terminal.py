@@ -47,6 +47,10 @@ def render_outcomes(found: Outcomes) -> Group:
     """
     parts: list[Any] = []
     targets = list(found.trade_offs.points["target"].unique())
+    if not len(found.checkpoints):
+        return Group(
+            Text("\nonly the base was scored: evaluate a run, to see what it learnt and forgot", style="yellow")
+        )
     for target in targets or [None]:
         parts.append(_heading(target))
         parts.append(_checkpoints(found, target))

@@ -1,9 +1,10 @@
 """Ranks of whole models and of kinds of module: means over matrices, each beside its null."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rank_lab.errors import SchemaError
@@ -16,6 +17,8 @@ SUMMARY_RANKS = ("numerical_rank", "energy_rank_90", "energy_rank_99", "stable_r
 
 REGIMES = ("exact", "resolved", "partial", "unresolved")
 """What rounding leaves of an update; see :mod:`rank_lab.noise`."""
+
+Values = npt.NDArray[np.float64]
 
 
 def rank_summaries(updates: pd.DataFrame, by: Sequence[str] = ("run", "step")) -> pd.DataFrame:
@@ -49,9 +52,11 @@ def rank_summaries(updates: pd.DataFrame, by: Sequence[str] = ("run", "step")) -
         raise SchemaError(
             f"run {first['run']!r} at step {first['step']} is in two reports; give one of them another name (--name)."
         )
+    numbers = _numbers(rows)
     found = [
-        dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)) | _summary(group)
-        for key, group in rows.groupby(list(by), sort=False, dropna=False)
+        dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        | _summary(numbers, np.asarray(group, np.intp))
+        for key, group in rows.reset_index(drop=True).groupby(list(by), sort=False, dropna=False).indices.items()
     ]
     return pd.DataFrame(found, columns=[*by, *_columns()])
 
@@ -61,33 +66,41 @@ def _columns() -> list[str]:
     return ["matrices", *(f"{regime}_share" for regime in REGIMES), "relative_frobenius", *of_rank]
 
 
-def _summary(rows: pd.DataFrame) -> dict[str, Any]:
-    found: dict[str, Any] = {"matrices": len(rows)}
-    found |= {f"{regime}_share": float((rows["noise_regime"] == regime).mean()) for regime in REGIMES}
-    found["relative_frobenius"] = _relative(rows)
-    weights = rows["change_share"].to_numpy(np.float64)
+def _numbers(rows: pd.DataFrame) -> dict[str, Values]:
+    """The columns that means are taken of, once for all groups."""
+    found: dict[str, Values] = {}
+    for regime in REGIMES:
+        found[f"{regime}_share"] = np.asarray(rows["noise_regime"] == regime, np.float64)
+    for name in ("change_share", "frobenius_norm", "relative_frobenius"):
+        found[name] = np.asarray(rows[name], np.float64)
     for rank in SUMMARY_RANKS:
-        values, null = told(rows, rank).to_numpy(np.float64), _null(rows, rank)
+        white, factors = (np.asarray(rows[name], np.float64) for name in (f"null_{rank}", f"factor_null_{rank}"))
+        found[rank] = np.asarray(told(rows, rank), np.float64)
+        found[f"null_{rank}"] = np.where(np.isfinite(factors), factors, white)
+    return found
+
+
+def _summary(numbers: Mapping[str, Values], group: npt.NDArray[np.intp]) -> dict[str, Any]:
+    own = {name: values[group] for name, values in numbers.items()}
+    found: dict[str, Any] = {"matrices": len(group)}
+    found |= {f"{regime}_share": float(own[f"{regime}_share"].mean()) for regime in REGIMES}
+    found["relative_frobenius"] = _relative(own["frobenius_norm"], own["relative_frobenius"])
+    for rank in SUMMARY_RANKS:
+        values, null = own[rank], own[f"null_{rank}"]
         known = np.isfinite(values)
-        found[rank] = _mean(values, weights, known)
+        found[rank] = _mean(values, own["change_share"], known)
         found[f"{rank}_mean"] = float(values[known].mean()) if known.any() else float("nan")
-        found[f"null_{rank}"] = _mean(null, weights, known & np.isfinite(null))
+        found[f"null_{rank}"] = _mean(null, own["change_share"], known & np.isfinite(null))
         found[f"{rank}_matrices"] = int(known.sum())
     return found
 
 
-def _relative(rows: pd.DataFrame) -> float:
-    change, share = (rows[name].to_numpy(np.float64) for name in ("frobenius_norm", "relative_frobenius"))
+def _relative(change: Values, share: Values) -> float:
     known = np.isfinite(change) & np.isfinite(share) & (share > 0)
     weight = change[known] / share[known]
     return float(np.sqrt((change[known] ** 2).sum() / (weight**2).sum())) if known.any() else float("nan")
 
 
-def _null(rows: pd.DataFrame, rank: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    white, factors = (rows[name].to_numpy(np.float64) for name in (f"null_{rank}", f"factor_null_{rank}"))
-    return np.where(np.isfinite(factors), factors, white)
-
-
-def _mean(values: Any, weights: Any, known: Any) -> float:
+def _mean(values: Values, weights: Values, known: npt.NDArray[np.bool_]) -> float:
     known = known & np.isfinite(weights) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")

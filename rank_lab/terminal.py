@@ -87,7 +87,13 @@ def _heading(report: RankReport) -> Text:
         if len(report.updates)
         else ", without a base"
     )
-    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}")
+    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}{_trained(report.updates)}")
+
+
+def _trained(updates: pd.DataFrame) -> str:
+    """Method, optimizer and learning rate, where a record or the tracker says them."""
+    told = updates.dropna(subset=["optimizer"]).drop_duplicates(["method", "optimizer", "learning_rate"])
+    return "".join(f"; {row.method}, {row.optimizer} at {row.learning_rate:g}" for row in told.itertuples())
 
 
 def _coverage(report: RankReport) -> Text:

@@ -15,13 +15,14 @@ from rank_lab.outcomes import OutcomeChoices, Outcomes, outcomes
 from rank_lab.rank_forgetting import Sampling
 from rank_lab.rank_summaries import rank_summaries
 from rank_lab.run_facts import run_facts
+from rank_lab.score_draws import Resampling
 from rank_lab.score_row import ScoreRow
 from rank_lab.score_table import ScoreTable
 from tests.outcome_studies import BASE, MODULES, matrix, report, scores, training
 
 Q, UP = MODULES
 TARGET = "gsm8k exact_match 5-shot"
-QUICK = OutcomeChoices(sampling=Sampling(199, 50))
+QUICK = OutcomeChoices(resampling=Resampling(200), sampling=Sampling(199, 50))
 
 
 def study(*parts: list[ScoreRow], reports: Any = ()) -> Outcomes:

@@ -14,12 +14,13 @@ from rank_lab.outcomes import OutcomeChoices
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.rank_forgetting import Sampling
+from rank_lab.score_draws import Resampling
 from rank_lab.score_row import ScoreRow
 from rank_lab.score_table import ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from tests.outcome_studies import BASE, MODULES, matrix, report, scores, training
 
-QUICK = OutcomeChoices(sampling=Sampling(199, 50))
+QUICK = OutcomeChoices(resampling=Resampling(200), sampling=Sampling(199, 50))
 TABLES = (
     "scores", "score_examples", "outcomes", "outcome_kinds", "learning", "trade_offs", "pareto", "seed_groups",
     "equal_learning", "rank_forgetting", "scores_left_out",
@@ -84,6 +85,11 @@ def test_a_study_without_roles_says_so(tmp_path: Path) -> None:
     text = shown(tmp_path)
     assert "no target with a measure of forgetting" in text
     assert "has no role; a source measures forgetting, a target learning" in text
+
+
+def test_a_study_of_the_base_alone_says_so(tmp_path: Path) -> None:
+    ScoreTable.of(BASE).save(tmp_path / "scores.parquet")
+    assert "only the base was scored" in shown(tmp_path)
 
 
 def test_a_study_without_a_base_says_so(tmp_path: Path) -> None:

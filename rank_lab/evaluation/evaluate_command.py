@@ -14,11 +14,12 @@ from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
-from rank_lab.evaluation.evaluation_terminal import render_scores, scores_summary
+from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
 from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
 from rank_lab.plain_text import first_line, plain
 from rank_lab.score_table import SCORES_FILE, ScoreRow
+from rank_lab.score_terminal import render_scores, scores_summary
 
 __all__ = ["evaluate_and_print"]
 
@@ -68,9 +69,10 @@ def evaluate_and_print(
         raise RankLabError(f"--name {name} with {len(sources)} runs; name one run at a time or leave it out.")
     _quiet()
     tuned = [model for source in sources for model in tuned_of(source, name=name)]
-    base = _base_of(tuned, loading)
+    needed = choices.kl or not skip_base or any(model.adapter is not None for model in tuned)
+    base = _folder(_base_of(tuned, loading), given=bool(loading.base)) if needed else ""
     kind = loading.kind or _kind_of(tuned, base)
-    loading = replace(loading, kind=kind)
+    loading = replace(loading, kind=kind, base=base)
     jobs = jobs_of(choices, kind)
     models = _with_base(tuned, base, choices, skip=skip_base)
     refuse_twice(models)
@@ -187,6 +189,18 @@ def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:
     return named[0] if named else ""
 
 
+def _folder(base: str, *, given: bool) -> str:
+    """Where the base is; one that only the files of the tuned models name, and that is not there, is not known."""
+    try:
+        return str(model_folder(base)) if base else ""
+    except RankLabError as error:
+        if given:
+            raise
+        raise RankLabError(
+            f"base {plain(base, limit=200)}, which the models name: {error} Or give it with --base."
+        ) from error
+
+
 def _kind_of(tuned: Sequence[Tuned], base: str) -> str:
     known = {model.kind for model in tuned if model.kind is not None}
     if len(known) > 1:
@@ -194,8 +208,9 @@ def _kind_of(tuned: Sequence[Tuned], base: str) -> str:
     if known:
         return known.pop()
     if not base:
-        missing = tuned[0].source if tuned else "nothing"
-        raise RankLabError(f"{missing}: of which base and kind is not known; give --base, or --kind.")
+        raise RankLabError(
+            "no model to evaluate: give a checkpoint, an adapter or a trainer's folder, or --base alone."
+        )
     return kind_of_source(base)
 
 
@@ -213,7 +228,7 @@ def _with_base(tuned: Sequence[Tuned], base: str, choices: Choices, *, skip: boo
 
 def _tell_missing_base(base: str, *, skip_base: bool, jobs: Sequence[Job]) -> None:
     if skip_base or not base:
-        why = "is left out" if base else "is not known (give --base)"
+        why = "is left out" if skip_base else "is not known (give --base)"
         _tell(f"note: the base {why}: there is no forgetting and no learning without its scores.")
     elif any(job.with_head for job in jobs):
         _tell("note: the base has no trained head for these tasks: it gets no score of them.")

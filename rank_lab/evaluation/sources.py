@@ -9,6 +9,7 @@ from typing import Any
 
 from rank_lab.base_model import AUTO_CLASSES
 from rank_lab.errors import CheckpointError, RankLabError
+from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import first_line, plain
 from rank_lab.training_record import record_beside
@@ -72,13 +73,9 @@ def tuned_of(source: str | Path, *, name: str = "") -> tuple[Tuned, ...]:
     >>> [(found.run, found.method, found.step, found.kind) for found in tuned_of(BASE)]
     [('base', 'full', None, 'causal')]
     """
-    text = str(source)
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
-            raise CheckpointError(f"{text}: is no folder; give a checkpoint's or an adapter's, or a hub id.")
-        return (_one(text, name or text.split("@", maxsplit=1)[0].rsplit("/", 1)[-1]),)
-    run = name or path.absolute().resolve().name
+    path, text = model_folder(source), str(source)
+    called = path.absolute().resolve().name if Path(source).expanduser().is_dir() else _of_hub(text)
+    run = name or called
     steps = sorted((int(match[1]), child) for child in path.iterdir() if (match := _CHECKPOINT.fullmatch(child.name)))
     if not steps:
         return (_one(str(path), run),)
@@ -131,38 +128,29 @@ def kind_of_source(source: str) -> str:
 
 def _one(source: str, run: str) -> Tuned:
     folder = Path(source)
-    local = folder.is_dir()
-    record = record_beside(folder) if local else None
-    adapter = json_object(folder / "adapter_config.json") if local else _adapter_of_hub(source)
+    record = record_beside(folder)
+    adapter = json_object(folder / "adapter_config.json")
     kind = record.kind if record is not None else None
     if adapter is not None:
         method = record.method if record is not None else str(adapter.get("peft_type") or "adapter").lower()
         kind = kind or _PEFT_KINDS.get(str(adapter.get("task_type")))
         base = record.base if record is not None else str(adapter.get("base_model_name_or_path") or "")
         return Tuned(run, method, _step(folder), source, adapter, kind, base)
-    config = json_object(folder / "config.json") if local else None
-    if local and config is None:
+    config = json_object(folder / "config.json")
+    if config is None:
         there = ", ".join(sorted(child.name for child in folder.iterdir())[:6]) or "nothing"
         raise CheckpointError(
             plain(
                 f"{source}: has neither config.json nor adapter_config.json, it holds {there}; give a model's folder."
             )
         )
-    kind = kind or (kind_of_model(config, source) if config is not None else None)
+    method = record.method if record is not None else "full"
     base = record.base if record is not None else ""
-    return Tuned(run, record.method if record is not None else "full", _step(folder), source, None, kind, base)
+    return Tuned(run, method, _step(folder), source, None, kind or kind_of_model(config, source), base)
 
 
-def _adapter_of_hub(source: str) -> Mapping[str, Any] | None:
-    from transformers.utils import find_adapter_config_file
-
-    try:
-        file = find_adapter_config_file(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: neither a folder nor within the hub's reach ({first_line(error)})."
-        ) from error
-    return json_object(Path(file)) if file is not None else None
+def _of_hub(source: str) -> str:
+    return source.partition("@")[0].rsplit("/", 1)[-1]
 
 
 def _step(folder: Path) -> int | None:

@@ -177,7 +177,7 @@ class Shelf:
         kind = self.options.kind or tuned.kind or kind_of_source(source)
         model = self._whole(tuned, kind) if tuned.adapter is None else self._adapted(tuned, source, kind)
         try:
-            tokenizer = _tokenizer(tuned.source, source)
+            tokenizer = _tokenizer(tuned.source, self.options.base or tuned.base or source)
             if kind in _WITH_HEAD and model.config.pad_token_id is None:
                 model.config.pad_token_id = (
                     tokenizer.pad_token_id
@@ -332,7 +332,7 @@ def _tokenizer(first: str, second: str) -> Any:
 
     reasons = []
     for source in dict.fromkeys([first, second]):
-        folder = Path(source)
+        folder = Path(source).expanduser()
         if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
             continue
         try:

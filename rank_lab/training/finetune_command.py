@@ -15,9 +15,9 @@ from rich.text import Text
 
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
+from rank_lab.fairness import fairness
 from rank_lab.plain_text import first_line
 from rank_lab.tasks import TaskData
-from rank_lab.training.fairness import fairness
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.loss_rows import LossRow
@@ -107,9 +107,8 @@ def finetune_and_print(
         done = finetune(run, task, out, watching=watching)
     for tracker in trackers:
         tell(f"ranks: {tracker.statement}")
-    if others:
-        for finding in fairness([done.record, *others]):
-            tell(f"unfair: {finding.rule}: {finding.text} [{finding.source}]")
+    for finding in fairness([done.record, *others]):
+        tell(f"before a comparison: {finding.rule}: {finding.text} [{finding.source}]")
     if arguments.process_index == 0:
         _print(done, as_json=as_json)
 

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+MOST_POINTS = 24
+"""However cheap they are: 24 log-spaced points are three or more for each factor of ten of 100 million steps."""
+
 _FACTORS_TO_GRAM = 8  # QR and SVD of thin factors against a product of large matrices
 _MERGE_TO_MATRIX = 20  # PEFT sets up a layer and merges it
 
@@ -144,7 +147,7 @@ def asks_peft(spec: UpdateSpec) -> bool:
 
 
 def points_within(steps: int, cost: PointCost, share: float) -> int:
-    """How many points fit into a share of the training's time; at least one, the last step.
+    """How many points fit into a share of the training's time; at least one, the last step, at most 24.
 
     Examples
     --------
@@ -154,7 +157,7 @@ def points_within(steps: int, cost: PointCost, share: float) -> int:
     1
     """
     fitting = (share * steps * cost.step - cost.once) / cost.point if cost.point > 0 else float(steps)
-    return int(min(max(fitting, 1.0), float(steps)))
+    return int(min(max(fitting, 1.0), float(steps), MOST_POINTS))
 
 
 def log_spaced(steps: int, count: int) -> tuple[int, ...]:

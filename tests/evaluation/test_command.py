@@ -251,3 +251,37 @@ def test_importing_the_command_loads_no_harness() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "False"
     assert evaluate_command.__all__ == ["evaluate_and_print"]
+
+
+def test_models_of_the_hub_are_measured_by_their_ids(run: Path, texts: str, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.hub_server import Client, HubServer
+
+    files = {name: (BASE / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    tokenizer = {name: (BASE / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
+    tuned = {name: (run / "checkpoint-5" / name).read_bytes() for name in ("adapter_model.safetensors",)}
+    config = json.loads((run / "checkpoint-5" / "adapter_config.json").read_text())
+    tuned["adapter_config.json"] = json.dumps(config | {"base_model_name_or_path": "org/prose"}).encode()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from rank_lab.evaluation.evaluate_choices import Choices\n"
+        "from rank_lab.evaluation.evaluate_command import evaluate_and_print\n"
+        "from rank_lab.evaluation.tuned_models import LoadOptions\n"
+        "evaluate_and_print(['org/lora'], Path(sys.argv[1]), LoadOptions(), Choices(source_texts=(sys.argv[2],)))\n"
+    )
+    with HubServer() as hub:
+        hub.add("org/prose", files | tokenizer)
+        hub.add("org/lora", tuned)
+        client = Client(home=tmp_path / "home", endpoint=hub.url)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "hub"), texts], env=client.environment(), text=True,
+            capture_output=True, check=False, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    evaluate([run / "checkpoint-5"], tmp_path / "local", Choices(source_texts=(texts,)), name="lora")
+    found, local = (
+        {(row.run, row.metric): row.value for row in table(tmp_path / name).rows} for name in ("hub", "local")
+    )
+    assert found == local

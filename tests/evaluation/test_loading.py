@@ -17,7 +17,7 @@ from rank_lab.evaluation.text_scores import TextOptions, text_rows
 from rank_lab.evaluation.text_sets import TextSet
 from rank_lab.evaluation.tuned_models import LoadOptions, Shelf, base_tuned
 from rank_lab.sora import SoraConfig
-from tests.evaluation.models import TEXTS, adapter, demo_base, logits_of, moved
+from tests.evaluation.models import TEXTS, adapter, demo_base, demo_tokenizer, logits_of, moved
 
 TASK = {"task_type": "CAUSAL_LM"}
 TARGETS = {"target_modules": ["q_proj", "down_proj"]}
@@ -88,6 +88,8 @@ def test_a_full_checkpoint_brings_its_own_weights_and_tokenizer(tmp_path: Path) 
     (tuned,) = tuned_of(tmp_path / "full")
     with pytest.raises(DataError, match="no tokenizer could be loaded"), Shelf(LoadOptions()).loaded(tuned):
         pass
+    with Shelf(LoadOptions(base=str(BASE))).loaded(tuned) as found:
+        assert found.tokenizer("a cat") == demo_tokenizer()("a cat")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BASE / name, tmp_path / "full")
     with Shelf(LoadOptions()).loaded(tuned) as found:

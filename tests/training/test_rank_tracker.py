@@ -160,6 +160,7 @@ def test_a_gradient_of_rank_two_gives_an_update_of_rank_two(tmp_path: Path) -> N
     assert (rows["learning_rate"] == 0.01).all()
     assert (rows["warning"] == "").all()
     assert report.provenance["base"]["source"] == "its weights before training"
+    assert report.provenance["tracking"]["copied_bytes"] == 8 * 60 * 50
 
 
 def test_a_sign_like_optimizer_raises_that_rank_by_itself_and_is_warned_of(tmp_path: Path) -> None:
@@ -220,6 +221,9 @@ def test_a_killed_run_has_a_report_as_of_its_last_checkpoint(tmp_path: Path) -> 
     assert sorted(tracked(tmp_path).updates["step"].unique()) == [1, 3]
     shown = rank_lab("show", tmp_path / "study", "--json")
     assert (shown.code, json.loads(shown.out)[0]["run"]) == (0, "lora")
+    assert "; lora, adamw_torch_fused at 0.02" in " ".join(rank_lab("show", tmp_path / "study").out.split())
+    exported = rank_lab("export", tmp_path / "study", "-o", tmp_path / "tables", "--format", "csv")
+    assert (exported.code, (tmp_path / "tables").is_dir()) == (0, True)
 
 
 def test_resuming_full_fine_tuning_without_its_base_is_refused(tmp_path: Path) -> None:

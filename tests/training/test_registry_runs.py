@@ -25,7 +25,7 @@ from tests.training.test_methods import CHOICES, REFUSED
 from tests.training.token_data import token_data
 
 WITH_BIASES = {"bitfit": ("bert", "regression")}
-CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS if name != "loftq"}
+CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS}
 EXTRA = [
     ("full", "bert", "masked"),
     ("full", "roberta", "classification"),
