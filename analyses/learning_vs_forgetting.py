@@ -1,26 +1,28 @@
 """What is learned and what is forgotten, by method, learning rate, seed and step, beside the rank of the change.
 
 ``python -m analyses.learning_vs_forgetting`` adapts the demo's base, a Llama of 0.9 M parameters that has read English
-prose, to Python code: full fine-tuning, LoRA of two ranks and SoRA, three learning rates each, two seeds, checkpoints
+prose, to Python code: full fine-tuning, LoRA of two ranks and SoRA, three learning rates each, three seeds, checkpoints
 on a logarithmic schedule. Learning is the loss on held-out code, forgetting that on held-out prose; both stand beside
 the ranks of each checkpoint. The question is that of arXiv 2405.09673. Nothing is said of single points: only curves
 over learning rates, with an interval over seeds.
 
-A run that was stopped goes on; more seeds, steps, or a larger base by flags. Tables, data and the picture are kept in
+A run that was stopped goes on; more seeds, steps, or a larger base by flags; several calls with a seed each may share a
+study at the same time, and a last one with all seeds puts them together. Tables, data and the picture are kept in
 ``results/learning_vs_forgetting/``.
 """
 
 import argparse
+import contextlib
+import io
+import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rank_lab.evaluation.evaluate_choices import Choices
-from rank_lab.evaluation.evaluate_command import evaluate_and_print
-from rank_lab.outcomes_export import export_outcomes
-from rank_lab.study_outcomes import study_outcomes
+import torch
 from transformers import AutoTokenizer, TrainingArguments
 
 from analyses.machine import about_machine
@@ -28,15 +30,21 @@ from analyses.trade_off_arms import Arm, Texts, arms, quick_arms, texts_of
 from analyses.trade_off_report import draw, report
 from rank_lab import MeasurementOptions, analyze
 from rank_lab.demo.adapt import BASE
+from rank_lab.durable import write_whole
+from rank_lab.evaluation.evaluate_choices import Choices
+from rank_lab.evaluation.evaluate_command import evaluate_and_print
 from rank_lab.evaluation.tuned_models import LoadOptions
+from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import first_line
+from rank_lab.score_table import SCORES_FILE, ScoreTable
+from rank_lab.study_outcomes import study_outcomes
 from rank_lab.tasks import Task, TaskData, encoded
 from rank_lab.training.finetune import TrainingRun, finetune
 from rank_lab.training.methods import METHODS
 
 __all__ = ["main"]
 
-CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 240, 7
+CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 160, 6
 _RESULTS = Path(__file__).parent / "results" / "learning_vs_forgetting"
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
@@ -76,27 +84,23 @@ def train(options: argparse.Namespace, arm: Arm, data: TaskData, folder: Path, r
         dataloader_pin_memory=False,
         report_to=[],
     )
-    run = TrainingRun(options.base, METHODS[arm.method], arm.choices, arguments, CHECKPOINTS)
-    finetune(run, data, folder)
+    finetune(TrainingRun(options.base, METHODS[arm.method], arm.choices, arguments, CHECKPOINTS), data, folder)
 
 
-def measure(options: argparse.Namespace, runs: Sequence[Path], texts: Texts) -> None:
-    """Ranks and scores of every checkpoint of all runs, and the scores of the base.
+def score(options: argparse.Namespace, runs: Sequence[Path], name: str, texts: Texts) -> None:
+    """Losses of every checkpoint of a run, or of the base, in a folder of their own: several may be at work.
 
     Parameters
     ----------
     options
         As parsed.
     runs
-        Their folders.
+        One run's folder, or none for the base.
+    name
+        Of the folder of scores.
     texts
         What learning and forgetting are measured on.
     """
-    for folder in runs:
-        there = options.study / f"{folder.name}.rank"
-        if not (there / "report.json").is_file():
-            kept = MeasurementOptions(device=options.device, cache=options.study / ".spectra")
-            analyze(folder, options.base, options=kept).save(there)
     choices = Choices(
         source_texts=(f"prose={texts.source}",),
         target_texts=(f"code={texts.target}",),
@@ -105,11 +109,60 @@ def measure(options: argparse.Namespace, runs: Sequence[Path], texts: Texts) -> 
         max_length=CONTEXT,
     )
     loading = LoadOptions(base=str(options.base), device=options.device)
-    if evaluate_and_print([str(run) for run in runs], options.study, loading, choices):
-        sys.exit("not all could be measured, see above; run the command again.")
+    with contextlib.redirect_stdout(io.StringIO()):
+        failed = evaluate_and_print(
+            [str(run) for run in runs], _scores(options, name), loading, choices, skip_base=bool(runs)
+        )
+    if failed:
+        sys.exit(f"{name}: not all could be measured, see above; run the command again.")
 
 
-def keep(options: argparse.Namespace, texts: Texts, seconds: float) -> None:
+def _scores(options: argparse.Namespace, name: str) -> Path:
+    return Path(options.study / "scores" / name)
+
+
+def make(options: argparse.Namespace, texts: Texts) -> None:
+    """Train and measure what is not there yet, run by run.
+
+    Parameters
+    ----------
+    options
+        As parsed.
+    texts
+        To learn, and to measure on.
+    """
+    began = time.monotonic()
+    todo = [setting for setting in _settings(options, options.arms) if not _report(options, setting[0]).is_dir()]
+    if not todo:
+        return
+    tokenizer = AutoTokenizer.from_pretrained(options.base)
+    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packed=True)
+    score(options, (), "base", texts)
+    for name, arm, rate, seed in todo:
+        print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
+        folder = options.study / "runs" / name
+        train(options, arm, data, folder, rate, seed)
+        score(options, [folder], name, texts)
+        report_of_run = analyze(folder, options.base, options=MeasurementOptions(cache=options.study / ".spectra"))
+        report_of_run.save(_report(options, name))  # the last, so that what has one is done
+    about = {"seconds": time.monotonic() - began, "machine": about_machine(_PACKAGES), "device": _device(options)}
+    write_whole(options.study / "about.json", json.dumps(about))
+
+
+_PACKAGES = ("rank-lab", "torch", "transformers", "peft")
+
+
+def _report(options: argparse.Namespace, name: str) -> Path:
+    return Path(options.study / f"{name}.rank")
+
+
+def _device(options: argparse.Namespace) -> str:
+    if options.device == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return str(torch.cuda.get_device_name())
+
+
+def keep(options: argparse.Namespace, texts: Texts) -> None:
     """Tables, data and words for a reader.
 
     Parameters
@@ -118,23 +171,16 @@ def keep(options: argparse.Namespace, texts: Texts, seconds: float) -> None:
         As parsed.
     texts
         For their hash.
-    seconds
-        That this call took.
     """
+    table = ScoreTable()
+    for name in ("base", *(name for name, *_ in _settings(options, options.arms))):
+        table = table.merged(ScoreTable.load(_scores(options, name) / SCORES_FILE))
+    table.save(options.study / SCORES_FILE)
     found = study_outcomes(options.study)
     options.out.mkdir(parents=True, exist_ok=True)
     export_outcomes(found, options.out, formats=["csv"])
-    about: dict[str, Any] = {
-        "base": "the demo's base" if options.base == BASE else str(options.base),
-        "steps": options.steps,
-        "batch": BATCH,
-        "context": CONTEXT,
-        "seeds": options.seeds,
-        "texts": texts.sha256,
-        "seconds": seconds,
-        "device": options.device,
-        "machine": about_machine(["rank-lab", "torch", "transformers", "peft"]),
-    }
+    about: dict[str, Any] = json.loads((options.study / "about.json").read_text(encoding="utf-8"))
+    about |= _stated(options, texts) | {"seeds": options.seeds}
     text = report(found, about)
     (options.out / "README.md").write_text(text, encoding="utf-8")
     print(text)
@@ -148,10 +194,29 @@ def keep(options: argparse.Namespace, texts: Texts, seconds: float) -> None:
         sys.exit(f"no picture drawn: {first_line(error)}; the tables are in {options.out}, run this again once mended.")
 
 
+def _stated(options: argparse.Namespace, texts: Texts) -> dict[str, Any]:
+    """What all runs of a study share."""
+    base = "the demo's base" if options.base == BASE else str(options.base)
+    sizes = {"steps": options.steps, "batch": BATCH, "context": CONTEXT, "checkpoints": CHECKPOINTS}
+    return {"base": base, "texts": texts.sha256, "arms": [repr(arm) for arm in options.arms], **sizes}
+
+
+def _refuse_another(options: argparse.Namespace, texts: Texts) -> None:
+    """A study of other settings is not gone on with."""
+    file, now = options.study / "study.json", _stated(options, texts)
+    if not file.is_file():
+        write_whole(file, json.dumps(now, indent=1) + "\n")
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    different = [name for name in now if there.get(name) != now[name]]
+    if different:
+        sys.exit(f"{options.study}: holds a study with other {', '.join(different)}; give another folder with --study.")
+
+
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=BASE, help="folder or hub id of a causal model; default the demo's base")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="each repeats every run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each repeats every run")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
@@ -159,28 +224,25 @@ def _parsed() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a few steps of two arms, to see that it runs")
     parser.add_argument("--no-picture", action="store_true", help="tables only: pictures need kaleido and a browser")
+    parser.add_argument("--only-make", action="store_true", help="train and measure these seeds, and write no results")
     parser.add_argument("--out", type=Path, help="folder for the results")
     options = parser.parse_args()
     if options.quick:
         options.study, options.steps, options.seeds = options.study / "quick", 4, [0, 1]
     options.out = options.out or (options.study / "results" if options.quick else _RESULTS)
+    options.arms = (quick_arms if options.quick else arms)(options.steps)
     return options
 
 
 def main() -> None:
     """Train, measure, keep."""
     options = _parsed()
-    began = time.monotonic()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
     texts = texts_of(options.study / "data", quick=options.quick)
-    tokenizer = AutoTokenizer.from_pretrained(options.base)
-    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packing=True)
-    runs = []
-    for name, arm, rate, seed in _settings(options, (quick_arms if options.quick else arms)(options.steps)):
-        print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
-        runs.append(options.study / "runs" / name)
-        train(options, arm, data, runs[-1], rate, seed)
-    measure(options, runs, texts)
-    keep(options, texts, time.monotonic() - began)
+    _refuse_another(options, texts)
+    make(options, texts)
+    if not options.only_make:
+        keep(options, texts)
 
 
 if __name__ == "__main__":

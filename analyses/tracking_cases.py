@@ -102,8 +102,8 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         return time.perf_counter()
 
 
-def _base(case: Case, folder: Path) -> tuple[Any, Path]:
-    """The model, and the files of its weights."""
+def _base(case: Case) -> tuple[Any, Path | None]:
+    """The model, and the files of its weights where there are any."""
     import transformers as hf
 
     dtype = getattr(torch, case.dtype)
@@ -119,11 +119,8 @@ def _base(case: Case, folder: Path) -> tuple[Any, Path]:
         num_attention_heads=max(case.hidden // 128, 2), num_key_value_heads=max(case.hidden // 512, 1),
     )  # fmt: skip
     with torch.device(case.device):
-        model = hf.LlamaForCausalLM(config).to(dtype)
-    files = folder / "base"
-    if not files.exists():
-        model.save_pretrained(files)
-    return model, files
+        model = hf.LlamaForCausalLM(config).to(dtype)  # without files: the tracker keeps a copy on the CPU
+    return model, None
 
 
 def _adapted(case: Case, model: Any) -> Any:
@@ -166,7 +163,7 @@ def train(case: Case, steps: int, *, tracked: bool, points: Sequence[int] | None
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, files = _base(case, folder)
+        model, files = _base(case)
         vocabulary = int(model.config.vocab_size)
         model = _adapted(case, model)
         clock = _Clock(case.device)

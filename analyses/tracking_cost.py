@@ -27,15 +27,17 @@ _RESULTS = Path(__file__).parent / "results"
 _SHARE = 0.02
 _LENGTHS = (300, 1000, 3000, 10_000)
 _CPU_CASES = (
-    (Case("demo", "full", 8, 128), 40, 600),
-    (Case("demo", "lora", 8, 128), 40, 300),
-    (Case("demo", "sora", 8, 128), 40, 300),
-    (Case("minilm", "full", 16, 64), 6, 0),
-    (Case("minilm", "lora", 16, 64), 6, 0),
+    (Case("demo", "lora", 8, 128), 20, 200),
+    (Case("demo", "sora", 8, 128), 20, 200),
+    (Case("minilm", "full", 16, 64), 3, 0),
+    (Case("minilm", "lora", 16, 64), 3, 0),
+    (Case("demo", "full", 8, 128), 20, 500),
 )
 
 
-def measured(case: Case, steps: int, whole: int) -> dict[str, Any]:
+def measured(
+    case: Case, steps: int, whole: int, *, turns: Sequence[bool] = (False, True, True, False)
+) -> dict[str, Any]:
     """Both costs of one training, and the default's share of it.
 
     Parameters
@@ -43,13 +45,15 @@ def measured(case: Case, steps: int, whole: int) -> dict[str, Any]:
     case
         What is trained.
     steps
-        Of each of the four short trainings, two of them tracked at three points.
+        Of each of the short trainings, tracked at two points.
     whole
         Steps of a training with the default's points that is run to its end; 0 for none.
+    turns
+        Which of the short trainings are tracked, in their order.
     """
-    points = sorted({max(1, steps // 3), max(1, 2 * steps // 3), steps})
+    points = sorted({max(1, steps // 2), steps})
     runs: dict[bool, list[Trained]] = {False: [], True: []}
-    for tracked in (False, True, True, False):
+    for tracked in turns:
         runs[tracked].append(train(case, steps, tracked=tracked, points=points if tracked else None))
     default = train(case, max(whole, 2), tracked=True)
     step = median(second for run in runs[False] for second in run.step_seconds[1:] or run.step_seconds)
@@ -142,7 +146,7 @@ def _report(results: dict[str, Any]) -> str:
 
 Random tokens; the demo's base in steps of 8 x 128 tokens, MiniLM with its masked head in steps of 16 x 64, a random
 Llama in steps of 4 x 512; rank 8 in all linear layers, {results["threads"]} thread(s){results["accelerator"]}. Each is
-trained four times for a few steps: without, with, with, without the tracker. A point measures every trained matrix
+trained a few times for a few steps, with and without the tracker in turns. A point measures every trained matrix
 twice, since the base and since the last point, and writes it down. "In steps" is what was measured; beside it what the
 rule expects that decides on the number of points from sizes alone (`rank_lab/training/tracking_points.py`). The last
 columns: points of the default in a training of that length, and their share of its time by the measured step and
@@ -171,7 +175,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=2048, help="width of the random Llama, a multiple of 128")
     parser.add_argument("--layers", type=int, default=4, help="of the random Llama")
     parser.add_argument("--steps", type=int, default=6, help="of each short training of the random Llama")
-    parser.add_argument("--seconds", type=float, default=1200.0, help="no further training is begun after so long")
+    parser.add_argument("--seconds", type=float, default=None, help="no further case after so long; for cuda 100")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for tracking_cost.json and .md")
     options = parser.parse_args()
@@ -183,7 +187,7 @@ def _parsed() -> argparse.Namespace:
 def _cases(options: argparse.Namespace) -> Sequence[tuple[Case, int, int]]:
     if options.quick:
         tiny = Case("llama", "full", 2, 8, device=options.device, hidden=128, layers=1, vocabulary=99)
-        return [(replace(tiny, method=method), 3, 3) for method in ("full", "lora", "sora")]
+        return [(replace(tiny, method=method), 3, 3) for method in ("full", "sora")]
     if options.device == "cpu":
         return _CPU_CASES
     llama = Case("llama", "full", 4, 512, device=options.device, hidden=options.hidden, layers=options.layers)
@@ -204,11 +208,13 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     left_out: list[str] = []
     begun = time.monotonic()
+    limit = options.seconds or (1200.0 if options.device == "cpu" else 100.0)
     for case, steps, whole in _cases(options):
-        if time.monotonic() - begun > options.seconds:
+        if time.monotonic() - begun > limit:
             left_out.append(_name(asdict(case)))
             continue
-        found.append(measured(case, steps, whole))
+        turns = (False, True) if options.quick or options.device != "cpu" else (False, True, True, False)
+        found.append(measured(case, steps, whole, turns=turns))
     results: dict[str, Any] = {
         "machine": machine,
         "accelerator": f", {torch.cuda.get_device_name()}" if options.device != "cpu" else "",

@@ -12,7 +12,7 @@ from rank_lab.training.method import MethodChoices
 __all__ = ["Arm", "Texts", "arms", "quick_arms", "texts_of"]
 
 _PIECE = 1500  # characters of a held-out text: some 400 tokens of the demo's base
-_HELD_OUT = 48
+_HELD_OUT = 24
 
 
 @dataclass(frozen=True)

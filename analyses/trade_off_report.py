@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from rank_lab.outcomes import Outcomes
 
 from analyses.machine import table
 from analyses.trade_off_arms import arms
+from rank_lab.outcomes import Outcomes
 
 __all__ = ["draw", "report"]
 
@@ -58,9 +58,9 @@ def draw(found: Outcomes) -> go.Figure:
             new = arm not in shown
             figure.add_trace(go.Scatter(x=line["learning"], y=line[name], showlegend=new, **look), row=1, col=column)
             shown.add(arm)
-    figure.update_xaxes(title="learned: loss on held-out code, nats a token below the base's")
-    figure.update_yaxes(title="forgotten: loss on held-out prose, nats above the base's", row=1, col=1)
-    figure.update_yaxes(title="90 % energy rank k<sub>90</sub>, mean weighted by change", type="log", row=1, col=2)
+    figure.update_xaxes(title="learned: nats a token on code, below the base")
+    figure.update_yaxes(title="forgotten: nats a token on prose, above the base", row=1, col=1)
+    figure.update_yaxes(title="k<sub>90</sub>, mean weighted by change", type="log", dtick="D2", row=1, col=2)
     figure.update_layout(
         template="simple_white", width=1100, height=480, font_size=13, margin={"l": 70, "r": 20, "t": 20, "b": 110},
         legend={"orientation": "h", "y": -0.2, "x": 0.5, "xanchor": "center"},

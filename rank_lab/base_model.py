@@ -1,14 +1,15 @@
 """Loading a base model for a kind of task, and refusing one that would start at random or does not fit its data."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rank_lab.errors import RankLabError
-from rank_lab.plain_text import first_line
+from rank_lab.errors import DataError, RankLabError
+from rank_lab.plain_text import first_line, plain
 from rank_lab.tasks import TaskData
 
-__all__ = ["AUTO_CLASSES", "load_base", "refuse_unfit_data"]
+__all__ = ["AUTO_CLASSES", "load_base", "load_tokenizer", "refuse_unfit_data"]
 
 AUTO_CLASSES: Mapping[str, str] = {
     "causal": "AutoModelForCausalLM",
@@ -67,6 +68,55 @@ def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtyp
         raise RankLabError(f"{source}: is an adapter, with its base loaded beneath; give the base model itself.")
     _refuse_random_weights(source, model, loaded, head=kind in _NEW_HEAD)
     return model
+
+
+def load_tokenizer(source: str, purpose: str) -> Any:
+    """The tokenizer of a base model.
+
+    Parameters
+    ----------
+    source
+        Folder or hub id.
+    purpose
+        What needs a base and no adapter, for the message.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or no tokenizer in it.
+    RankLabError
+        If it is an adapter.
+
+    Examples
+    --------
+    >>> from rank_lab.demo.adapt import BASE
+    >>> len(load_tokenizer(str(BASE), "training starts from a model"))
+    1024
+    """
+    from transformers import AutoTokenizer
+
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1 or source.endswith("/")
+    if looks_local and not Path(source).exists():
+        raise DataError(f"{source}: no such folder; give the base's, or a hub id such as org/name.")
+    _refuse_adapter(source, purpose)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: no tokenizer could be loaded ({first_line(error)}).") from error
+
+
+def _refuse_adapter(source: str, purpose: str) -> None:
+    file = Path(source) / "adapter_config.json"
+    if not file.is_file():
+        return
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("peft_type")
+    except (ValueError, AttributeError):
+        kind = "unreadable"
+    raise RankLabError(
+        f"{source}: is an adapter ({plain(str(kind))}), and {purpose}; give the base model, or merge the adapter into"
+        " it first."
+    )
 
 
 def refuse_unfit_data(model: Any, data: TaskData, source: str | Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rank_lab.errors import DataError
 from rank_lab.plain_text import plain
-from rank_lab.score_origin import Imported, LeftOut, Origin, direction
+from rank_lab.score_origin import Imported, LeftOut, Origin, direction, number
 from rank_lab.score_table import ScoreRow
 
 __all__ = ["HARNESS", "bigcode_scores", "is_bigcode"]
@@ -66,20 +66,20 @@ def bigcode_scores(content: Mapping[str, Any], origin: Origin, *, source: str) -
     rows, left_out = [], []
     for task, scores in tasks.items():
         for metric, value in (scores if isinstance(scores, dict) else {"score": scores}).items():
-            better = direction(str(metric))
-            if better is None or isinstance(value, bool) or not isinstance(value, int | float):
-                left_out.append(LeftOut(plain(f"{task} {metric}", limit=200), _reason(value)))
+            better, read = direction(str(metric)), number(value)
+            if better is None or read is None:
+                left_out.append(LeftOut(f"{task} {metric}", _reason(value, read)))
                 continue
             rows.append(
                 ScoreRow(
-                    run, method, origin.step, task, str(metric), float(value), role=origin.roles.get(task, ""),
+                    run, method, origin.step, task, str(metric), read, role=origin.roles.get(task, ""),
                     chance=origin.chance.get(task), higher_is_better=better, harness=HARNESS, source=source,
                 )
             )  # fmt: skip
     return Imported(tuple(rows), tuple(left_out)).or_refused(source)
 
 
-def _reason(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _reason(value: Any, read: float | None) -> str:
+    if read is None:
         return f"{plain(repr(value), limit=40)} is no number"
     return "the file does not say whether a larger value is better"

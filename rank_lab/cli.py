@@ -321,6 +321,293 @@ def schedule(
     run_and_print(inputs, study, adapter, training, plan.schedule(), as_json=as_json)
 
 
+_RUN, _METHOD, _TEXT, _CODE, _MODEL = "The run", "The method", "Texts and tasks", "Generated code", "The model"
+
+
+@app.command()
+def finetune(
+    model: Annotated[str, typer.Argument(help="Base model: folder or hub id.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="full, bitfit, lora, rslora, dora, pissa, loftq, adalora, sora, vera, ia3, prefix, prompt, prelayer,"
+            " series, parallel or compacter."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run, such as STUDY/runs/NAME.")],
+    task: Annotated[
+        str, typer.Option(help="One of GLUE's (rte, mrpc, cola ...), or a name of your own.", rich_help_panel=_DATA)
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of train.jsonl and validation.jsonl.", rich_help_panel=_DATA)
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="A data set on the hub, ORG/NAME.", rich_help_panel=_DATA)] = "",
+    dataset_config: Annotated[str | None, typer.Option(help="Its configuration.", rich_help_panel=_DATA)] = None,
+    train_split: Annotated[
+        str, typer.Option(help="Its split to learn, e.g. train[:90%].", rich_help_panel=_DATA)
+    ] = "train",
+    validation_split: Annotated[
+        str, typer.Option(help="Its split to validate on.", rich_help_panel=_DATA)
+    ] = "validation",
+    revision: Annotated[
+        str | None, typer.Option(help="Of the data on the hub: branch, tag or commit.", rich_help_panel=_DATA)
+    ] = None,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a text (default 'text'), or of prompt and completion.", rich_help_panel=_DATA),
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Of a class or number.", rich_help_panel=_DATA)] = "",
+    kind: Annotated[
+        str | None,
+        typer.Option(help="causal (default), masked, classification or regression.", rich_help_panel=_DATA),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of the longest example, or of a block.", rich_help_panel=_DATA)
+    ] = None,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Join texts and cut them into blocks.", rich_help_panel=_DATA)
+    ] = False,
+    train_limit: Annotated[
+        int | None, typer.Option(help="Training examples, a fixed choice; default all.", rich_help_panel=_DATA)
+    ] = None,
+    validation_limit: Annotated[
+        int | None, typer.Option(help="Validation examples, likewise.", rich_help_panel=_DATA)
+    ] = None,
+    subset_seed: Annotated[int, typer.Option(help="Of their choice.", rich_help_panel=_DATA)] = 42,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="attention, mlp, all (default), or names of modules.", rich_help_panel=_METHOD),
+    ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Adapt the input embedding, too.", rich_help_panel=_METHOD)
+    ] = False,
+    head: Annotated[bool, typer.Option("--head", help="Adapt the output head, too.", rich_help_panel=_METHOD)] = False,
+    rank: Annotated[int | None, typer.Option(help="LoRA family; default 16.", rich_help_panel=_METHOD)] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA family; default 2 x rank.", rich_help_panel=_METHOD)] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA family.", rich_help_panel=_METHOD)] = None,
+    bottleneck: Annotated[
+        int | None, typer.Option(help="Adapters: width; default 64.", rich_help_panel=_METHOD)
+    ] = None,
+    place: Annotated[
+        str | None, typer.Option(help="Adapters: attention, mlp or both (default).", rich_help_panel=_METHOD)
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Prompts and prefixes: virtual tokens; default 20.", rich_help_panel=_METHOD)
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="SoRA: sparsity threshold.", rich_help_panel=_METHOD)] = None,
+    gate_lr: Annotated[
+        float | None, typer.Option(help="SoRA: learning rate of the gates.", rich_help_panel=_METHOD)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Default where a search for the method's begins.", rich_help_panel=_STEPS)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Default 1000.", rich_help_panel=_STEPS)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Instead of steps.", rich_help_panel=_STEPS)] = None,
+    optimizer: Annotated[str, typer.Option(help="By transformers' name.", rich_help_panel=_STEPS)] = "adamw_torch",
+    scheduler: Annotated[str, typer.Option(help="Shape of the learning rate.", rich_help_panel=_STEPS)] = "cosine",
+    warmup: Annotated[float, typer.Option(help="Share of the steps.", rich_help_panel=_STEPS)] = 0.06,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_STEPS)] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_STEPS)] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Examples, of each process.", rich_help_panel=_STEPS)] = 16,
+    accumulation: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=_STEPS)] = 1,
+    evaluation_batch_size: Annotated[
+        int, typer.Option(help="Examples at a time when validating.", rich_help_panel=_STEPS)
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_STEPS)] = 0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.", rich_help_panel=_STEPS)] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel=_STEPS)
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_STEPS)] = "cpu",
+    checkpoints: Annotated[
+        int, typer.Option(help="How many, spaced by the logarithm of the step.", rich_help_panel=_RUN)
+    ] = 8,
+    save_at: Annotated[str, typer.Option(help="Their steps instead, e.g. 1,10,100.", rich_help_panel=_RUN)] = "",
+    no_track: Annotated[
+        bool, typer.Option("--no-track", help="Do not follow ranks along training.", rich_help_panel=_RUN)
+    ] = False,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a run to compare with: what would be unfair is said.", rich_help_panel=_RUN),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print record and losses as JSON.")] = False,
+) -> None:
+    """Train one method, save on a logarithmic schedule, follow its ranks along the way.
+
+    Example: rank-lab finetune base/ --method lora --data code/ --packing --max-length 512 --steps 500 -o runs/lora
+
+    A run that was stopped goes on where it was: run the same command again. On several
+    GPUs: accelerate launch -m rank_lab finetune ...
+    """
+    from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
+    from rank_lab.training.finetune_command import finetune_and_print
+
+    learnt = DataChoices(
+        model, task=task, data=data, dataset=dataset, dataset_config=dataset_config, train_split=train_split,
+        validation_split=validation_split, revision=revision, text_columns=tuple(text_column or ()),
+        label_column=label_column, kind=kind, max_length=max_length, packing=packing, train_limit=train_limit,
+        validation_limit=validation_limit, subset_seed=subset_seed,
+    )  # fmt: skip
+    adaptation = Adaptation(
+        method, targets=targets, embeddings=embeddings, head=head, rank=rank, alpha=alpha, dropout=dropout,
+        bottleneck=bottleneck, place=place, prompt_tokens=prompt_tokens, threshold=threshold, gate_lr=gate_lr,
+    )  # fmt: skip
+    training = TrainingChoices(
+        learning_rate=lr, steps=steps, epochs=epochs, optimizer=optimizer, scheduler=scheduler, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, batch_size=batch_size, accumulation=accumulation,
+        evaluation_batch_size=evaluation_batch_size, checkpoints=checkpoints, save_at=save_at, seed=seed, bf16=bf16,
+        gradient_checkpointing=gradient_checkpointing, device=device,
+    )  # fmt: skip
+    finetune_and_print(
+        learnt, adaptation, training, out, track=not no_track, against=tuple(against or ()), as_json=as_json
+    )
+
+
+@app.command()
+def evaluate(
+    study: Annotated[Path, typer.Option("--study", "-o", help="Folder whose scores.parquet receives the scores.")],
+    tuned: Annotated[
+        list[str] | None,
+        typer.Argument(help="Checkpoints, adapters, trainers' folders, hub ids; none for the base alone."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="What they were tuned from; default what adapters name.", rich_help_panel=_MODEL)
+    ] = "",
+    name: Annotated[str, typer.Option(help="Of the run; default the folder's.", rich_help_panel=_MODEL)] = "",
+    kind: Annotated[
+        str | None,
+        typer.Option(help="causal, masked, classification or regression; default the files'.", rich_help_panel=_MODEL),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_MODEL)] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODEL)] = "auto",
+    skip_base: Annotated[
+        bool, typer.Option("--skip-base", help="Without its scores there is no forgetting.", rich_help_panel=_MODEL)
+    ] = False,
+    source_text: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: text that the base can (forgetting).", rich_help_panel=_TEXT),
+    ] = None,
+    target_text: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: text that is learned.", rich_help_panel=_TEXT)
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Of JSON lines.", rich_help_panel=_TEXT)] = "text",
+    join_rows: Annotated[
+        bool, typer.Option("--join-rows", help="The rows are lines of one text.", rich_help_panel=_TEXT)
+    ] = False,
+    kl: Annotated[
+        bool, typer.Option("--kl", help="Also the divergence from the base on these texts.", rich_help_panel=_TEXT)
+    ] = False,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hellaswag, arc_challenge, winogrande, gsm8k or another of lm-eval; humaneval, mbpp; GLUE's.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=source or TASK=target, where not the usual.", rich_help_panel=_TEXT),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of local files of the tasks; default the hub.", rich_help_panel=_TEXT)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Examples of each set, the first; default all.", rich_help_panel=_TEXT)
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(help="Solved examples in prompts; default the task's.", rich_help_panel=_TEXT)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs at a time.", rich_help_panel=_TEXT)] = 8,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of the longest input.", rich_help_panel=_TEXT)] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens between windows; default no overlap.", rich_help_panel=_TEXT)
+    ] = None,
+    masked_places: Annotated[
+        int, typer.Option(help="Masked models: places asked of each text.", rich_help_panel=_TEXT)
+    ] = 64,
+    allow_code: Annotated[
+        bool,
+        typer.Option("--allow-code", help="Run what the model wrote, in a limited process.", rich_help_panel=_CODE),
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Answers to each problem.", rich_help_panel=_CODE)] = 1,
+    temperature: Annotated[float, typer.Option(help="0 for the likeliest token.", rich_help_panel=_CODE)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Of sampling.", rich_help_panel=_CODE)] = 0.95,
+    new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; default the task's, of code 512.", rich_help_panel=_CODE)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Longest time for a batch of answers.", rich_help_panel=_CODE)] = 600.0,
+    code_seconds: Annotated[int, typer.Option(help="Processor time of each program.", rich_help_panel=_CODE)] = 5,
+    seed: Annotated[int, typer.Option(help="Of sampling and masked places.", rich_help_panel=_TEXT)] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure what is there already, too.", rich_help_panel=_MODEL)
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Scores of models and their base: what was learned, what was forgotten.
+
+    Example: rank-lab evaluate runs/lora --source-text prose=prose.jsonl --target-text code=code.jsonl --kl -o study/
+
+    What is there is not measured again: a command that was stopped goes on.
+    """
+    from rank_lab.evaluation.evaluate_choices import Choices
+    from rank_lab.evaluation.evaluate_command import evaluate_and_print
+    from rank_lab.evaluation.tuned_models import LoadOptions
+
+    choices = Choices(
+        source_texts=tuple(source_text or ()), target_texts=tuple(target_text or ()), text_column=text_column,
+        join_rows=join_rows, kl=kl, tasks=tuple(task or ()), roles=tuple(role or ()), data=data, limit=limit,
+        few_shot=few_shot, batch_size=batch_size, max_length=max_length, stride=stride, masked_places=masked_places,
+        samples=samples, temperature=temperature, top_p=top_p, new_tokens=new_tokens, seconds=seconds, seed=seed,
+        allow_code=allow_code, code_seconds=code_seconds, again=again,
+    )  # fmt: skip
+    loading = LoadOptions(base=base, device=device, dtype=dtype, kind=kind)
+    failed = evaluate_and_print(tuned or [], study, loading, choices, name=name, skip_base=skip_base, as_json=as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command("import-scores")
+def import_scores(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="results_*.json of lm-eval, evaluation_results.json of the BigCode harness, or .csv."),
+    ],
+    study: Annotated[Path, typer.Option("--study", "-o", help="Folder whose scores.parquet receives the scores.")],
+    run: Annotated[str | None, typer.Option(help="Which model it was; 'base' for the untuned one.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of it, such as lora; 'base' for the untuned one.")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Of its checkpoint; 0 for the untuned one.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="TASK=source or TASK=target.")] = None,
+    chance: Annotated[list[str] | None, typer.Option(help="TASK=SCORE of a model that guesses.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Bring results that other programs left into the study's scores.
+
+    Example: rank-lab import-scores results_2026.json --run lora --method lora --step 500 --role gsm8k=target -o study/
+    """
+    from rank_lab.import_command import import_and_print, origin_of
+
+    import_and_print(files, study, origin_of(run, method, step, role or [], chance or []), as_json=as_json)
+
+
+@app.command()
+def fairness(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs that finetune made.")],
+    train_text: Annotated[
+        Path | None, typer.Option(help="JSON lines that were learned, to be looked through for test questions.")
+    ] = None,
+    test_text: Annotated[Path | None, typer.Option(help="JSON lines of test questions.")] = None,
+    train_column: Annotated[str, typer.Option(help="Column of the learned text.")] = "text",
+    test_column: Annotated[str, typer.Option(help="Column of the question.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """What would make a comparison of these runs unfair, with where that was seen.
+
+    Example: rank-lab fairness runs/full-1e-5 runs/lora-1e-4
+    """
+    from rank_lab.fairness_command import fairness_and_print
+
+    fairness_and_print(runs, train_text, test_text, train_column=train_column, test_column=test_column, as_json=as_json)
+
+
 def main() -> None:
     """Entry point: what rank_lab or the system refuses becomes one line and exit code 2."""
     try:

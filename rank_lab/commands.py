@@ -15,13 +15,21 @@ from rank_lab.analysis import analyze as analyze_run
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.curve_terminal import curve_summary, render_curve
-from rank_lab.errors import RankLabError, SchemaError
+from rank_lab.errors import DataError, RankLabError, SchemaError
 from rank_lab.export import FORMATS, export_curve, export_reports
+from rank_lab.fairness import fairness, render_findings
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.noise import NOISE_MODES
+from rank_lab.outcomes import Outcomes
+from rank_lab.outcomes_export import export_outcomes
+from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
+from rank_lab.plain_text import plain
 from rank_lab.report import RankReport, read_provenance, reports_of
+from rank_lab.score_table import SCORES_FILE
 from rank_lab.spectrum import METHODS
+from rank_lab.study_outcomes import study_outcomes
 from rank_lab.terminal import render, summary
+from rank_lab.training_record import TrainingRecord
 
 __all__ = ["Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
@@ -110,17 +118,24 @@ def analyze_runs(
 
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
-    """Print every report of a study, worst coverage first, and its curve."""
-    curve = _curve(study)
-    reports = sorted(_reports(study, curve), key=lambda report: -int(report.coverage["failed"].sum()))
+    """Print every report of a study, worst coverage first, its curve, and what its runs learnt and forgot."""
+    curve, outcomes = _curve(study), _outcomes(study)
+    reports = sorted(
+        _reports(study, alone=curve is None and outcomes is None),
+        key=lambda report: -int(report.coverage["failed"].sum()),
+    )
     if as_json:
         found = [summary(report) for report in reports] + ([] if curve is None else [curve_summary(curve)])
+        found += [] if outcomes is None else [outcome_summary(outcomes)]
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
     for report in reports:
         console().print(render(report, modules=modules))
     if curve is not None:
         console().print(render_curve(curve))
+    if outcomes is not None:
+        console().print(render_outcomes(outcomes))
+        console().print(_unfair(reports), highlight=False, markup=False)
 
 
 def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
@@ -129,10 +144,11 @@ def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_js
     unknown = [kind for kind in chosen if kind not in FORMATS]
     if unknown:
         raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(FORMATS)}.")
-    curve = _curve(study)
-    reports = _reports(study, curve)
+    curve, outcomes = _curve(study), _outcomes(study)
+    reports = _reports(study, alone=curve is None and outcomes is None)
     written = export_reports(reports, out, formats=chosen) if reports else []
     written += [] if curve is None else export_curve(curve, out, formats=chosen)
+    written += [] if outcomes is None else export_outcomes(outcomes, out, formats=chosen)
     files = [str(file) for file in written]
     sys.stdout.write((json.dumps(files, indent=1) if as_json else "\n".join(files)) + "\n")
 
@@ -143,10 +159,31 @@ def _curve(study: Path) -> Curve | None:
     return curve if curve is not None and curve.records else None
 
 
-def _reports(study: Path, curve: Curve | None) -> list[RankReport]:
-    if curve is not None and not any(study.glob("*.rank")):
+def _outcomes(study: Path) -> Outcomes | None:
+    """What its runs learnt and forgot, of a study that has scores."""
+    return study_outcomes(study) if (study / SCORES_FILE).is_file() else None
+
+
+def _reports(study: Path, *, alone: bool) -> list[RankReport]:
+    if not alone and not any(study.glob("*.rank")):
         return []
     return [RankReport.load(folder) for folder in reports_of(study)]
+
+
+def _unfair(reports: Sequence[RankReport]) -> str:
+    """What would make a comparison of the runs unfair, as far as their training is recorded."""
+    told = [report.provenance.get("training") for report in reports]
+    try:
+        records = [TrainingRecord(**each) for each in told if each is not None]
+    except TypeError:
+        return "fairness: a report's record of its training is of another rank_lab; analyse its run again"
+    if not records:
+        return "fairness: none of the reports knows how its run was trained (training.json of rank-lab finetune)"
+    try:
+        findings = fairness(records)
+    except DataError as error:
+        return f"fairness: {error}"
+    return "\n".join(plain(line) for line in ("fairness of the comparison:", *render_findings(findings).split("\n")))
 
 
 def _options(study: Path, choices: Choices) -> MeasurementOptions:

@@ -11,7 +11,7 @@ from rank_lab.bands import bands
 from rank_lab.curve import Curve
 from rank_lab.report import RankReport
 
-__all__ = ["FORMATS", "export_curve", "export_reports"]
+__all__ = ["FORMATS", "export_curve", "export_reports", "write_tables"]
 
 _BANDS = ("nonzero_gates", "nonzero_parameters", "memorization", "generalization", "train_score", "validation_score")
 
@@ -40,7 +40,7 @@ def export_reports(reports: Sequence[RankReport], folder: Path, *, formats: Sequ
         "coverage": pd.concat([report.coverage for report in reports], ignore_index=True),
         "spectra": _long(pd.concat([report.spectra for report in reports], ignore_index=True)),
     }
-    written = _write(tables, folder, formats)
+    written = write_tables(tables, folder, formats)
     file = folder / "provenance.json"
     file.write_text(
         json.dumps([dict(report.provenance) for report in reports], indent=1, sort_keys=True) + "\n", encoding="utf-8"
@@ -81,10 +81,21 @@ def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[
         tables["curve_bands"] = bands(curve.rows, _BANDS)
     if curve.knees:
         tables["curve_knees"] = pd.DataFrame(curve.knees)
-    return _write(tables, folder, formats)
+    return write_tables(tables, folder, formats)
 
 
-def _write(tables: dict[str, pd.DataFrame], folder: Path, formats: Sequence[str]) -> list[Path]:
+def write_tables(tables: dict[str, pd.DataFrame], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write tables in each of the formats.
+
+    Parameters
+    ----------
+    tables
+        Name of the file, without its ending, to the table.
+    folder
+        Which is there.
+    formats
+        Of :data:`FORMATS`.
+    """
     written = []
     for name, table in tables.items():
         for kind in formats:

@@ -233,30 +233,48 @@ def source_forgetting(
     return _combined(parts, tasks, resampling)
 
 
-def divergence(row: ScoreRow, resampling: Resampling | None = None) -> Change:
+def divergence(rows: Sequence[ScoreRow], resampling: Resampling | None = None) -> Change:
     r"""Forgetting as :math:`\mathrm{KL}(\mathrm{base} \,\|\, \mathrm{tuned})`, which holds its comparison in itself.
 
     Parameters
     ----------
-    row
-        The divergence, with the scores of its examples or a standard error where they are known.
+    rows
+        The divergence on each of some texts, of one model, with the scores of its examples or a standard error where
+        they are known.
     resampling
         Of the interval.
+
+    Returns
+    -------
+    Change
+        The mean over the texts; without a value where there are none.
 
     References
     ----------
     .. [1] Shenfeld et al. (2025), RL's Razor, arXiv:2509.04259.
+
+    Examples
+    --------
+    >>> divergence([ScoreRow("r", "full", 9, "wiki", "kl_from_base", 0.25, higher_is_better=False)]).value
+    0.25
     """
-    resampling = resampling or Resampling()
-    draws = score_draws(row, resampling)
-    return _combined([_Part(row.value, standard_error(row), draws, row.examples is not None)], (row.task,), resampling)
+    resampling, tasks = resampling or Resampling(), tuple(row.task for row in rows)
+    reasons = _unfit(rows, tasks)
+    if reasons:
+        return Change(math.nan, reason=reasons[0], tasks=tasks)
+    parts = [_Part(row.value, standard_error(row), score_draws(row, resampling), are_paired(row, row)) for row in rows]
+    return _combined(parts, tasks, resampling)
 
 
 def _unfit(rows: Sequence[ScoreRow], tasks: Sequence[str]) -> list[str]:
     if not rows:
         return ["no score with the role 'source'"]
-    twice = [row for row in rows if tasks.count(row.task) > 1]
-    return [f"{twice[0].task} is there twice, as {' and '.join(r.metric for r in twice)}; choose one"] if twice else []
+    twice = [f"{row.metric}, {row.few_shot}-shot" for row in rows if row.task == _first_twice(tasks)]
+    return [f"{_first_twice(tasks)} is there twice ({'; '.join(twice)}); choose one"] if twice else []
+
+
+def _first_twice(tasks: Sequence[str]) -> str | None:
+    return next((task for task in tasks if tasks.count(task) > 1), None)
 
 
 def _lost(row: ScoreRow, base: ScoreRow, resampling: Resampling) -> _Part:

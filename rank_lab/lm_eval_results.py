@@ -16,7 +16,7 @@ from typing import Any
 from rank_lab.errors import CheckpointError, DataError
 from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
 from rank_lab.plain_text import plain
-from rank_lab.score_origin import Imported, LeftOut, Origin, direction
+from rank_lab.score_origin import Imported, LeftOut, Origin, direction, number
 from rank_lab.score_table import ScoreRow
 
 __all__ = ["HARNESS", "Sample", "is_lm_eval", "lm_eval_scores", "read_samples", "set_sha256"]
@@ -179,7 +179,7 @@ def _samples_of(file: Path) -> Iterator[Sample]:
         with file.open("rb") as stream:
             while line := stream.readline(MAX_JSON_BYTES + 1):
                 yield Sample.of(parse_json(line))
-    except (OSError, CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, CheckpointError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file}: is no file of lm-eval's samples ({plain(str(error), limit=200)}); restore it, or move it away to"
             " import the results without scores of examples."
@@ -196,14 +196,15 @@ def _task(
             continue
         name = f"{task} {key}"
         better = _better(content, task, metric)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        read = number(value)
+        if read is None:
             found.append(LeftOut(name, f"{plain(repr(value), limit=40)} is no number"))
         elif better is None:
             found.append(LeftOut(name, "the file does not say whether a larger value is better"))
         else:
             stderr = metrics.get(f"{metric}_stderr,{filter_name}" if filter_name else f"{metric}_stderr")
             shown = metric if filter_name in ("", "none") else str(key)
-            found.append(_row(content, task, shown, (float(value), stderr, better), origin, source))
+            found.append(_row(content, task, shown, (read, stderr, better), origin, source))
     return found
 
 
@@ -212,9 +213,10 @@ def _row(
 ) -> ScoreRow:
     value, stderr, better = score
     run, method = origin.named(source)
-    known = isinstance(stderr, int | float) and math.isfinite(stderr) and stderr >= 0
+    error = number(stderr)
+    known = error if error is not None and math.isfinite(error) and error >= 0 else None
     return ScoreRow(
-        run, method, origin.step, task, metric, value, float(stderr) if known else None, _count(content, task),
+        run, method, origin.step, task, metric, value, known, _count(content, task),
         origin.roles.get(task, ""), _shots(content, task), origin.chance.get(task), better,
         HARNESS, _version(content), source,
     )  # fmt: skip
@@ -223,7 +225,7 @@ def _row(
 def _count(content: Mapping[str, Any], task: str) -> int | None:
     count = _at(content, "n-samples", task, "effective")
     count = _at(content, "results", task, "sample_len") if count is None else count
-    return count if isinstance(count, int) and count > 0 else None
+    return count if _is_whole(count) and count > 0 else None
 
 
 def _shots(content: Mapping[str, Any], task: str) -> int | None:
@@ -233,7 +235,11 @@ def _shots(content: Mapping[str, Any], task: str) -> int | None:
         _at(content, "configs", task, "num_fewshot"),
         _at(content, "config", "num_fewshot"),
     )
-    return next((shots for shots in places if isinstance(shots, int) and shots >= 0), None)
+    return next((shots for shots in places if _is_whole(shots) and shots >= 0), None)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value < 2**63
 
 
 def _at(content: Any, *path: str) -> Any:

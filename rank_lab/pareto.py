@@ -11,7 +11,7 @@ from rank_lab.errors import RankLabError, ShapeMismatchError
 from rank_lab.forgetting import Change
 from rank_lab.uncertainty import Interval, percentile_interval
 
-__all__ = ["Front", "TradeOff", "forgetting_at", "front_of", "front_shares", "hypervolume", "nondominated"]
+__all__ = ["Front", "TradeOff", "area_of", "forgetting_at", "front_of", "front_shares", "hypervolume", "nondominated"]
 
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -80,11 +80,13 @@ def nondominated(learning: npt.ArrayLike, forgetting: npt.ArrayLike) -> Mask:
     [True, True, False]
     """
     gained, lost = _both(learning, forgetting)
-    known = np.isfinite(gained) & np.isfinite(lost)
-    no_worse = (gained[:, None] >= gained) & (lost[:, None] <= lost)
-    better = (gained[:, None] > gained) | (lost[:, None] < lost)
-    beaten = (no_worse & better & known[:, None]).any(axis=0)
-    front: Mask = known & ~beaten
+    front = np.zeros(len(gained), np.bool_)
+    places = np.flatnonzero(np.isfinite(gained) & np.isfinite(lost))
+    places = places[np.lexsort((lost[places], -gained[places]))]  # most learnt first; of equals, least forgotten first
+    high, low = gained[places], lost[places]
+    first = np.searchsorted(-high, -high)  # of those that learnt as much
+    least = np.minimum.accumulate(np.concatenate([[np.inf], low]))[first]  # forgotten by those that learnt more
+    front[places] = (low < least) & (low == low[first])
     return front
 
 
@@ -103,6 +105,10 @@ def hypervolume(learning: npt.ArrayLike, forgetting: npt.ArrayLike, reference: t
     -------
     float
         In units of learning times those of forgetting; NaN if no point has both values.
+
+    Notes
+    -----
+    Noise in the points makes it larger, as it counts the luckiest of those that are close; so do resamples of them.
 
     Raises
     ------
@@ -234,19 +240,57 @@ def front_of(models: Sequence[TradeOff], *, reference: tuple[float, float] | Non
     known = np.isfinite(gained) & np.isfinite(lost)
     if reference is None:
         reference = (0.0, float(lost[known].max()) if known.any() else 0.0)
-    area = hypervolume(gained, lost, reference)
     on_front = tuple(nondominated(gained, lost).tolist())
-    drawn = [(model.learning.draws, model.forgetting.draws) for model, has in zip(models, known, strict=True) if has]
-    pairs = [(first, second) for first, second in drawn if first is not None and second is not None]
-    without = len(drawn) - len(pairs)
-    if without or not pairs:
-        reason = f"{without} of {len(drawn)} models have no resamples" if drawn else "no model has both values"
-        return Front(on_front, (math.nan,) * len(models), Interval(area, None, None, reason=reason), reference, reason)
-    first, second = np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+    area = area_of(models, reference, level=level)
+    drawn, reason = _draws(models, known)
     share = np.full(len(models), math.nan)
-    share[known] = front_shares(first, second)
-    areas = np.array([hypervolume(*pair, reference) for pair in zip(first.T, second.T, strict=True)])
-    return Front(on_front, tuple(share.tolist()), percentile_interval(area, areas, level=level), reference)
+    if drawn is not None:
+        share[known] = front_shares(*drawn)
+    return Front(on_front, tuple(share.tolist()), area, reference, reason)
+
+
+def area_of(models: Sequence[TradeOff], reference: tuple[float, float], *, level: float = 0.95) -> Interval:
+    """The hypervolume of some models with its interval over resamples.
+
+    Parameters
+    ----------
+    models
+        Scored on the same sets, so that their draws are of the same resamples.
+    reference
+        As of :func:`hypervolume`.
+    level
+        Nominal coverage of the interval.
+
+    Raises
+    ------
+    RankLabError
+        If the reference is not finite.
+
+    Examples
+    --------
+    >>> from rank_lab.forgetting import Change
+    >>> area_of([TradeOff(Change(1.0), Change(0.1))], (0.0, 0.2)).value
+    0.1
+    """
+    gained = np.array([model.learning.value for model in models])
+    lost = np.array([model.forgetting.value for model in models])
+    area = hypervolume(gained, lost, reference)
+    drawn, reason = _draws(models, np.isfinite(gained) & np.isfinite(lost))
+    if drawn is None:
+        return Interval(area, None, None, reason=reason)
+    areas = np.array([hypervolume(*pair, reference) for pair in zip(drawn[0].T, drawn[1].T, strict=True)])
+    return percentile_interval(area, areas, level=level)
+
+
+def _draws(models: Sequence[TradeOff], known: Mask) -> tuple[tuple[Values, Values] | None, str]:
+    """Learning and forgetting in each resample, of the models that have both values, or why there are none."""
+    both = [(m.learning.draws, m.forgetting.draws) for m, has in zip(models, known, strict=True) if has]
+    pairs = [(first, second) for first, second in both if first is not None and second is not None]
+    if not both:
+        return None, "no model has both values"
+    if len(pairs) < len(both):
+        return None, f"{len(both) - len(pairs)} of {len(both)} models have no resamples"
+    return (np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])), ""
 
 
 def _both(learning: npt.ArrayLike, forgetting: npt.ArrayLike) -> tuple[Values, Values]:

@@ -189,8 +189,7 @@ def _table(file: Path, schema: pa.Schema, added: Sequence[str]) -> pd.DataFrame:
         if isinstance(error, SchemaError):
             raise
         raise SchemaError(
-            f"{file}: cannot be read ({_cause(error, file)}); run 'rank-lab analyze' again: finished"
-            " updates are kept."
+            f"{file}: cannot be read ({_cause(error, file)}); run 'rank-lab analyze' again: finished updates are kept."
         ) from error
     for name in schema.names:
         if schema.field(name).type == pa.string():

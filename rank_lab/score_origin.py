@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rank_lab.errors import DataError
 from rank_lab.plain_text import plain
-from rank_lab.score_table import ROLES, ScoreRow
+from rank_lab.score_row import ROLES, ScoreRow
 from rank_lab.scores import nearest
 
-__all__ = ["HIGHER_IS_BETTER", "Imported", "LeftOut", "Origin", "direction"]
+__all__ = ["HIGHER_IS_BETTER", "Imported", "LeftOut", "Origin", "direction", "number"]
 
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     **dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "accuracy", "token_accuracy"), True),
@@ -97,6 +98,11 @@ class LeftOut:
     name: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Make what stood in a file safe to print."""
+        for attribute in ("name", "reason"):
+            object.__setattr__(self, attribute, plain(getattr(self, attribute), limit=500))
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -125,6 +131,27 @@ class Imported:
             why = f" ({self.left_out[0].name}: {self.left_out[0].reason})" if self.left_out else ""
             raise DataError(f"{file}: no number in it is a score{why}.")
         return self
+
+
+def number(value: Any) -> float | None:
+    """A number of a file as a float; None for what is none, or too large for one.
+
+    Parameters
+    ----------
+    value
+        Any content of JSON.
+
+    Examples
+    --------
+    >>> number(3), number(True), number("3"), number(10**400)
+    (3.0, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def direction(metric: str) -> bool | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from rank_lab.names import KINDS, natural_order
 from rank_lab.report import RankReport
 from rank_lab.schema import WARNING_SEPARATOR
+from rank_lab.told_ranks import told
 
 __all__ = ["render", "summary"]
 
@@ -86,7 +87,13 @@ def _heading(report: RankReport) -> Text:
         if len(report.updates)
         else ", without a base"
     )
-    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}")
+    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}{_trained(report.updates)}")
+
+
+def _trained(updates: pd.DataFrame) -> str:
+    """Method, optimizer and learning rate, where a record or the tracker says them."""
+    told = updates.dropna(subset=["optimizer"]).drop_duplicates(["method", "optimizer", "learning_rate"])
+    return "".join(f"; {row.method}, {row.optimizer} at {row.learning_rate:g}" for row in told.itertuples())
 
 
 def _coverage(report: RankReport) -> Text:
@@ -170,7 +177,7 @@ def _by_step(updates: pd.DataFrame) -> Table:
         table.add_column(name, justify="left" if name == "delta" else "right")
     for (step, delta), rows in updates.groupby(["step", "delta"], sort=True):
         medians = [
-            _told(rows, name).median() for name in ("frobenius_norm", "energy_rank_90", "stable_rank", "effective_rank")
+            told(rows, name).median() for name in ("frobenius_norm", "energy_rank_90", "stable_rank", "effective_rank")
         ]
         table.add_row(str(step), str(delta), f"{medians[0]:.4g}", *(f"{value:.4g}" for value in medians[1:]))
     return table
@@ -196,7 +203,7 @@ def _rank_cells(rows: pd.DataFrame) -> list[Text]:
         factored = rows[f"factor_null_{name}"].notna().any()
         null = rows["rank_bound"] if name == "numerical_rank" else rows[f"{'factor_' if factored else ''}null_{name}"]
         form = "{:.0f}" if name in _COUNTS else "{:.1f}"
-        values = _told(rows, name)
+        values = told(rows, name)
         text = _spread(values, form) if name == "energy_rank_90" else _median(values, form)
         if len(rows) == 1:
             text += _interval(rows.iloc[0], name, form)
@@ -215,17 +222,6 @@ def _interval(row: pd.Series, name: str, form: str) -> str:
     if pd.isna(low) or pd.isna(high) or form.format(low) == form.format(high):
         return ""
     return f" [{form.format(low)}-{form.format(high)}]"
-
-
-def _told(rows: pd.DataFrame, name: str) -> pd.Series:
-    """A rank as far as the files tell it: without the rounding where that was measured, not at all where it rules."""
-    raw = rows[name].astype("float64")
-    if name == "frobenius_norm":
-        return raw
-    clean = rows["rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised"].astype("float64")
-    blurred = rows["noise_regime"].isin(["partial", "unresolved"]) & (rows["frobenius_norm"] > 0)
-    tested = rows["rank_above_rounding"].notna()
-    return clean.where(tested | blurred, raw)
 
 
 def _regime(rows: pd.DataFrame) -> str:

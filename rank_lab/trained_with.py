@@ -12,14 +12,14 @@ SIGN_LIKE_WARNING = "steps of one size whatever the gradient's raise ranks by th
 
 # What a method of the registry leaves in its files where that has another name.
 _LEAVES = {
-    "bitfit": {"full"},
     "rslora": {"lora"},
     "pissa": {"lora"},
     "olora": {"lora"},
     "loftq": {"lora"},
     "prefix": {"prefix_tuning"},
     "prompt": {"prompt_tuning"},
-    "dora": {"dora", "lora"},
+    "series": {"bottleneck"},
+    "parallel": {"bottleneck"},
 }
 
 

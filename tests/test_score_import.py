@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from rank_lab.errors import DataError
+from rank_lab.errors import DataError, RankLabError
 from rank_lab.lm_eval_results import Sample, lm_eval_scores
+from rank_lab.outcomes import OutcomeChoices
 from rank_lab.score_import import import_scores
 from rank_lab.score_origin import Origin
 from rank_lab.score_table import ScoreTable
+from rank_lab.study_outcomes import study_outcomes
 from tests.lm_eval_runs import QUESTIONS, evaluated
 
 BASE = Origin("base", "base", 0)
@@ -84,6 +88,57 @@ def test_samples_that_do_not_fit_are_left_out(evaluation: tuple[Path, dict[str, 
     written(beside, "{]\n")
     with pytest.raises(DataError, match="is no file of lm-eval's samples"):
         import_scores(copy, BASE)
+
+
+def test_two_evaluations_become_a_paired_difference(evaluation: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """The model guesses anew: what it lost of the base's right answers, with the interval of a paired bootstrap."""
+    file, told = evaluation
+    again, retold = evaluated(tmp_path, seed=5)
+    roles = {"sums": "source", "text": "target"}
+    base, tuned = (
+        import_scores(file, Origin("base", "base", 0, roles)),
+        import_scores(again, Origin("r", "full", 9, roles)),
+    )
+    ScoreTable.of([*base.rows, *tuned.rows]).save(tmp_path / "study" / "scores.parquet")
+    found = study_outcomes(tmp_path / "study", OutcomeChoices(source_metrics={"sums": "acc"}))
+    row = found.checkpoints.iloc[0]
+    before, after = (results["results"]["sums"]["acc,none"] for results in (told, retold))
+    assert before != after
+    assert row["forgetting"] == pytest.approx(before - after)
+    assert row["forgetting_how"] == "paired"
+    assert row["forgetting_low"] < before - after < row["forgetting_high"]
+    gained = found.learning.iloc[0]
+    perplexities = [results["results"]["text"]["word_perplexity,none"] for results in (told, retold)]
+    assert gained["learning"] == pytest.approx(perplexities[0] - perplexities[1])
+    assert gained["learning_reason"] == "text: neither a standard error nor scores of the same examples"
+
+
+WORDS = st.sampled_from(
+    ["results", "versions", "config", "configs", "model", "n-shot", "n-samples", "effective", "acc,none", "acc", "a",
+     "acc_stderr,none", "metric_list", "higher_is_better", "num_fewshot", "lm_eval_version", "sample_len", "\x1b[2J"]
+)  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(WORDS, JSON, max_size=6)
+    | st.fixed_dictionaries({"results": st.dictionaries(WORDS, st.dictionaries(WORDS, JSON)), "versions": st.just({}),
+                             "n-shot": JSON, "n-samples": JSON, "configs": JSON, "higher_is_better": JSON})
+)  # fmt: skip
+def test_any_content_is_read_or_refused_in_words(tmp_path: Path, content: Any) -> None:
+    file = written(tmp_path / "any.json", content)
+    try:
+        found = import_scores(file, BASE)
+        said = [text for each in found.left_out for text in (each.name, each.reason)]
+        assert len(found.rows) > 0
+    except RankLabError as error:
+        said = [str(error)]
+    assert all(text.isprintable() for text in said)
 
 
 def test_filters_groups_and_what_is_no_number(tmp_path: Path) -> None:
@@ -164,6 +219,8 @@ def test_csv(tmp_path: Path) -> None:
         ("r.json", {"results": {}, "versions": {}}, BASE, "holds no results of lm-eval"),
         ("r.json", {"results": {"a": {}}, "versions": {}}, BASE, "no number in it is a score"),
         ("r.json", {"results": {"a": {"acc": "?"}}, "versions": {}}, BASE, ".a acc: '\\?' is no number"),
+        ("r.json", {"results": {"a": {"acc": 10**400}}, "versions": {}}, BASE, "no number in it is a score"),
+        ("r.json", {"mbpp": {"pass@1": 10**400}, "config": {"model": "m"}}, BASE, "no number in it is a score"),
         ("r.json", BIGCODE, Origin("r"), "does not say which method it is of"),
         ("r.json", BIGCODE, Origin("r", "m", roles={"humanevil": "target"}), "no task 'humanevil'. Nearest: humaneval"),
         ("r.json", {"mbpp": {"pass": 1}, "config": {"model": "m"}}, BASE, "no number in it is a score .mbpp pass"),

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from rank_lab.demo.adapt import BASE
 from rank_lab.encoding import IGNORED
 from rank_lab.errors import DataError
+from rank_lab.sora.schedule_choices import Inputs
 from rank_lab.tasks import HubData, Subset, Task, TaskData, encoded
 from tests import test_tasks
 from tests.hub_server import HubServer
@@ -147,6 +148,8 @@ class TestHidden:
             encoded(HIDDEN, {"train": said("a"), "validation": said("a")}, causal())
         with pytest.raises(DataError, match=r"text columns \('a', 'b'\), expected one"):
             Task("t", "masked", ("a", "b"), "", "masked_accuracy")
+        with pytest.raises(DataError, match="--kind masked: a schedule is of one of classification"):
+            Inputs(str(BASE), task="t", text_columns=("said",), kind="masked").encoded()
         with pytest.raises(DataError, match="of kind masked the text is the label"):
             Task("t", "masked", ("a",), "b", "masked_accuracy")
 
@@ -156,6 +159,7 @@ import json, sys
 from transformers import AutoTokenizer
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError
+from rank_lab.sora.schedule_choices import Inputs
 from rank_lab.tasks import HubData, Task, encoded
 
 task = Task("text", "causal", ("said",), "", "token_accuracy")

@@ -14,12 +14,12 @@ from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
-from rank_lab.evaluation.evaluation_terminal import render_scores, scores_summary
 from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
 from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
 from rank_lab.plain_text import first_line, plain
 from rank_lab.score_table import SCORES_FILE, ScoreRow
+from rank_lab.score_terminal import render_scores, scores_summary
 
 __all__ = ["evaluate_and_print"]
 

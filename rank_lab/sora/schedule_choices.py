@@ -1,13 +1,13 @@
 """What the verb ``schedule`` was asked for, as typed; checked when it is carried out."""
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rank_lab.base_model import load_tokenizer
 from rank_lab.errors import DataError, RankLabError
-from rank_lab.plain_text import first_line, plain
+from rank_lab.plain_text import first_line
 from rank_lab.sora.config import SoraConfig
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.stop_rule import StopRule
@@ -67,32 +67,10 @@ class Inputs:
         RankLabError
             If the task is not known, its columns were not given, or its data cannot be read.
         """
-        from transformers import AutoTokenizer
-
         task = self._task()
-        looks_local = self.model.startswith((".", "/", "~")) or self.model.count("/") > 1 or self.model.endswith("/")
-        if looks_local and not Path(self.model).exists():
-            raise DataError(f"{self.model}: no such folder; give the base's, or a hub id such as org/name.")
-        self._refuse_adapter()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.model}: no tokenizer could be loaded ({first_line(error)}).") from error
+        tokenizer = load_tokenizer(self.model, "a schedule trains a new SoRA adapter from its start")
         subset = Subset(train=self.train_limit)
         return encoded(task, self.data, tokenizer, max_length=self.max_length, subset=subset, revision=self.revision)
-
-    def _refuse_adapter(self) -> None:
-        file = Path(self.model) / "adapter_config.json"
-        if not file.is_file():
-            return
-        try:
-            kind = json.loads(file.read_text(encoding="utf-8")).get("peft_type")
-        except (ValueError, AttributeError):
-            kind = "unreadable"
-        raise RankLabError(
-            f"{self.model}: is an adapter ({plain(str(kind))}), and a schedule trains a new SoRA adapter from its"
-            " start; give the base model, or merge the adapter into it first."
-        )
 
     def _task(self) -> Task:
         own = self.text_columns or self.label_column or self.score or self.kind

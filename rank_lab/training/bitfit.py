@@ -67,14 +67,21 @@ class BitFitLayer(OwnLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output, with the active adapter's bias in place of its own."""
-        names = self.in_use()
-        if not names:
+        if not self.in_use():
             return self.base_layer(*args, **kwargs)
+        return functional_call(self.base_layer, {"bias": self.bias}, args, kwargs)
+
+    @property
+    def bias(self) -> Tensor:
+        """The bias that acts now, also for a model that reads it past the module's call."""
+        names, own = self.in_use(), _bias_of(self.wrapped)
+        if not names:
+            return own
         if len(names) > 1:
             raise UnsupportedUpdateError(f"BitFit: adapters {names} are active, and a module has one bias; choose one.")
-        bias: Any = self.bitfit_layers[names[0]]
-        values = bias.bias.to(_bias_of(self.wrapped).dtype)
-        return functional_call(self.base_layer, {"bias": values}, args, kwargs)
+        part: Any = self.bitfit_layers[names[0]]
+        values: Tensor = part.bias.to(own.dtype)
+        return values
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
         """Give the module the adapter's bias."""

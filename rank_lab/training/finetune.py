@@ -22,7 +22,7 @@ from rank_lab.sora.stage_checkpoints import last_whole
 from rank_lab.sora.study_lock import study_lock
 from rank_lab.tasks import TaskData
 from rank_lab.training.checkpoint_steps import steps_to_save
-from rank_lab.training.finetune_checks import refuse_arguments
+from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments
 from rank_lab.training.finetune_trainer import trainer_class
 from rank_lab.training.loss_rows import LossRow, read_losses, write_rows
 from rank_lab.training.method import Method, MethodChoices
@@ -71,13 +71,13 @@ class Watching:
     progress
         Called with steps taken and steps in all after each.
     callbacks
-        transformers' callbacks, such as one that tracks ranks; all of theirs is done before a checkpoint counts as
-        whole.
+        transformers' callbacks, such as one that tracks ranks, or what makes them of the run's record; all of theirs
+        is done before a checkpoint counts as whole.
     """
 
     row: Callable[[LossRow], None] | None = None
     progress: Callable[[int, int], None] | None = None
-    callbacks: Sequence[TrainerCallback] = ()
+    callbacks: Sequence[TrainerCallback] | Callable[[TrainingRecord], Sequence[TrainerCallback]] = ()
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,18 @@ def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watc
     last = last_whole(folder)
     begun = 0 if last is None else int(last.name.rpartition("-")[2])
     if begun < arguments.max_steps:
-        _train(model, run, data, (save_at, last, begun), watching)
+        made = watching.callbacks(record) if callable(watching.callbacks) else watching.callbacks
+        _train(model, run, data, (save_at, last, begun), watching, list(made))
     return Finetuned(folder, TrainingRecord.load(folder), read_losses(folder), save_at, begun)
 
 
 def _train(
-    model: nn.Module, run: TrainingRun, data: TaskData, plan: tuple[Sequence[int], Path | None, int], watching: Watching
+    model: nn.Module,
+    run: TrainingRun,
+    data: TaskData,
+    plan: tuple[Sequence[int], Path | None, int],
+    watching: Watching,
+    callbacks: list[TrainerCallback],
 ) -> None:
     save_at, last, begun = plan
     folder = Path(run.arguments.output_dir)
@@ -205,7 +211,7 @@ def _train(
         args=run.arguments,
         train_dataset=_only(data.train, columns),
         eval_dataset=_only(data.validation, columns),
-        callbacks=list(watching.callbacks),
+        callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     # Mixed precision wraps the model's forward pass, once for every Trainer.
@@ -262,6 +268,7 @@ def _adapted(base: Any, run: TrainingRun, kind: str) -> nn.Module:
         if isinstance(error, RankLabError):
             raise
         raise RankLabError(f"method {run.method.name}: {first_line(error)}") from error
+    refuse_adapted(model, run.arguments, run.method.name)
     if not any(value.requires_grad for value in model.parameters()):
         raise RankLabError(f"method {run.method.name}: nothing of {type(base).__name__} is trained; choose targets.")
     return model

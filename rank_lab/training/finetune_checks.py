@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -10,7 +11,7 @@ from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.tasks import TaskData
 from rank_lab.training.method import KINDS
 
-__all__ = ["refuse_arguments"]
+__all__ = ["refuse_adapted", "refuse_arguments"]
 
 _NEEDED: Mapping[str, str] = {  # starts of names of optimizers, and what they are made of
     "lion": "bitsandbytes", "paged": "bitsandbytes", "ademamix": "bitsandbytes", "adamw_bnb": "bitsandbytes",
@@ -71,6 +72,31 @@ def refuse_arguments(arguments: TrainingArguments, data: TaskData, folder: Path)
             " come in random order."
         )
     _refuse_optimizer(arguments)
+
+
+def refuse_adapted(model: Any, arguments: TrainingArguments, method: str) -> None:
+    """Refuse what a method cannot be trained with.
+
+    Parameters
+    ----------
+    model
+        Adapted.
+    arguments
+        The user's.
+    method
+        Its name.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        Naming it.
+    """
+    types = {str(getattr(config.peft_type, "value", "")) for config in getattr(model, "peft_config", {}).values()}
+    if arguments.activation_checkpointing and "PREFIX_TUNING" in types:
+        raise UnsupportedUpdateError(
+            f"method {method!r} with gradient checkpointing: the prefix is handed to the model as its cache, which"
+            " grows when a layer is computed again; leave out --gradient-checkpointing."
+        )
 
 
 def _refuse_optimizer(arguments: TrainingArguments) -> None:

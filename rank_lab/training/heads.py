@@ -32,12 +32,22 @@ def check_kind(model: Any, kind: str) -> None:
     """
     if kind not in KINDS:
         raise RankLabError(f"kind {kind!r}: expected one of {', '.join(KINDS)}.")
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
-    if classifies != (kind in _WITH_NEW_HEAD):
+    name = type(model).__name__
+    other = {
+        "causal": name.endswith("ForMaskedLM") or _translates(model),
+        "masked": name.endswith(("ForCausalLM", "LMHeadModel")) and not name.endswith("WithLMHeadModel"),
+    }
+    classifies = name.endswith("ForSequenceClassification")
+    if classifies != (kind in _WITH_NEW_HEAD) or other.get(kind, False):
         raise UnsupportedUpdateError(
-            f"kind {kind!r} with a {type(model).__name__}: load the model by the Auto class for that kind"
-            " (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification)."
+            f"kind {kind!r} with a {name}: load the model by the Auto class for that kind (AutoModelForCausalLM,"
+            " AutoModelForMaskedLM, AutoModelForSequenceClassification)."
         )
+
+
+def _translates(model: Any) -> bool:
+    """Whether a model writes with a decoder of its own, behind an encoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def task_type(kind: str) -> Any:

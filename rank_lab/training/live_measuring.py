@@ -10,6 +10,7 @@ from rank_lab.change import WeightNorms, weight_norms
 from rank_lab.errors import RankLabError
 from rank_lab.measurement import Measurement, MeasurementOptions, measure_live
 from rank_lab.spec import UpdateSpec
+from rank_lab.training.tracking_points import asks_peft
 
 __all__ = ["best_device", "measured_live", "norms_of_weights"]
 
@@ -80,8 +81,7 @@ def _mapped(specs: Sequence[UpdateSpec], function: Callable[[UpdateSpec], Found]
     threads = torch.get_num_threads()
     largest = max((min(spec.shape) for spec in specs), default=1)
     workers = max(1, min(threads, _GRAM_BYTES // (8 * _COPIES_OF_GRAM * largest**2)))
-    # What is merged goes through PEFT, whose warnings and random numbers are the process's.
-    if any(spec.update_kind == "merged" for spec in specs):
+    if any(asks_peft(spec) for spec in specs):  # whose warnings and random numbers are the process's
         workers = 1
     torch.set_num_threads(1)
     try:

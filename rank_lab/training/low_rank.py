@@ -16,7 +16,7 @@ from rank_lab.training.targets import PLACES, Target, adapt_exactly, chosen_targ
 
 __all__ = ["adapt_adalora", "adapt_ia3", "adapt_loftq", "adapt_sora", "adapt_vera", "lora_adapter"]
 
-_RANK_AT_START = 1.5  # AdaLoRA's, of the mean rank in the end: the authors' 12 for 8
+_RANK_AT_START = 1.5  # AdaLoRA's, of the mean rank in the end: PEFT's defaults are 12 for 8
 _WARMUP, _COOLDOWN = 0.10, 0.35  # of AdaLoRA's steps, before and after its budget falls
 _SCALED_OUTPUT = frozenset({"k", "v", "kv", "qkv"})  # IA3's in attention; a fused layer is scaled whole
 _SCALED_INPUT = frozenset({"down"})  # IA3's in feed-forward blocks: what the activation gives
@@ -60,7 +60,7 @@ def adapt_loftq(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
 def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     """AdaLoRA: mean rank ``choices.rank`` in the end, half as much again at the start.
 
-    The budget falls from 10 % of the steps to 65 %, as in the authors' settings for SST-2.
+    The budget falls from 10 % of the steps to 65 %, as in settings for SST-2 with the published code.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 """The points of a tracked training on disk: a line each, there whole or not at all, and the report made of them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +54,9 @@ class PointJournal:
         return tuple(int(point["step"]) for point in self._points())
 
     @property
-    def seconds(self) -> float:
-        """What all points took."""
-        return math.fsum(point["seconds"] for point in self._points())
+    def point_seconds(self) -> tuple[float, ...]:
+        """What each of them took."""
+        return tuple(float(point["seconds"]) for point in self._points())
 
     def begin(self, training: Mapping[str, Any], *, step: int) -> dict[str, Any]:
         """Start the journal, or go on with it: points after this step are cut off, since they come again.

@@ -9,6 +9,7 @@ Saved are ``adapter_config.json`` (``peft_type`` ``PRELAYER``) and ``adapter_mod
 layer: ``base_model.model.LAYER.prelayer_tokens`` (n, d).
 """
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,10 +136,16 @@ def adapt_prelayer(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     Raises
     ------
     UnsupportedUpdateError
-        If the model has not one stack of layers, or embeddings of another width than theirs.
+        If the model has not one stack of layers, or embeddings of another width than theirs, or keeps a state that
+        is not keys and values.
     """
     check_prompt_tokens(choices.prompt_tokens)
     layers = layers_of(model)
+    if kind == "causal" and "past_key_values" not in inspect.signature(body_of(model).forward).parameters:
+        raise UnsupportedUpdateError(
+            f"method 'prelayer': {type(model).__name__} keeps no keys and values but a state of its own, which would"
+            " take in the virtual tokens at every word it writes; choose another method."
+        )
     width, embedding = model.config.get_text_config().hidden_size, model.get_input_embeddings().weight
     if embedding.shape[1] != width:
         raise UnsupportedUpdateError(

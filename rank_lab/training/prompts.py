@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
@@ -24,7 +25,7 @@ def adapt_prefix(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     Raises
     ------
     UnsupportedUpdateError
-        For models that take no keys and values from outside.
+        For models that take no keys and values from outside, and with gradient checkpointing.
     """
     _refuse_masked("prefix", kind)
     check_prompt_tokens(choices.prompt_tokens)
@@ -43,7 +44,8 @@ def adapt_prefix(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         num_virtual_tokens=choices.prompt_tokens,
         modules_to_save=new_heads(model, kind) or None,
     )
-    return _adapted(model, config)
+    model.supports_gradient_checkpointing = False  # a Trainer that turns it on would train nothing, in silence
+    return _adapted(model, config, "prefix")
 
 
 def adapt_prompt(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
@@ -73,7 +75,7 @@ def adapt_prompt(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         prompt_tuning_init="SAMPLE_VOCAB",
         modules_to_save=new_heads(model, kind) or None,
     )
-    return _adapted(model, config)
+    return _adapted(model, config, "prompt")
 
 
 def check_prompt_tokens(count: int) -> None:
@@ -82,8 +84,20 @@ def check_prompt_tokens(count: int) -> None:
         raise RankLabError(f"prompt_tokens {count}: expected 1 or more.")
 
 
-def _adapted(model: Any, config: Any) -> nn.Module:
-    adapted: nn.Module = get_peft_model(model, config)
+def _adapted(model: Any, config: Any, method: str) -> nn.Module:
+    """The model with a prompt, which has been seen to run: PEFT guesses shapes from names in the model's config."""
+    try:
+        adapted: nn.Module = get_peft_model(model, config)
+        training = adapted.training
+        words = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+        with torch.no_grad():
+            adapted.eval()(input_ids=words, attention_mask=torch.ones_like(words))
+        adapted.train(training)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedUpdateError(
+            f"method {method!r} with a {type(model).__name__}: PEFT cannot run it"
+            f" ({' '.join(str(error).split())[:150]}); use 'prelayer'."
+        ) from error
     return adapted
 
 

@@ -1,12 +1,14 @@
 """Ranks along a training: what every matrix has changed, since the base and since the last point, as it happens."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from rank_lab.change import WeightNorms
@@ -54,7 +56,9 @@ class TrackerSettings:
     Parameters
     ----------
     points
-        Optimizer steps to look at; None for log-spaced ones, so few that they cost at most ``share``.
+        Optimizer steps to look at; None for log-spaced ones, so few that they cost at most ``share`` by a rule
+        that knows sizes alone (:mod:`rank_lab.training.tracking_points`), with the tokens of the first step, so
+        that a training repeated has the same points. At least one, the last step, at most 24.
     share
         Of the training's time.
     since_last_point
@@ -152,8 +156,11 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         self.settings = settings
         self.statement = ""
         """At which steps ranks are looked at and why, once that is decided; or why none are."""
+        self.cost: PointCost | None = None
+        """What tracking is expected to cost, once a step was seen where points are not chosen."""
         self._base = Checkpoint.open(base) if isinstance(base, Path | str) else base
         self._copied: Checkpoint | None = None
+        self._copied_bytes = 0
         self._session: _Session | None = None
 
     def on_init_end(self, _args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
@@ -229,8 +236,10 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         live = live_checkpoint(model, self.name)
         trained = trained_names(model)
         self._copied = with_copies(live, trained)
-        size = sum(live[name].elements * live[name].torch_dtype.itemsize for name in trained & live.tensors.keys())
-        _LOG.info("%s: no files of the base were given: %.1f MB of weights are copied", self.name, size / 1e6)
+        self._copied_bytes = sum(
+            live[name].elements * live[name].torch_dtype.itemsize for name in trained & live.tensors.keys()
+        )
+        _LOG.info("%s: no files of the base were given: %d bytes of weights are copied", self.name, self._copied_bytes)
 
     def _head(self, what: Tracked, args: Any) -> dict[str, Any]:
         beside, base = what.trained_with, self._base
@@ -238,7 +247,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             "run": self.name,
             "method": beside.method,
             "optimizer": beside.optimizer,
-            "learning_rate": beside.learning_rate,
+            "learning_rate": None if math.isnan(beside.learning_rate) else beside.learning_rate,
             "seed": int(args.seed),
             "base": None if base is None else base.source,
         }
@@ -283,6 +292,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         deltas = 2 if self.settings.since_last_point else 1
         point = point_seconds(session.tracked.plan.specs, session.rates, deltas=deltas)
         cost = PointCost(step_seconds(weights, tokens, trained, session.rates), point, _ONCE_SECONDS + point / deltas)
+        self.cost = cost
         count = points_within(session.total, cost, self.settings.share)
         session.points = log_spaced(session.total, count)
         why = _why(self.name, session.points, session.total, cost, self.settings.share)
@@ -290,6 +300,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         self._say(why)
 
     def _measure(self, session: _Session, step: int) -> None:
+        _wait_for_device(session.tracked.model)
         begun = time.perf_counter()
         live, plan = session.tracked.now(step)
         rows = session.tracked.rows(
@@ -320,6 +331,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             "tracking": {
                 "points": list(session.journal.steps),
                 "why": self.statement,
+                "copied_bytes": self._copied_bytes,
                 "seconds": session.spent,
                 "training_seconds": elapsed,
                 "share": session.spent / elapsed if elapsed > 0 else None,
@@ -331,6 +343,13 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
     def _say(self, statement: str, level: int = logging.INFO) -> None:
         self.statement = statement
         _LOG.log(level, statement)
+
+
+def _wait_for_device(model: Any) -> None:
+    """Let a GPU finish what training gave it, so that its time is not taken for tracking's."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _why(name: str, points: Sequence[int], total: int, cost: PointCost, share: float) -> str:

@@ -29,6 +29,13 @@ __all__ = [
 ]
 
 
+MOST_POINTS = 24
+"""However cheap they are: 24 log-spaced points are three or more for each factor of ten of 100 million steps."""
+
+_FACTORS_TO_GRAM = 8  # QR and SVD of thin factors against a product of large matrices
+_MERGE_TO_MATRIX = 20  # PEFT sets up a layer and merges it
+
+
 @dataclass(frozen=True)
 class Rates:
     """Seconds that one piece of work takes on a kind of machine.
@@ -57,7 +64,7 @@ class Rates:
     row: float
 
 
-CPU = Rates(product=2.0e-11, entry=6e-8, gram=8e-11, eigen=1.2e-10, matrix=2e-3, row=3e-3)
+CPU = Rates(product=2.2e-11, entry=6e-8, gram=8e-11, eigen=1.2e-10, matrix=3e-3, row=1e-3)
 """One core of a processor with AVX2, training in float32."""
 
 CUDA = Rates(product=4e-14, entry=2e-8, gram=1e-12, eigen=6e-11, matrix=2e-2, row=1e-2)
@@ -103,7 +110,7 @@ def step_seconds(weights: int, tokens: int, trained_share: float, rates: Rates) 
     Examples
     --------
     >>> round(step_seconds(1_000_000, 1024, 1.0, CPU), 4)
-    0.0614
+    0.0676
     """
     return (2.0 + trained_share) * weights * tokens * rates.product
 
@@ -126,16 +133,21 @@ def point_seconds(specs: Sequence[UpdateSpec], rates: Rates, *, deltas: int = 2)
 def _update_seconds(spec: UpdateSpec, rates: Rates) -> float:
     out, across = spec.shape
     small = min(out, across)
-    if spec.factored:
-        rank = spec.rank_bound
-        return rates.row + ((out + across) * rank**2 + 30 * rank**3) * rates.gram
+    if spec.factored and not asks_peft(spec):
+        rank = 2 * spec.rank_bound  # of the change since the last point
+        return rates.row + _FACTORS_TO_GRAM * ((out + across) * rank**2 + 8 * rank**3) * rates.gram
     dense = out * across * (rates.entry + small / 2 * rates.gram) + small**3 * rates.eigen
-    merging = 20 * rates.matrix if spec.update_kind == "merged" else 0.0
+    merging = _MERGE_TO_MATRIX * (rates.matrix + small**3 * rates.eigen) if asks_peft(spec) else 0.0
     return rates.row + rates.matrix + dense + merging
 
 
+def asks_peft(spec: UpdateSpec) -> bool:
+    """Whether PEFT must merge a layer, or set up what a method takes out of the base, to know this update."""
+    return spec.update_kind == "merged" or spec.source("original") is not None
+
+
 def points_within(steps: int, cost: PointCost, share: float) -> int:
-    """How many points fit into a share of the training's time; at least one, the last step.
+    """How many points fit into a share of the training's time; at least one, the last step, at most 24.
 
     Examples
     --------
@@ -145,7 +157,7 @@ def points_within(steps: int, cost: PointCost, share: float) -> int:
     1
     """
     fitting = (share * steps * cost.step - cost.once) / cost.point if cost.point > 0 else float(steps)
-    return int(min(max(fitting, 1.0), float(steps)))
+    return int(min(max(fitting, 1.0), float(steps), MOST_POINTS))
 
 
 def log_spaced(steps: int, count: int) -> tuple[int, ...]:

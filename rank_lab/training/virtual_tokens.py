@@ -19,8 +19,30 @@ class Places:
 
 
 def body_of(model: Any) -> Any:
-    """A model without its head."""
-    return getattr(model, getattr(model, "base_model_prefix", ""), model)
+    """What takes tokens and calls the layers: the innermost part around them that takes embeddings as well.
+
+    Heads may call it directly, past what is around it.
+
+    Parameters
+    ----------
+    model
+        Of transformers, with one stack of layers.
+
+    Raises
+    ------
+    UnsupportedUpdateError
+        If there is no such part.
+    """
+    stack = next(iter(layers_of(model))).rpartition(".")[0]
+    parts = stack.split(".")[:-1]
+    for end in range(len(parts), -1, -1):
+        part = model.get_submodule(".".join(parts[:end]))
+        takes = inspect.signature(part.forward).parameters
+        if "inputs_embeds" in takes and hasattr(part, "get_input_embeddings"):
+            return part
+    raise UnsupportedUpdateError(
+        f"method 'prelayer': no part of {type(model).__name__} takes inputs_embeds; choose another method."
+    )
 
 
 def layers_of(model: Any) -> dict[str, nn.Module]:

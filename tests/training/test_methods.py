@@ -231,5 +231,18 @@ def test_a_kind_that_the_model_is_not_of_is_refused() -> None:
     model = fresh("llama", "causal")
     with pytest.raises(UnsupportedUpdateError, match="kind 'classification' with a LlamaForCausalLM"):
         METHODS["lora"].adapt(model, MethodChoices(), "classification")
+    for architecture, kind, asked in (("bert", "masked", "causal"), ("llama", "causal", "masked")):
+        with pytest.raises(UnsupportedUpdateError, match=f"kind '{asked}' with a "):
+            METHODS["lora"].adapt(fresh(architecture, kind), MethodChoices(), asked)
     with pytest.raises(RankLabError, match=f"kind 'ranking': expected one of {', '.join(KINDS)}"):
         METHODS["lora"].adapt(model, MethodChoices(), "ranking")
+
+
+def test_a_prefix_is_not_lost_to_checkpointing_in_silence() -> None:
+    model = fresh("llama", "causal")
+    model.activation_checkpointing_enable()
+    with pytest.raises(UnsupportedUpdateError, match="method 'prefix' with gradient checkpointing"):
+        METHODS["prefix"].adapt(model, MethodChoices(), "causal")
+    adapted_later = METHODS["prefix"].adapt(fresh("llama", "causal"), MethodChoices(), "causal")
+    with pytest.raises(ValueError, match="does not support"):
+        adapted_later.activation_checkpointing_enable()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rank_lab import RankReport
 from rank_lab.training.loss_rows import read_losses
 from tests.hub_server import ROOT
 from tests.training.runs import assert_same, run, tensors, timeless, without_dropout
@@ -46,6 +47,10 @@ def test_two_processes_train_as_one_of_twice_the_batch(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr[-3000:]
     lines = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
     assert sorted((line["process"], line["batch_size"]) for line in lines) == [(0, 4), (1, 4)]
+    assert told.stdout.count("written: ") == told.stdout.count("validation loss") == 1
+    assert told.stderr.count("step 2 of 2: training loss") == 1
+    assert 2 in set(RankReport.load(tmp_path / "verb.rank").updates["step"])
+    assert json.loads((tmp_path / "verb" / "training.json").read_text())["batch_size"] == 4
     for method in methods:
         one = run(tmp_path / f"{method}-one", without_dropout(method), per_device_train_batch_size=4, **options)
         rows = read_losses(tmp_path / method)

@@ -15,15 +15,18 @@ from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.training.live import live_checkpoint
 from rank_lab.training.live_measuring import measured_live, norms_of_weights
+from rank_lab.training.method import MethodChoices
+from rank_lab.training.methods import METHODS
 from rank_lab.training.point_journal import JOURNAL_FILE
 from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
 from rank_lab.training.tracked import refuse_spread
 from tests.checkpoints import rank_lab
-from tests.peft_models import perturbed
+from tests.peft_models import perturbed, small
+from tests.training.test_fairness import record
 from tests.training.tracked_runs import (
-    CONFIGS,
     ONLY_FILES,
     POINTS,
+    STEPS,
     KillAt,
     KilledError,
     SaveAt,
@@ -35,7 +38,15 @@ from tests.training.tracked_runs import (
     trainer_of,
 )
 
-MEASURED = ["full", *(name for name in CONFIGS if name != "prompt")]
+WITHOUT_UPDATE = {"bitfit", "prefix", "prompt", "prelayer", "series", "parallel", "compacter"}
+REGISTERED = [name for name in METHODS if name != "loftq"]  # which needs bitsandbytes
+CHOICES: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("full", "bitfit", "ia3")},
+    **{name: {"prompt_tokens": 3} for name in ("prefix", "prompt", "prelayer")},
+    **{name: {"bottleneck": 8} for name in ("series", "parallel", "compacter")},
+    "sora": {"rank": 4, "threshold": 3.0, "targets": "attention"},
+}
+LOW_RANK = {"rank": 4, "targets": "attention"}
 
 
 def tracked(root: Path, kind: str = "lora") -> RankReport:
@@ -43,8 +54,27 @@ def tracked(root: Path, kind: str = "lora") -> RankReport:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:peft")
-@pytest.mark.parametrize("kind", MEASURED)
-def test_rows_are_those_of_the_checkpoints(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("name", REGISTERED)
+def test_rows_of_every_method_are_those_of_its_checkpoints(tmp_path: Path, name: str) -> None:
+    base, told = base_of(tmp_path), record(name, 0.02, optimizer="adamw_torch_fused")
+    torch.manual_seed(2)
+    model = METHODS[name].adapt(small(), MethodChoices(**CHOICES.get(name, LOW_RANK), steps=STEPS), "causal")
+    settings = TrackerSettings(points=POINTS, record=told)
+    trainer, tracker = trainer_of(tmp_path, name, base=base, model=model, settings=settings, others=[SaveAt(POINTS)])
+    trainer.train()
+    told.save(tmp_path / "out")
+    report, files = tracked(tmp_path, name), analyze(tmp_path / "out", base)
+    assert report.updates.empty == (name in WITHOUT_UPDATE) == ("ranks are not tracked" in tracker.statement)
+    assert (report.updates["method"] == name).all()
+    assert (report.updates["optimizer"] == "adamw_torch_fused").all()
+    assert not report.updates["warning"].str.contains("training.json says").any()
+    assert_alike(report.updates, files.updates, ["run", "content"])
+    assert_alike(report.spectra, files.spectra, ["run"])
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:peft")
+@pytest.mark.parametrize("kind", ["full", "rslora", "embeddings"])
+def test_without_a_record_the_trainer_says_what_trains(tmp_path: Path, kind: str) -> None:
     base = base_of(tmp_path)
     trainer, _ = trainer_of(tmp_path, kind, base=base, others=[SaveAt(POINTS)])
     trainer.train()
@@ -130,6 +160,7 @@ def test_a_gradient_of_rank_two_gives_an_update_of_rank_two(tmp_path: Path) -> N
     assert (rows["learning_rate"] == 0.01).all()
     assert (rows["warning"] == "").all()
     assert report.provenance["base"]["source"] == "its weights before training"
+    assert report.provenance["tracking"]["copied_bytes"] == 8 * 60 * 50
 
 
 def test_a_sign_like_optimizer_raises_that_rank_by_itself_and_is_warned_of(tmp_path: Path) -> None:
@@ -190,6 +221,9 @@ def test_a_killed_run_has_a_report_as_of_its_last_checkpoint(tmp_path: Path) -> 
     assert sorted(tracked(tmp_path).updates["step"].unique()) == [1, 3]
     shown = rank_lab("show", tmp_path / "study", "--json")
     assert (shown.code, json.loads(shown.out)[0]["run"]) == (0, "lora")
+    assert "; lora, adamw_torch_fused at 0.02" in " ".join(rank_lab("show", tmp_path / "study").out.split())
+    exported = rank_lab("export", tmp_path / "study", "-o", tmp_path / "tables", "--format", "csv")
+    assert (exported.code, (tmp_path / "tables").is_dir()) == (0, True)
 
 
 def test_resuming_full_fine_tuning_without_its_base_is_refused(tmp_path: Path) -> None:

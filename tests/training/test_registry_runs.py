@@ -3,16 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
+from rank_lab import RankReport
+from rank_lab.errors import UnsupportedUpdateError
 from rank_lab.masking import MaskingCollator
 from rank_lab.tasks import TaskData
 from rank_lab.training.finetune import Watching
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
+from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
+from rank_lab.training_record import TrainingRecord
 from tests.training.models import CASES, loaded, saved_base
 from tests.training.runs import assert_same, run, timeless
 from tests.training.test_finetune import StopAt, StopError
@@ -20,8 +25,17 @@ from tests.training.test_methods import CHOICES, REFUSED
 from tests.training.token_data import token_data
 
 WITH_BIASES = {"bitfit": ("bert", "regression")}
-CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS if name != "loftq"}
-EXTRA = [(name, *case) for name in ("full", "lora", "sora", "adalora") for case in CASES if case != ("llama", "causal")]
+CASE = {name: WITH_BIASES.get(name, ("llama", "causal")) for name in METHODS}
+EXTRA = [
+    ("full", "bert", "masked"),
+    ("full", "roberta", "classification"),
+    ("lora", "gpt2", "causal"),
+    ("lora", "bert", "regression"),
+    ("adalora", "llama", "classification"),
+    ("adalora", "bert", "masked"),
+    ("sora", "gpt2", "causal"),
+    ("sora", "roberta", "classification"),
+]
 PEFT_OWN = "ignore:The following rank_pattern keys did not match"  # said of every AdaLoRA adapter that is loaded
 
 
@@ -75,6 +89,46 @@ def test_it_trains_stops_goes_on_and_is_read(
     else:
         again = PeftModel.from_pretrained(loaded(bases[architecture, kind], architecture, kind), str(saved))
     assert torch.allclose(logits_of(again, batch), seen.logits, atol=1e-5)
+
+
+def test_a_prefix_is_not_computed_again(bases: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "base": bases["llama", "causal"],
+        "data": token_data("causal"),
+        "choices": MethodChoices(),
+    }
+    with pytest.raises(UnsupportedUpdateError, match="method 'prefix' with gradient checkpointing"):
+        run(tmp_path, METHODS["prefix"], activation_checkpointing=True, **options)
+
+
+@pytest.mark.parametrize("method", ["full", "adalora"])
+def test_ranks_are_followed_over_a_stop(method: str, bases: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    base = bases["llama", "causal"]
+    options: dict[str, Any] = {
+        "base": base, "data": token_data("causal"), "max_steps": 6, "save_at": (2, 4), "learning_rate": 1e-2,
+        "choices": MethodChoices(**{"rank": 4} if method == "adalora" else {}),
+    }  # fmt: skip
+
+    def follow(study: Path, *others: TrainerCallback) -> Watching:
+        def made(record: TrainingRecord) -> list[TrainerCallback]:
+            settings = TrackerSettings(points=(1, 3, 5, 6), record=record)
+            return [RankTracker(study, "run", base=base, settings=settings), *others]
+
+        return Watching(callbacks=made)
+
+    for name in ("untracked", "straight", "parts"):
+        watching = Watching() if name == "untracked" else follow(tmp_path / name)
+        if name == "parts":
+            with pytest.raises(StopError):
+                run(tmp_path / name / "run", METHODS[method], watching=follow(tmp_path / name, StopAt(5)), **options)
+        run(tmp_path / name / "run", METHODS[method], watching=watching, **options)
+    for name in ("straight", "parts"):  # looking changes nothing
+        assert_same(tmp_path / "untracked" / "run" / "checkpoint-6", tmp_path / name / "run" / "checkpoint-6")
+    straight, parts = (RankReport.load(tmp_path / name / "run.rank").updates for name in ("straight", "parts"))
+    assert sorted(set(straight["step"])) == [1, 3, 5, 6]
+    columns = ["step", "delta", "module", "numerical_rank", "frobenius_norm", "effective_rank"]
+    order = ["step", "delta", "module"]
+    pd.testing.assert_frame_equal(*(each[columns].sort_values(order, ignore_index=True) for each in (straight, parts)))
 
 
 def test_a_masked_run_hides_other_tokens_in_each_epoch_and_validates_on_the_same(

@@ -140,6 +140,8 @@ def test_sublayers_that_cannot_be_told_are_refused() -> None:
 def test_prelayer_needs_one_stack() -> None:
     with pytest.raises(UnsupportedUpdateError, match="2 stacks of 2 layers"):
         layers_of(t5())
+    with pytest.raises(UnsupportedUpdateError, match="kind 'causal' with a T5ForConditionalGeneration"):
+        METHODS["prelayer"].adapt(t5(), MethodChoices(), "causal")
 
 
 @pytest.mark.parametrize("targets", ["attention", "mlp", "h.0.mlp.c_proj"])
@@ -160,3 +162,48 @@ def test_ia3_scales_what_the_paper_scales() -> None:
     assert {name.rpartition(".")[2] for name in model.peft_config["default"].feedforward_modules} == {"down_proj"}
     with pytest.raises(RankLabError, match="has no rank to set to 8"):
         METHODS["ia3"].adapt(fresh("llama", "causal"), MethodChoices(rank=8), "causal")
+
+
+def opt() -> Model:
+    config = hf.OPTConfig(
+        vocab_size=60, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=1,
+    )  # fmt: skip
+    return hf.OPTForCausalLM(config).eval()
+
+
+def mamba() -> Model:
+    return hf.MambaForCausalLM(hf.MambaConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:The fast path is not available")
+@pytest.mark.parametrize(("name", "make"), [("prelayer", opt), ("bitfit", mamba)])
+def test_a_model_that_goes_past_the_usual_calls_is_adapted_all_the_same(name: str, make: Any) -> None:
+    """OPT's head calls the decoder inside its body; Mamba reads the biases of its layers."""
+    options = {"prompt_tokens": 3} if name == "prelayer" else {}
+    model = METHODS[name].adapt(make(), MethodChoices(**options), "causal")
+    words = torch.tensor([[5, 6, 7, 8]])
+    before = logits(model, input_ids=words)
+    model.train()
+    model(input_ids=words, labels=words).loss.backward()
+    own = [value for value in model.parameters() if value.requires_grad]
+    assert own
+    assert all(value.grad is not None and bool(value.grad.any()) for value in own)
+    with torch.no_grad():
+        for value in own:
+            value.add_(0.1)
+    assert not torch.equal(logits(model, input_ids=words), before)
+
+
+@pytest.mark.filterwarnings("ignore:The fast path is not available")
+def test_a_model_with_a_state_of_its_own_has_no_virtual_tokens() -> None:
+    with pytest.raises(UnsupportedUpdateError, match="keeps no keys and values but a state of its own"):
+        METHODS["prelayer"].adapt(mamba(), MethodChoices(), "causal")
+    with pytest.raises(UnsupportedUpdateError, match="takes no keys and values from outside"):
+        METHODS["prefix"].adapt(mamba(), MethodChoices(), "causal")
+
+
+def test_what_peft_guesses_wrong_is_refused_before_training() -> None:
+    model = hf.MptForCausalLM(hf.MptConfig(d_model=32, n_layers=2, n_heads=4, vocab_size=60, max_seq_len=64))
+    with pytest.raises(UnsupportedUpdateError, match=r"method 'prefix' with a MptForCausalLM: PEFT cannot run it"):
+        METHODS["prefix"].adapt(model, MethodChoices(), "causal")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rank_lab.errors import DataError
-from rank_lab.training.fairness import Finding
+from rank_lab.fairness import Finding
 
 __all__ = ["Contamination", "contamination"]
 
@@ -43,7 +43,7 @@ class Contamination:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What stands against a score on this test, for :func:`rank_lab.training.fairness.render_findings`."""
+        """What stands against a score on this test, for :func:`rank_lab.fairness.render_findings`."""
         found = sorted({*self.same, *self.overlapping})
         if not found:
             return ()

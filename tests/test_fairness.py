@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from rank_lab.contamination import contamination
 from rank_lab.errors import DataError
-from rank_lab.training.contamination import contamination
-from rank_lab.training.fairness import Finding, fairness, render_findings
+from rank_lab.fairness import Finding, fairness, render_findings
 from rank_lab.training_record import TrainingRecord
 
 LORA = {"targets": "all", "embeddings": True, "head": True, "rank": 16, "alpha": 32.0, "dropout": 0.0}

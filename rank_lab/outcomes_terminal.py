@@ -1,0 +1,295 @@
+"""What a study's runs learnt and forgot, in the terminal: checkpoints, fronts, seeds, equal learning, ranks."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rank_lab.checkpoint_scores import MEASURES
+from rank_lab.outcomes import Outcomes
+
+__all__ = ["outcome_summary", "render_outcomes"]
+
+_LEFT = frozenset({"run", "method", "setting", "measure", "item", "level", "why"})
+_STRONGEST = 10
+_MOST_REASONS = 12
+
+
+def outcome_summary(found: Outcomes) -> dict[str, Any]:
+    """What ``--json`` prints of outcomes: the rows of every table, missing values as null.
+
+    Parameters
+    ----------
+    found
+        Of a study.
+    """
+    tables = {
+        "checkpoints": found.checkpoints, "learning": found.learning, "trade_offs": found.trade_offs.points,
+        "pareto": found.trade_offs.areas, "seed_groups": found.trade_offs.groups,
+        "equal_learning": found.trade_offs.equal_learning, "rank_forgetting": found.associations,
+        "scores_left_out": found.left_out,
+    }  # fmt: skip
+    return {name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()}
+
+
+def render_outcomes(found: Outcomes) -> Group:
+    """Tables for a terminal, one set for each target, then what the words mean and what is missing.
+
+    Parameters
+    ----------
+    found
+        Of a study.
+    """
+    parts: list[Any] = []
+    targets = list(found.trade_offs.points["target"].unique())
+    if not len(found.checkpoints):
+        return Group(
+            Text("\nonly the base was scored: evaluate a run, to see what it learnt and forgot", style="yellow")
+        )
+    for target in targets or [None]:
+        parts.append(_heading(target))
+        parts.append(_checkpoints(found, target))
+        if target is not None:
+            parts += _of_target(found, target)
+    parts += _warnings(found)
+    parts.append(Text(_legend(found), style="dim"))
+    return Group(*parts)
+
+
+def _heading(target: str | None) -> Text:
+    if target is None:
+        return Text(
+            "\nno target with a measure of forgetting: give tasks the roles 'target' and 'source'", style="yellow"
+        )
+    return Text.assemble("\n", (target, "bold"))
+
+
+def _checkpoints(found: Outcomes, target: str | None) -> Table:
+    measures = [name for name in MEASURES if name in found.checkpoints.columns]
+    table = _table("run", "step", "method", "rate", "seed", "k90 / null", "erank / null", "learning", *measures, "")
+    learnt = {_place(row): row for row in _records(found.learning[found.learning["target"] == target])}
+    points = found.trade_offs.points
+    own = {(*_place(row), row["measure"]): row for row in _records(points[points["target"] == target])}
+    for row in _records(found.checkpoints):
+        place = _place(row)
+        ranks = [_beside_null(row, name) for name in ("energy_rank_90", "effective_rank")]
+        cells = [_front(_interval(row, name), own.get((*place, name))) for name in measures]
+        gained = _interval(learnt[place], "learning") if place in learnt else "-"
+        _add(
+            table,
+            row["run"],
+            _whole(row["step"]),
+            row["method"],
+            _number(row["learning_rate"], "{:.3g}"),
+            _whole(row["seed"]),
+            *ranks,
+            gained,
+            *cells,
+            "" if row["reason"] == "" else "!",
+        )
+    return table
+
+
+def _front(text: str, point: Mapping[str, Any] | None) -> str:
+    """A value with a star on the front, and the share of resamples in which it is there."""
+    if point is None:
+        return text
+    star = " *" if point["on_front"] else ""
+    share = "" if pd.isna(point["front_share"]) else f" {point['front_share']:.0%}"
+    return text + (star + share if star or share not in ("", " 0%") else "")
+
+
+def _of_target(found: Outcomes, target: str) -> list[Any]:
+    tables = found.trade_offs
+    parts: list[Any] = []
+    areas = tables.areas[tables.areas["target"] == target]
+    if len(areas):
+        parts.append(_areas(areas))
+    groups = tables.groups[(tables.groups["target"] == target)]
+    if len(groups):
+        parts.append(_groups(_last_steps(groups)))
+    equal = tables.equal_learning[tables.equal_learning["target"] == target]
+    if len(equal):
+        parts.append(_equal(equal))
+    strongest = found.associations[found.associations["target"] == target]
+    if strongest["correlation"].notna().any():
+        parts += _associations(strongest)
+    return parts
+
+
+def _areas(areas: pd.DataFrame) -> Table:
+    table = _table(
+        "measure", "method", "hypervolume", "down to learning, forgetting", title="area that each front dominates"
+    )
+    for row in _records(areas):
+        reference = f"{row['reference_learning']:.4g}, {row['reference_forgetting']:.4g}"
+        _add(table, row["measure"], row["method"], _ends(row["hypervolume"], row["low"], row["high"]), reference)
+    return table
+
+
+def _groups(groups: pd.DataFrame) -> Table:
+    title = "at the last step: means over seeds, with Student's interval; > marks the best rate by the target"
+    table = _table("measure", "method", "setting", "rate", "seeds", "learning", "forgetting", "why", title=title)
+    for row in _records(groups):
+        best = "> " if row["best_learning_rate"] else ""
+        why = "; ".join(text for text in (row["reason"], row["note"]) if text)
+        _add(
+            table,
+            row["measure"],
+            row["method"],
+            row["setting"],
+            best + _number(row["learning_rate"], "{:.3g}"),
+            str(row["seeds"]),
+            _interval(row, "learning"),
+            _interval(row, "forgetting"),
+            why,
+        )
+    return table
+
+
+def _equal(rows: pd.DataFrame) -> Table:
+    title = "forgetting at equal learning, on straight lines along each run; mean over seeds"
+    table = _table("measure", "learning", "method", "setting", "rate", "seeds", "forgetting", "why", title=title)
+    for row in _records(rows):
+        _add(
+            table,
+            row["measure"],
+            f"{row['at_learning']:.4g}",
+            row["method"],
+            row["setting"],
+            _number(row["learning_rate"], "{:.3g}"),
+            str(row["seeds"]),
+            _ends(row["forgetting"], row["low"], row["high"]),
+            row["reason"],
+        )
+    return table
+
+
+def _associations(rows: pd.DataFrame) -> list[Any]:
+    parts: list[Any] = []
+    for (measure, methods, rank), own in rows[rows["correlation"].notna()].groupby(
+        ["measure", "methods", "rank"], sort=False
+    ):
+        modules = own[own["level"] == "module"].sort_values("p_bh", kind="stable")
+        called = int((modules["p_bh"] <= 0.05).sum())
+        title = (
+            f"{rank} and {measure}, {methods}: of {len(modules)} matrices {called} go together"
+            " (false discovery rate 5 %)"
+        )
+        table = _table(
+            "level", "item", "runs", "correlation", "p (BH)", "p (Holm)", "given learning", "p (BH) given", title=title
+        )
+        for row in _records(pd.concat([own[own["level"] != "module"], modules.head(_STRONGEST)])):
+            _add(
+                table,
+                row["level"],
+                row["item"],
+                str(row["runs"]),
+                _ends(row["correlation"], row["low"], row["high"]),
+                _number(row["p_bh"], "{:.3g}"),
+                _number(row["p_holm"], "{:.3g}"),
+                _ends(row["partial"], row["partial_low"], row["partial_high"]),
+                _number(row["partial_p_bh"], "{:.3g}"),
+            )
+        parts.append(table)
+    return parts
+
+
+def _last_steps(groups: pd.DataFrame) -> pd.DataFrame:
+    keys = ["measure", "method", "setting", "learning_rate"]
+    last = groups.groupby(keys, dropna=False)["step"].transform("max")
+    return groups[(groups["step"] == last) | groups["step"].isna()]
+
+
+def _warnings(found: Outcomes) -> list[Text]:
+    told: dict[str, list[str]] = {}
+    for row in _records(found.checkpoints):
+        place = f"{row['run']} step {_whole(row['step'])}"
+        names = ["reason", *(f"{name}_reason" for name in MEASURES if f"{name}_reason" in row)]
+        for reason in (row[name] for name in names):
+            if reason and reason != "not measured":
+                told.setdefault(reason, []).append(place)
+    for row in _records(found.learning):
+        if row["learning_reason"]:
+            told.setdefault(row["learning_reason"], []).append(f"{row['run']} step {_whole(row['step'])}")
+    for row in _records(found.associations):
+        if row["reason"]:
+            told.setdefault(f"no correlation: {row['reason']}", []).append(f"{row['level']} {row['item']}")
+    lines = [_line(reason, dict.fromkeys(places)) for reason, places in told.items()]
+    lines += [Text(f"  left out: {row['score']}: {row['reason']}", style="yellow") for row in _records(found.left_out)]
+    more = len(lines) - _MOST_REASONS
+    return lines[:_MOST_REASONS] + (
+        [Text(f"  ... and {more} more reasons in the exported tables", style="yellow")] if more > 0 else []
+    )
+
+
+def _line(reason: str, places: Iterable[str]) -> Text:
+    first, *others = places
+    return Text(f"  ! {reason} - {first}{f' and {len(others)} more' if others else ''}", style="yellow")
+
+
+def _legend(found: Outcomes) -> str:
+    measures = [
+        f"{name}, {text} ({'; '.join(filter(None, found.checkpoints[f'{name}_tasks'].unique()))})"
+        for name, text in MEASURES.items()
+        if name in found.checkpoints.columns
+    ]
+    known = "; ".join(measures) or "no measure of forgetting"
+    return (
+        f"learning: gained over the base, larger is more; {known}. Intervals are of the examples alone, paired where"
+        " both models were scored on the same; they say nothing of other seeds. *: no other checkpoint learnt as much"
+        " and forgot as little; the share is that of resamples of the examples. Noise makes an area larger: of points"
+        " that are close it counts the luckiest. k90, erank: means over matrices by their share of the change / the"
+        " same of white noise. The best rate is chosen and shown on the same examples: give the target's validation set"
+        " for it. Correlations: one point a run; runs of several methods differ in rank by construction."
+    )
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=Text(f"\n{title}") if title else None, title_justify="left"
+    )
+    for name in columns:
+        table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row of plain text: what stands in brackets in a name is no markup."""
+    table.add_row(*map(Text, cells))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int | None]:
+    return row["run"], None if pd.isna(row["step"]) else int(row["step"])
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _ends(value: Any, low: Any, high: Any) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:.4f}" if pd.isna(low) or pd.isna(high) else f"{value:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _beside_null(row: Mapping[str, Any], name: str) -> str:
+    value, null = row[name], row[f"null_{name}"]
+    return "-" if pd.isna(value) or math.isnan(value) else f"{value:.1f} / {_number(null, '{:.1f}')}"
+
+
+def _whole(value: Any) -> str:
+    return "-" if pd.isna(value) else str(int(value))
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if pd.isna(value) else form.format(value)

@@ -1,0 +1,133 @@
+"""What the verb ``finetune`` prints and refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rank_lab import RankReport
+from rank_lab.demo.adapt import BASE
+from rank_lab.errors import DataError, RankLabError
+from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
+from rank_lab.training.finetune_command import finetune_and_print
+from tests.training.runs import sentences
+
+SHORT = {"steps": 4, "batch_size": 4, "checkpoints": 3, "evaluation_batch_size": 4, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("numbers")
+    for name, rows in (("train", sentences(10)), ("validation", sentences(4, 50))):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def tuned(texts: Path, out: Path, method: str = "lora", **options: Any) -> None:
+    own = {name: options.pop(name) for name in ("track", "against", "as_json") if name in options}
+    data = {name: options.pop(name) for name in ("packing", "max_length", "text_columns", "kind") if name in options}
+    rank = options.pop("rank", 2 if method == "lora" else None)
+    finetune_and_print(
+        DataChoices(str(BASE), data=texts, **{"text_columns": ("said",)} | data), Adaptation(method, rank=rank),
+        TrainingChoices(**SHORT | options), out, **own,
+    )  # fmt: skip
+
+
+def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned(texts, tmp_path / "run")
+    done = capsys.readouterr()
+    trained = 2 * 4 * (4 * (128 + 128) + 3 * (128 + 352))  # rank 2, four layers, each of seven matrices
+    assert f"lora  {trained:,} of " in done.out
+    assert f"written: {tmp_path / 'run'}" in done.out
+    lines = done.err.splitlines()
+    assert "note: 2 of 10 training examples, others each time, are left out of an epoch" in done.err
+    assert [line.partition(":")[0] for line in lines if line.startswith("step ")] == [
+        "step 0 of 4", "step 1 of 4", "step 2 of 4", "step 4 of 4",
+    ]  # fmt: skip
+    assert any(line.startswith("ranks: ") for line in lines)
+    report = RankReport.load(tmp_path / "run.rank")
+    assert set(report.updates["method"]) == {"lora"}
+    tuned(texts, tmp_path / "run", as_json=True)
+    again = json.loads(capsys.readouterr().out)
+    assert (again["was_complete"], again["resumed_from"], len(again["losses"])) == (True, 4, 4)
+    assert again["record"]["method"] == "lora"
+    tuned(texts, tmp_path / "run")
+    assert f"already complete, nothing to do: {tmp_path / 'run'}" in capsys.readouterr().out
+    with pytest.raises(RankLabError, match=r"learning_rate 0\.001 there, 0\.01 now"):
+        tuned(texts, tmp_path / "run", learning_rate=1e-2)
+
+
+def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned(texts, tmp_path / "lora", track=False, steps=2)
+    assert not (tmp_path / "lora.rank").exists()
+    capsys.readouterr()
+    tuned(
+        texts, tmp_path / "full", "full", packing=True, max_length=8, learning_rate=None, steps=None, epochs=1.5,
+        against=(tmp_path / "lora",), track=False,
+    )  # fmt: skip
+    told = capsys.readouterr()
+    assert "note: learning rate 1e-05, where a search for the best of full would begin" in told.err
+    assert "tokens at the end of the training texts fill no block of 8" in told.err
+    assert "unfair: one seed: " in told.err
+    assert "unfair: rate not swept: " in told.err
+    record = json.loads((tmp_path / "full" / "training.json").read_text())
+    assert record["data"]["packed"] is True
+    blocks = record["data"]["train"]["blocks"]
+    assert record["steps"] == round(1.5 * (blocks // 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "loraa"}, "method 'loraa': not known"),
+        ({"method": "full", "rank": 3}, "method 'full': has no rank to set to 3"),
+        ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),
+        ({"epochs": 1.0}, "--steps 4 and --epochs 1: give one of them"),
+        ({"scheduler": "step"}, "--scheduler step: expected one of cosine"),
+        ({"warmup": 1.5}, "--warmup 1.5: expected a share"),
+        ({"learning_rate": 0.0}, "--lr 0.0: expected a finite number above 0"),
+        ({"clip": -1.0}, "--clip -1.0: expected a finite number, 0 or more"),
+        ({"save_at": "1,x"}, "--save-at 1,x: expected steps"),
+        ({"save_at": "9"}, "a checkpoint after step 9"),
+        ({"optimizer": "adam_of_mine"}, "training options: .*adam_of_mine"),
+        ({"device": "tpu"}, "--device tpu: expected cpu, or cuda"),
+        ({"kind": "ranking"}, "--kind ranking: expected one of causal"),
+        ({"text_columns": ("saaid",)}, "has no column 'saaid'.* Nearest: said"),
+        ({"packing": True, "max_length": 1000}, "max_length 1000: more than the 128 tokens"),
+        ({"against": (Path("nowhere"),)}, "nowhere/training.json: is no record of a training"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(RankLabError, match=message) as found:
+        tuned(texts, tmp_path / "run", **options)
+    assert "\n" not in str(found.value)
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no task and no data: give --task"),
+        ({"task": "rtee"}, "task 'rtee' is not one of GLUE's. Nearest: rte"),
+        ({"task": "rte", "kind": "causal"}, "--task rte is GLUE's, whose columns are known"),
+        ({"data": Path("a"), "dataset": "b/c"}, "--data a and --dataset b/c: give one of them"),
+        ({"data": Path("a"), "train_split": "b"}, "--train-split without --dataset"),
+        ({"data": Path("a"), "label_column": "b", "kind": "masked"}, "of kind masked the text is the label"),
+    ],
+)
+def test_data_that_are_not_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        DataChoices(str(BASE), **options).encoded()
+
+
+def test_a_base_that_is_none(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        DataChoices("./nowhere", data=texts).encoded()
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(RankLabError, match=r"is an adapter \(LORA\), and training begins with a model that has none"):
+        DataChoices(str(tmp_path), data=texts).encoded()
