@@ -64,7 +64,7 @@ def test_a_batch_that_takes_too_long_is_not_in_time() -> None:
     found = completions_of(
         evaluated(model, demo_tokenizer_padded()), PROMPTS[:1], (), GenerationOptions(new_tokens=100, seconds=0.5)
     )
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 9  # of the ten that all tokens would take
     assert not found[0][0].in_time
 
 

@@ -9,7 +9,7 @@ import pytest
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.limited_process import CodeLimits, run_all, run_limited
 
-SHORT = CodeLimits(seconds=10.0, cpu_seconds=1, memory_bytes=400_000_000)
+SHORT = CodeLimits(seconds=40.0, cpu_seconds=1, memory_bytes=400_000_000)
 
 
 @pytest.mark.parametrize(
