@@ -132,12 +132,12 @@ def make(options: argparse.Namespace, texts: Texts) -> None:
         To learn, and to measure on.
     """
     began = time.monotonic()
+    score(options, (), "base", texts)
     todo = [setting for setting in _settings(options, options.arms) if not _report(options, setting[0]).is_dir()]
     if not todo:
         return
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packed=True)
-    score(options, (), "base", texts)
     for name, arm, rate, seed in todo:
         print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
         folder = options.study / "runs" / name
@@ -216,7 +216,7 @@ def _refuse_another(options: argparse.Namespace, texts: Texts) -> None:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=BASE, help="folder or hub id of a causal model; default the demo's base")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each repeats every run")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="each repeats every run")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_lab.demo.text import Corpus, code, prose
+from rank_lab.durable import write_whole
 from rank_lab.training.method import MethodChoices
 
 __all__ = ["Arm", "Texts", "arms", "quick_arms", "texts_of"]
@@ -100,7 +101,7 @@ def texts_of(folder: Path, *, quick: bool = False) -> Texts:
     training = learnt.training[:40] if quick else learnt.training
     for name, rows in (("train", training), ("validation", target), ("code", target), ("prose", source)):
         lines = [json.dumps({"text": text}) + "\n" for text in rows]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_whole(folder / f"{name}.jsonl", "".join(lines))
     return Texts(folder, folder / "code.jsonl", folder / "prose.jsonl", _hash(learnt, known))
 
 

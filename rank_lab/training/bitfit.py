@@ -4,7 +4,6 @@ Saved are ``adapter_config.json`` (``peft_type`` ``BITFIT``) and ``adapter_model
 module: ``base_model.model.MODULE.bitfit_layers.bias``, the bias itself, not its change, in the shape of the model's.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +128,11 @@ def adapt_bitfit(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         If there is no bias to train, or one that belongs to no layer of its own.
     """
     heads = (*_NEW_HEADS, *new_heads(model, kind)) if kind not in {"causal", "masked"} else ()
-    names = [name for name in _with_bias(model) if name.partition(".")[0] not in heads]
-    if choices.targets != PLACES[-1]:
+    names = [name for name, module in model.named_modules() if _has_bias(module)]
+    names = [name for name in names if name.partition(".")[0] not in heads]
+    if choices.targets == PLACES[-1]:
+        _refuse_other_biases(model)
+    else:
         chosen = {target.name for target in chosen_targets(model, choices.targets)}
         names = [name for name in names if name in chosen]
     if not names:
@@ -145,10 +147,9 @@ def adapt_bitfit(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     return adapt_exactly(model, config, names)
 
 
-def _with_bias(model: nn.Module) -> Iterator[str]:
-    """Names of the layers with a bias."""
-    layers = {name: module for name, module in model.named_modules() if _has_bias(module)}
-    reached = {id(_bias_of(module)) for module in layers.values()}
+def _refuse_other_biases(model: nn.Module) -> None:
+    """Refuse a bias that no layer of its own would train: it would be left out in silence."""
+    reached = {id(_bias_of(module)) for module in model.modules() if _has_bias(module)}
     for name, module in model.named_modules():
         own = module._parameters.get("bias")
         if own is not None and id(own) not in reached:
@@ -156,7 +157,6 @@ def _with_bias(model: nn.Module) -> Iterator[str]:
                 f"method 'bitfit': the bias of {name!r}, a {type(module).__name__}, belongs to no layer of its own;"
                 " name the modules to adapt, with commas between."
             )
-    yield from layers
 
 
 def _has_bias(module: nn.Module) -> bool:

@@ -153,7 +153,9 @@ def finetune(
     >>> data = encoded(task, {"train": rows, "validation": rows}, AutoTokenizer.from_pretrained(BASE))
     >>> full = Method("full", "full fine-tuning", "", 3e-4, lambda model, choices, kind: model)
     >>> with TemporaryDirectory() as folder:
-    ...     arguments = TrainingArguments(folder, max_steps=2, use_cpu=True, dataloader_pin_memory=False, report_to=[])
+    ...     arguments = TrainingArguments(
+    ...         folder, max_steps=2, per_device_train_batch_size=3, use_cpu=True, dataloader_pin_memory=False,
+    ...         report_to=[])
     ...     done = finetune(TrainingRun(BASE, full, MethodChoices(), arguments), data, folder)
     >>> [row.step for row in done.losses], done.losses[-1].validation_loss < done.losses[0].validation_loss
     ([0, 1, 2], True)

@@ -38,6 +38,8 @@ def lora_adapter(**settings: Any) -> Callable[[Any, MethodChoices, str], nn.Modu
 
     def adapt(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         targets = _chosen(model, choices)
+        if settings.get("init_lora_weights") == "pissa":
+            _check_directions(model, targets, choices.rank)
         config = LoraConfig(**_shared(model, targets, kind), **_size(choices), **settings)
         return adapt_exactly(model, config, [target.name for target in targets])
 
@@ -132,6 +134,17 @@ def adapt_ia3(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     inputs = [target.name for target in targets if target.kind in _SCALED_INPUT]
     config = IA3Config(**_shared(model, targets, kind), feedforward_modules=inputs)
     return adapt_exactly(model, config, [target.name for target in targets])
+
+
+def _check_directions(model: nn.Module, targets: Sequence[Target], rank: int) -> None:
+    """Refuse a rank that PiSSA has no singular values for: PEFT would make smaller factors than it then reads."""
+    for target in targets:
+        weight: Any = model.get_submodule(target.name).weight
+        if target.stored != "embedding" and rank > min(weight.shape):
+            raise RankLabError(
+                f"rank {rank}: PiSSA takes as many singular values of each weight, and {target.name!r} has"
+                f" {min(weight.shape)}; choose a smaller rank or fewer targets."
+            )
 
 
 def _chosen(model: Any, choices: MethodChoices) -> list[Target]:

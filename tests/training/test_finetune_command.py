@@ -73,8 +73,8 @@ def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     told = capsys.readouterr()
     assert "note: learning rate 1e-05, where a search for the best of full would begin" in told.err
     assert "tokens at the end of the training texts fill no block of 8" in told.err
-    assert "unfair: one seed: " in told.err
-    assert "unfair: rate not swept: " in told.err
+    assert "before a comparison: one seed: " in told.err
+    assert "before a comparison: rate not swept: " in told.err
     record = json.loads((tmp_path / "full" / "training.json").read_text())
     assert record["data"]["packed"] is True
     blocks = record["data"]["train"]["blocks"]

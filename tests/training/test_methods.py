@@ -201,6 +201,7 @@ def test_an_unknown_method_is_refused_with_the_nearest(asked: str, hint: str) ->
     ("name", "options", "message"),
     [
         ("lora", {"rank": 0}, "rank 0: expected 1 or more"),
+        ("pissa", {"rank": 17}, "'model.layers.0.self_attn.k_proj' has 16"),
         ("adalora", {"rank": -1}, "rank -1: expected 1 or more"),
         ("vera", {"rank": 0}, "rank 0: expected 1 or more"),
         ("lora", {"alpha": 0.0}, "alpha 0.0: expected a number above 0"),

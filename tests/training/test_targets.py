@@ -155,6 +155,14 @@ def test_bitfit_may_train_the_biases_of_some_layers(targets: str) -> None:
     assert torch.equal(logits(adapted), plain)
 
 
+def test_bitfit_leaves_no_bias_out_in_silence() -> None:
+    model = fresh("gpt2", "causal")
+    model.transformer.bias = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(UnsupportedUpdateError, match="bias of 'transformer', a GPT2Model, belongs to no layer"):
+        METHODS["bitfit"].adapt(model, MethodChoices(), "causal")
+    METHODS["bitfit"].adapt(model, MethodChoices(targets="mlp"), "causal")
+
+
 def test_ia3_scales_what_the_paper_scales() -> None:
     model = METHODS["ia3"].adapt(fresh("llama", "causal"), MethodChoices(), "causal")
     scaled = {path.split(".")[-3] for path, value in model.named_parameters() if value.requires_grad}
