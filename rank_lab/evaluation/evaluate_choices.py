@@ -190,8 +190,21 @@ def _text_job(texts: TextSet, choices: Choices) -> Job:
     def run(model: EvaluatedModel, base: Any, progress: Progress) -> tuple[ScoreRow, ...]:
         return text_rows(model, texts, options, base=base if choices.kl else None, progress=progress)
 
-    settings = asdict(options) | {"texts": texts.sha256(), "role": texts.role, "kl": choices.kl}
+    settings = _settings(options) | {"texts": texts.sha256(), "role": texts.role, "kl": choices.kl}
     return Job(texts.name, settings, run)
+
+
+def _settings(options: Any, task: str = "") -> dict[str, Any]:
+    """What scores depend on: not on how many examples are shown at a time, but where completions are drawn."""
+    found: dict[str, Any] = asdict(options)
+    greedy = not found.get("generation", {}).get("temperature")
+    for part in (found, found.get("generation", {})) if greedy else (found,):
+        part.pop("batch_size", None)
+    data = found.get("data")
+    if data is not None:
+        files = [data] if data.is_file() else sorted((data / task).glob("*"))
+        found["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return found
 
 
 def _task_job(task: str, kind: str, choices: Choices, roles: Mapping[str, str]) -> Job:
@@ -218,7 +231,7 @@ def _task_job(task: str, kind: str, choices: Choices, roles: Mapping[str, str]) 
     def run(model: EvaluatedModel, _base: Any, _progress: Progress) -> tuple[ScoreRow, ...]:
         return harness_rows(model, task, options, role=role)
 
-    return Job(task, asdict(options) | {"role": role, "lm_eval": lm_eval_version()}, run)
+    return Job(task, _settings(options, task) | {"role": role, "lm_eval": lm_eval_version()}, run)
 
 
 def _code_job(task: str, choices: Choices, role: str) -> Job:
@@ -240,7 +253,7 @@ def _code_job(task: str, choices: Choices, role: str) -> Job:
     def run(model: EvaluatedModel, _base: Any, progress: Progress) -> tuple[ScoreRow, ...]:
         return code_rows(model, task, options, role=role, progress=progress)
 
-    return Job(task, asdict(options) | {"role": role}, run)
+    return Job(task, _settings(options, task) | {"role": role}, run)
 
 
 def _glue_job(task: str, choices: Choices, role: str) -> Job:
@@ -252,4 +265,4 @@ def _glue_job(task: str, choices: Choices, role: str) -> Job:
     def run(model: EvaluatedModel, _base: Any, _progress: Progress) -> tuple[ScoreRow, ...]:
         return glue_rows(model, task, options, role=role)
 
-    return Job(task, asdict(options) | {"role": role}, run, with_head=True)
+    return Job(task, _settings(options, task) | {"role": role}, run, with_head=True)

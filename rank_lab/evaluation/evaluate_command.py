@@ -153,7 +153,8 @@ class _Run:
                 raise
             self.failures.append(
                 f"{what}: out of memory ({first_line(error)[:120]}); lower --batch-size (now {self.choices.batch_size})"
-                " or --max-length, or give --dtype bfloat16, and run the command again: what is finished is kept."
+                " and run the command again, which keeps what is finished; or lower --max-length, or use --dtype"
+                " bfloat16."
             )
         gc.collect()
 

@@ -31,7 +31,7 @@ class GenerationOptions:
     seconds
         For one batch; what is not finished then counts as failed.
     seed
-        Of the drawing.
+        Of the drawing, which batches of another size do in another order.
     """
 
     samples: int = 1
@@ -62,11 +62,10 @@ class GenerationOptions:
     @property
     def described(self) -> str:
         """In words, for the record."""
-        how = (
-            f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}"
-            if self.temperature
-            else "greedy"
+        drawn = (
+            f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}, batches of {self.batch_size}"
         )
+        how = drawn if self.temperature else "greedy"
         return f"{self.samples} samples, {how}, at most {self.new_tokens} new tokens and {self.seconds:g} s a batch"
 
 
@@ -194,6 +193,7 @@ def _generate(
         stop_strings=list(stops) or None,
         tokenizer=model.tokenizer,
         pad_token_id=model.tokenizer.pad_token_id,
+        repetition_penalty=1.0,  # a model's own settings may say otherwise, which would not be the model's distribution
         **(drawn if options.temperature else {"do_sample": False, "num_beams": 1}),
     )
     return written

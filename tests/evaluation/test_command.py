@@ -136,7 +136,12 @@ def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
     assert {row.step for row in table(tmp_path / "study").rows} == {0, 5}
     said = capsys.readouterr().err
     assert "failed: talk of lora at step 10: out of memory" in said
-    assert "lower --batch-size (now 4) or --max-length" in said
+    assert "lower --batch-size (now 4) and run the command again" in said
+    monkeypatch.undo()
+    finished = table(tmp_path / "study").rows
+    assert not evaluate([run], tmp_path / "study", Choices(source_texts=(texts,), batch_size=1))
+    assert table(tmp_path / "study").rows[: len(finished)] == finished  # a smaller batch is no other measurement
+    assert {row.step for row in table(tmp_path / "study").rows} == {0, 5, 10}
 
 
 def test_an_error_that_is_none_of_ours_is_not_hidden(

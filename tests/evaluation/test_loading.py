@@ -207,3 +207,26 @@ def test_loading_options_that_are_none_are_refused(options: dict[str, str], mess
         options, message = {"dtype": "float33"}, "--dtype float33"
     with pytest.raises(RankLabError, match=message):
         LoadOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape")  # PEFT's, of a module pruned to rank 0
+def test_an_adalora_that_was_pruned_is_loaded_in_its_own_ranks(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    config = AdaLoraConfig(init_r=6, target_r=2, tinit=1, tfinal=1, deltaT=1, total_step=8, **TARGETS, **TASK)
+    model = get_peft_model(demo_base(), config).train()
+    moved(model)
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
+    for step in range(8):
+        ids = torch.arange(step, step + 20)[None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    expected = logits_of(model)
+    model.save_pretrained(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["rank_pattern"]
+    (tuned,) = tuned_of(tmp_path / "run")
+    with Shelf(LoadOptions(base=str(BASE))).loaded(tuned) as found:
+        difference = float((logits_of(found.model) - expected).abs().max())
+    assert difference < 1e-4
