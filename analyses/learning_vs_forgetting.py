@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from analyses.machine import about_machine
 from analyses.trade_off_arms import Arm, Texts, arms, quick_arms, texts_of
-from analyses.trade_off_report import draw, report
+from analyses.trade_off_report import report
 from rank_lab import MeasurementOptions, analyze
 from rank_lab.demo.adapt import BASE
 from rank_lab.durable import write_whole
@@ -186,6 +186,8 @@ def keep(options: argparse.Namespace, texts: Texts) -> None:
     print(text)
     if options.no_picture:
         return
+    from analyses.trade_off_picture import draw  # plotly
+
     figure = draw(found)
     try:
         figure.write_image(options.out / "trade_off.png", scale=2)

@@ -193,7 +193,7 @@ def _cases(options: argparse.Namespace) -> Sequence[tuple[Case, int, int]]:
     llama = Case("llama", "full", 4, 512, device=options.device, hidden=options.hidden, layers=options.layers)
     return [
         (replace(llama, dtype=dtype, method=method, spectra_on=where), options.steps, 0)
-        for method, where in (("lora", ""), ("full", "cpu"), ("full", options.device))
+        for method, where in (("full", options.device), ("lora", ""), ("full", "cpu"))
         for dtype in ("bfloat16", "float32")
     ]
 

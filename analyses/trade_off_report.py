@@ -1,71 +1,27 @@
-"""Words, tables and the picture of :mod:`analyses.learning_vs_forgetting`, from the tables of its study."""
+"""Words and tables of :mod:`analyses.learning_vs_forgetting`, from the tables of its study."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from analyses.machine import table
 from analyses.trade_off_arms import arms
 from rank_lab.outcomes import Outcomes
 
-__all__ = ["draw", "report"]
+__all__ = ["MEASURE", "arm_of", "report", "titles"]
 
 MEASURE = "cross_entropy_increase"
-_COLORS = {"full": "#0072B2", "lora-r4": "#E69F00", "lora-r32": "#D55E00", "sora-r32": "#009E73"}  # Okabe-Ito
-_DASHES = ("dot", "solid", "dash")
 
 
-def _arm_of(run: str) -> str:
+def arm_of(run: str) -> str:
+    """The arm that a run is of."""
     return run.partition("_lr")[0]
 
 
-def _titles() -> dict[str, str]:
+def titles() -> dict[str, str]:
+    """Arm to what figures call it."""
     return {arm.name: arm.title for arm in arms(1)}
-
-
-def _points(found: Outcomes) -> pd.DataFrame:
-    """Checkpoints with learning and forgetting, and their ranks beside them."""
-    points = found.trade_offs.points
-    points = points[points["measure"] == MEASURE].copy()
-    points["arm"] = [_arm_of(run) for run in points["run"]]
-    ranks = ["run", "step", "energy_rank_90", "null_energy_rank_90", "effective_rank", "relative_frobenius"]
-    return points.merge(found.checkpoints[ranks], on=["run", "step"], how="left")
-
-
-def draw(found: Outcomes) -> go.Figure:
-    """Forgetting over learning, and rank over learning; a line a run, from its first checkpoint to its last.
-
-    Parameters
-    ----------
-    found
-        Of the study.
-    """
-    points = _points(found)
-    figure = make_subplots(cols=2, horizontal_spacing=0.1)
-    shown = set()
-    for run, rows in points.groupby("run", sort=False):
-        arm = _arm_of(str(run))
-        rates = sorted(points.loc[points["arm"] == arm, "learning_rate"].unique())
-        line = rows.sort_values("step")
-        look = {
-            "line": {"color": _COLORS[arm], "dash": _DASHES[rates.index(line["learning_rate"].iloc[0]) % 3]},
-            "marker": {"size": 5}, "mode": "lines+markers", "legendgroup": arm, "name": _titles()[arm],
-        }  # fmt: skip
-        for column, name in enumerate(("forgetting", "energy_rank_90"), start=1):
-            new = arm not in shown
-            figure.add_trace(go.Scatter(x=line["learning"], y=line[name], showlegend=new, **look), row=1, col=column)
-            shown.add(arm)
-    figure.update_xaxes(title="learned: nats a token on code, below the base")
-    figure.update_yaxes(title="forgotten: nats a token on prose, above the base", row=1, col=1)
-    figure.update_yaxes(title="k<sub>90</sub>, mean weighted by change", type="log", dtick="D2", row=1, col=2)
-    figure.update_layout(
-        template="simple_white", width=1100, height=480, font_size=13, margin={"l": 70, "r": 20, "t": 20, "b": 110},
-        legend={"orientation": "h", "y": -0.2, "x": 0.5, "xanchor": "center"},
-    )  # fmt: skip
-    return figure
 
 
 def report(found: Outcomes, about: dict[str, Any]) -> str:
@@ -129,7 +85,7 @@ def _last(found: Outcomes) -> str:
     groups = groups[(groups["measure"] == MEASURE) & (groups["step"] == groups["step"].max())]
     by_run = found.checkpoints[found.checkpoints["step"] == found.checkpoints["step"].max()]
     rows = []
-    for arm, title in _titles().items():
+    for arm, title in titles().items():
         for rate in sorted({row["learning_rate"] for row in _of_arm(by_run, arm)}):
             own = [row for row in _of_arm(by_run, arm) if row["learning_rate"] == rate]
             group = groups[(groups["setting"] == own[0]["setting"]) & (groups["learning_rate"] == rate)
@@ -153,7 +109,7 @@ def _last(found: Outcomes) -> str:
 
 
 def _of_arm(rows: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
-    return [row for row in rows.to_dict("records") if _arm_of(row["run"]) == arm]
+    return [row for row in rows.to_dict("records") if arm_of(row["run"]) == arm]
 
 
 def _mean(rows: Sequence[dict[Any, Any]], name: str, form: str = "{:.3f}") -> str:
@@ -170,7 +126,7 @@ def _interval(value: Any, low: Any, high: Any) -> str:
 def _equal_rows(found: Outcomes) -> pd.DataFrame:
     equal = found.trade_offs.equal_learning
     equal = equal[equal["measure"] == MEASURE].copy()
-    names = {(row["setting"], row["method"]): _arm_of(row["run"]) for row in found.checkpoints.to_dict("records")}
+    names = {(row["setting"], row["method"]): arm_of(row["run"]) for row in found.checkpoints.to_dict("records")}
     equal["arm"] = [names[key] for key in zip(equal["setting"], equal["method"], strict=True)]
     return equal
 
@@ -179,7 +135,7 @@ def _equal(found: Outcomes) -> str:
     rows = [
         (
             f"{row['at_learning']:.3f}",
-            _titles()[row["arm"]],
+            titles()[row["arm"]],
             f"{row['learning_rate']:g}",
             _interval(row["forgetting"], row["low"], row["high"]),
             row["reason"] or "",
@@ -195,7 +151,7 @@ def _said(found: Outcomes) -> list[str]:
     for level, rows in _equal_rows(found).groupby("at_learning"):
         known = rows[rows["low"].notna()]
         best = known.loc[known.groupby("arm")["forgetting"].idxmin()] if len(known) else known
-        missing = [title for arm, title in _titles().items() if arm in set(rows["arm"]) - set(best["arm"])]
+        missing = [title for arm, title in titles().items() if arm in set(rows["arm"]) - set(best["arm"])]
         if missing:
             said.append(f"At {level:.3f} learned: nothing of {', '.join(missing)} (no rate whose runs all reach it).")
         ordered = best.sort_values("forgetting").to_dict("records")
@@ -203,9 +159,9 @@ def _said(found: Outcomes) -> list[str]:
             for second in ordered[index + 1 :]:
                 apart = first["high"] < second["low"]
                 said.append(
-                    f"At {level:.3f} learned, {_titles()[first['arm']]} (rate {first['learning_rate']:g}) "
+                    f"At {level:.3f} learned, {titles()[first['arm']]} (rate {first['learning_rate']:g}) "
                     + ("forgot less than" if apart else "and")
-                    + f" {_titles()[second['arm']]} (rate {second['learning_rate']:g})"
+                    + f" {titles()[second['arm']]} (rate {second['learning_rate']:g})"
                     + (": the intervals over seeds do not meet." if apart else " cannot be told apart by these seeds.")
                 )
     return said or ["Nothing: with one seed there is no interval, or no level of learning that all methods reach."]
