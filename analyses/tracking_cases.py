@@ -64,7 +64,7 @@ class Trained:
     elapsed
         Seconds of ``train()``.
     tracking
-        What the tracker's report says of its points and time; None without one.
+        What the tracker's report says of its points and time; None without a point.
     point_seconds
         Of each point.
     trained, weights
@@ -181,7 +181,8 @@ def train(case: Case, steps: int, *, tracked: bool, points: Sequence[int] | None
         begun = time.perf_counter()
         trainer.train()
         elapsed = time.perf_counter() - begun
-        tracking, seconds = (None, []) if not tracked else _told(folder)
+        looked = (folder / "run.rank" / "report.json").is_file()
+        tracking, seconds = _told(folder) if looked else (None, [])
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     expected = {} if tracker.cost is None else dict(vars(tracker.cost))
     return Trained(

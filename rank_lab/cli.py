@@ -423,6 +423,12 @@ def finetune(
         int, typer.Option(help="How many, spaced by the logarithm of the step.", rich_help_panel=_RUN)
     ] = 8,
     save_at: Annotated[str, typer.Option(help="Their steps instead, e.g. 1,10,100.", rich_help_panel=_RUN)] = "",
+    track_at: Annotated[
+        str,
+        typer.Option(
+            help="Steps after which ranks are measured; default few, within 2 % of the time.", rich_help_panel=_RUN
+        ),
+    ] = "",
     no_track: Annotated[
         bool, typer.Option("--no-track", help="Do not follow ranks along training.", rich_help_panel=_RUN)
     ] = False,
@@ -459,7 +465,13 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing, device=device,
     )  # fmt: skip
     finetune_and_print(
-        learnt, adaptation, training, out, track=not no_track, against=tuple(against or ()), as_json=as_json
+        learnt,
+        adaptation,
+        training,
+        out,
+        track_at=None if no_track else track_at,
+        against=tuple(against or ()),
+        as_json=as_json,
     )
 
 

@@ -165,7 +165,7 @@ def _outcomes(study: Path) -> Outcomes | None:
 
 
 def _reports(study: Path, *, alone: bool) -> list[RankReport]:
-    if not alone and not any(study.glob("*.rank")):
+    if not alone and not any(study.glob("*.rank/report.json")):
         return []
     return [RankReport.load(folder) for folder in reports_of(study)]
 

@@ -11,7 +11,7 @@ from rank_lab.plain_text import first_line
 from rank_lab.tasks import GLUE, HubData, Subset, Task, TaskData, encoded, task_named
 from rank_lab.training.method import KINDS, MethodChoices
 
-__all__ = ["Adaptation", "DataChoices", "TrainingChoices"]
+__all__ = ["Adaptation", "DataChoices", "TrainingChoices", "steps_named"]
 
 _SCORES = {
     "classification": "accuracy",
@@ -259,14 +259,7 @@ class TrainingChoices:
         >>> TrainingChoices(save_at="10,100").wanted(), TrainingChoices().wanted()
         ((10, 100), 8)
         """
-        if not self.save_at:
-            return self.checkpoints
-        try:
-            return tuple(int(part) for part in self.save_at.split(","))
-        except ValueError:
-            raise RankLabError(
-                f"--save-at {self.save_at}: expected steps with commas between, e.g. 1,10,100."
-            ) from None
+        return steps_named("--save-at", self.save_at) or self.checkpoints
 
     def _refuse_numbers(self) -> None:
         for name in ("batch_size", "accumulation", "evaluation_batch_size", "checkpoints", "steps"):
@@ -302,3 +295,27 @@ class TrainingChoices:
             batch = self.batch_size * self.accumulation * template.world_size
             template.max_steps = max(1, round(self.epochs * (examples // batch)))
         return template
+
+
+def steps_named(option: str, text: str) -> tuple[int, ...] | None:
+    """Steps with commas between, as typed; None where nothing was.
+
+    Raises
+    ------
+    RankLabError
+        If they are no numbers, or one is below 1.
+
+    Examples
+    --------
+    >>> steps_named("--save-at", "1,10,100"), steps_named("--save-at", "")
+    ((1, 10, 100), None)
+    """
+    if not text:
+        return None
+    try:
+        steps = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        steps = ()
+    if not steps or min(steps) < 1:
+        raise RankLabError(f"{option} {text}: expected steps of 1 or more with commas between, e.g. 1,10,100.")
+    return steps

@@ -19,7 +19,7 @@ from rank_lab.fairness import fairness
 from rank_lab.plain_text import first_line
 from rank_lab.tasks import TaskData
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
-from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
+from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices, steps_named
 from rank_lab.training.loss_rows import LossRow
 from rank_lab.training.method import Method
 from rank_lab.training.methods import method_named
@@ -37,7 +37,7 @@ def finetune_and_print(
     training: TrainingChoices,
     out: Path,
     *,
-    track: bool = True,
+    track_at: str | None = "",
     against: Sequence[Path] = (),
     as_json: bool = False,
 ) -> None:
@@ -51,8 +51,9 @@ def finetune_and_print(
         As typed.
     out
         Folder of the run; one that was stopped goes on, one that is complete is left as it is.
-    track
-        Whether ranks are followed along training, into ``NAME.rank`` beside the run's folder.
+    track_at
+        After which steps ranks are measured, with commas between, into ``NAME.rank`` beside the run's folder; empty for
+        so few that they take at most 2 % of the time, None for no steps.
     against
         Folders of runs that this one is to be compared with: what would make that unfair is said.
     as_json
@@ -78,12 +79,14 @@ def finetune_and_print(
             scheduler=scheduler, warmup=warmup, weight_decay=weight_decay, clip=clip, batch_size=batch_size,
             accumulation=accumulation, evaluation_batch_size=evaluation_batch_size, checkpoints=checkpoints,
             save_at=save_at, seed=seed, bf16=bf16, gradient_checkpointing=gradient_checkpointing, device=device)
-        finetune_and_print(data, adaptation, training, out, track=not no_track, against=against or (), as_json=as_json)
+        finetune_and_print(data, adaptation, training, out, track_at=None if no_track else track_at,
+            against=against or (), as_json=as_json)
     """
     if out.is_file():
         raise RankLabError(f"{out}: is a file; -o names the folder of the run.")
     others = [TrainingRecord.load(folder) for folder in against]
     method, choices = method_named(adaptation.method), adaptation.choices()
+    points = steps_named("--track-at", track_at or "")  # refused before anything is read
     _quiet()
     task = data.encoded()
     arguments = training.arguments(out, method.learning_rate, len(task.train))
@@ -92,8 +95,10 @@ def finetune_and_print(
     trackers: list[RankTracker] = []
 
     def track_ranks(record: TrainingRecord) -> list[RankTracker]:
-        settings = TrackerSettings(record=record)
-        trackers.extend([RankTracker(out.parent, out.name, base=data.model, settings=settings)] if track else [])
+        settings = TrackerSettings(record=record, points=points)
+        trackers.extend(
+            [RankTracker(out.parent, out.name, base=data.model, settings=settings)] if track_at is not None else []
+        )
         return trackers
 
     with progress_bar() as bar, _warnings_told(tell):

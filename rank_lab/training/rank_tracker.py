@@ -199,9 +199,10 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         session = self._session
         if session is None or session.tracked.reason:
             return
-        if not session.points and session.tokens is not None:
+        if session.tokens is not None:
             session.tokens.stop()
             self._decide(session, session.tokens.count)
+            session.tokens = None
         if int(state.global_step) in session.points:
             self._measure(session, int(state.global_step))
 
@@ -225,7 +226,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         if session.tokens is not None:
             session.tokens.stop()
         step = int(state.global_step)
-        ended_early = self.settings.points is None and step > max(session.journal.steps, default=0)
+        ended_early = self.settings.points is None and session.points and step > max(session.journal.steps, default=0)
         if ended_early and not session.tracked.reason and not args.load_best_model_at_end:
             self._measure(session, step)
         self._write(session)
@@ -260,7 +261,6 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
 
     def _go_on(self, session: _Session, step: int, notes: Mapping[str, Any], model: Any, args: Any) -> None:
         """Take up the last point, and decide at which steps to look, or begin to count what a step works through."""
-        session.norms = session.tracked.norms()
         session.last, session.lost = self._last(session, step)
         session.rates = rates_for(model, args)
         if self.settings.points is not None:
@@ -302,6 +302,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
     def _measure(self, session: _Session, step: int) -> None:
         _wait_for_device(session.tracked.model)
         begun = time.perf_counter()
+        session.norms = session.norms or session.tracked.norms()
         live, plan = session.tracked.now(step)
         rows = session.tracked.rows(
             step, plan, session.last, session.options, session.norms,
@@ -318,6 +319,8 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         session.spent += time.perf_counter() - begun
 
     def _write(self, session: _Session) -> None:
+        if not session.journal.steps:
+            return
         begun = time.perf_counter()
         base = self._base
         about = provenance_of([], base, session.options, settings={"run": self.name})
@@ -353,9 +356,13 @@ def _wait_for_device(model: Any) -> None:
 
 
 def _why(name: str, points: Sequence[int], total: int, cost: PointCost, share: float) -> str:
-    expected = (cost.once + len(points) * cost.point) / (total * cost.step)
-    text = (
+    alone = (cost.once + max(len(points), 1) * cost.point) / (total * cost.step)
+    if not points:
+        return (
+            f"{name}: ranks are not followed: one look alone is expected to take {alone:.1%} of so short a training,"
+            f" more than {share:.1%}; 'rank-lab analyze' measures its checkpoints, or name the steps to look at"
+        )
+    return (
         f"{name}: ranks at {len(points)} of {total} steps ({', '.join(map(str, points))}); a point is expected to take"
-        f" as long as {cost.point / cost.step:.2g} steps, all {expected:.1%} of the training"
+        f" as long as {cost.point / cost.step:.2g} steps, all {alone:.1%} of the training"
     )
-    return text if expected <= share else f"{text}, more than the {share:.1%} that were asked for: it is so short"

@@ -147,21 +147,21 @@ def asks_peft(spec: UpdateSpec) -> bool:
 
 
 def points_within(steps: int, cost: PointCost, share: float) -> int:
-    """How many points fit into a share of the training's time; at least one, the last step, at most 24.
+    """How many points fit into a share of the training's time; at most 24, and none where not even one fits.
 
     Examples
     --------
     >>> points_within(1000, PointCost(step=1.0, point=2.0, once=0.0), 0.02)
     10
     >>> points_within(10, PointCost(step=1.0, point=2.0, once=0.0), 0.02)
-    1
+    0
     """
     fitting = (share * steps * cost.step - cost.once) / cost.point if cost.point > 0 else float(steps)
-    return int(min(max(fitting, 1.0), float(steps), MOST_POINTS))
+    return int(min(max(fitting, 0.0), float(steps), MOST_POINTS))
 
 
 def log_spaced(steps: int, count: int) -> tuple[int, ...]:
-    """Steps from the first to the last in equal ratios, no two alike; one alone is the last.
+    """Steps from the first to the last in equal ratios, no two alike; one alone is the last, none are none.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def log_spaced(steps: int, count: int) -> tuple[int, ...]:
     ((1, 10, 100, 1000), (10,), (1, 2, 3, 4))
     """
     if count < 2 or steps < 2:
-        return (steps,)
+        return (steps,) if count > 0 else ()
     found = {round(float(step)) for step in np.geomspace(1, steps, count)}
     later = (step for step in range(1, steps + 1) if step not in found)
     while len(found) < min(count, steps):

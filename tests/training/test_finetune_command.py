@@ -25,7 +25,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tuned(texts: Path, out: Path, method: str = "lora", **options: Any) -> None:
-    own = {name: options.pop(name) for name in ("track", "against", "as_json") if name in options}
+    own = {name: options.pop(name) for name in ("track_at", "against", "as_json") if name in options}
     data = {name: options.pop(name) for name in ("packing", "max_length", "text_columns", "kind") if name in options}
     rank = options.pop("rank", 2 if method == "lora" else None)
     finetune_and_print(
@@ -37,7 +37,7 @@ def tuned(texts: Path, out: Path, method: str = "lora", **options: Any) -> None:
 def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned(texts, tmp_path / "run")
+    tuned(texts, tmp_path / "run", track_at="2,4")
     done = capsys.readouterr()
     trained = 2 * 4 * (4 * (128 + 128) + 3 * (128 + 352))  # rank 2, four layers, each of seven matrices
     assert f"lora  {trained:,} of " in done.out
@@ -47,8 +47,9 @@ def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
     assert [line.partition(":")[0] for line in lines if line.startswith("step ")] == [
         "step 0 of 4", "step 1 of 4", "step 2 of 4", "step 4 of 4",
     ]  # fmt: skip
-    assert any(line.startswith("ranks: ") for line in lines)
+    assert "ranks: run: ranks at the 2 steps that were chosen" in lines
     report = RankReport.load(tmp_path / "run.rank")
+    assert set(report.updates["step"]) == {2, 4}
     assert set(report.updates["method"]) == {"lora"}
     tuned(texts, tmp_path / "run", as_json=True)
     again = json.loads(capsys.readouterr().out)
@@ -63,12 +64,12 @@ def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
 def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned(texts, tmp_path / "lora", track=False, steps=2)
+    tuned(texts, tmp_path / "lora", track_at=None, steps=2)
     assert not (tmp_path / "lora.rank").exists()
     capsys.readouterr()
     tuned(
         texts, tmp_path / "full", "full", packing=True, max_length=8, learning_rate=None, steps=None, epochs=1.5,
-        against=(tmp_path / "lora",), track=False,
+        against=(tmp_path / "lora",), track_at=None,
     )  # fmt: skip
     told = capsys.readouterr()
     assert "note: learning rate 1e-05, where a search for the best of full would begin" in told.err
