@@ -17,7 +17,9 @@ import torch
 from rank_lab import RankReport, __version__
 from tests.checkpoints import factors, llama, moved, rank_lab, save, save_adapter
 
-VERBS = ("analyze", "show", "export", "fold", "demo", "schedule")
+VERBS = (
+    "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
+)  # fmt: skip
 HEAVY = (
     "torch",
     "transformers",

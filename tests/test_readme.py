@@ -38,7 +38,9 @@ def test_commands_parse(line: str) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {shlex.split(line)[1] for line in commands()} == {"analyze", "show", "export", "fold", "schedule"}
+    assert {shlex.split(line)[1] for line in commands()} == {
+        "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
+    }  # fmt: skip
 
 
 def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,4 +52,19 @@ done
 env/bin/rank-lab schedule "$base" --task parity --text-column said --label-column label --data . --subset 4 --targets q_proj \
     --thresholds 0,1 --min-steps 1 --max-steps 2 --check-steps 1 --patience 1 -o curves >/dev/null 2>&1
 test -s curves/curve.jsonl
+sed 's/"said"/"text"/' train.jsonl >texts.jsonl
+for method in full lora; do
+    env/bin/rank-lab finetune "$base" --method $method --data . --text-column said --steps 3 --batch-size 2 --lr 1e-3 \
+        --track-at 3 -o "runs/$method" >/dev/null 2>&1
+done
+test -s runs/lora.rank/report.json
+env/bin/rank-lab evaluate runs/full runs/lora --base "$base" --target-text numbers=texts.jsonl --source-text known=texts.jsonl \
+    -o runs >/dev/null 2>&1
+echo "run,method,step,task,metric,value" >scores.csv
+echo "base,base,0,counting,acc,0.5" >>scores.csv
+env/bin/rank-lab import-scores scores.csv -o runs >/dev/null 2>&1
+env/bin/rank-lab show runs >/dev/null
+env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
+test -s outcomes/outcomes.csv
+env/bin/rank-lab fairness runs/full runs/lora >/dev/null
 echo "wheel: every verb works from $(basename dist/*.whl)"

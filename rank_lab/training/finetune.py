@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ from rank_lab.training.run_configuration import RunSettings, keep_settings, reco
 from rank_lab.training.validation import TargetBatches
 from rank_lab.training_record import TrainingRecord
 
-__all__ = ["Finetuned", "TrainingRun", "Watching", "finetune"]
+__all__ = ["INITIAL", "Finetuned", "TrainingRun", "Watching", "finetune"]
 
 CHECKPOINTS = 8
+INITIAL = "initial"
+"""In a run's folder, of a method whose factors start from a part of the base: the adapter before training."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watc
         if not resume and any(folder.glob("checkpoint-*")):
             raise RankLabError(f"{folder}: holds checkpoints of a run already; go on with it, or give a new folder.")
         keep_settings(folder, settings, arguments.device)
+        if run.method.starts_elsewhere and not (folder / INITIAL).is_dir():
+            _keep_start(model, folder)
         last_whole(folder)  # removes what is not whole, before any process looks
     arguments.distributed_state.wait_for_everyone()
     last = last_whole(folder)
@@ -192,6 +197,14 @@ def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watc
         made = watching.callbacks(record) if callable(watching.callbacks) else watching.callbacks
         _train(model, run, data, (save_at, last, begun), watching, list(made))
     return Finetuned(folder, TrainingRecord.load(folder), read_losses(folder), save_at, begun)
+
+
+def _keep_start(model: Any, folder: Path) -> None:
+    """The adapter as it starts: there whole or not at all."""
+    partial = folder / f".{INITIAL}.part"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    partial.rename(folder / INITIAL)
 
 
 def _train(

@@ -66,6 +66,8 @@ class Method:
         method's own parameters require a gradient. The model given may be changed.
     at_start
         How outputs differ from the base's before training; empty where they are equal.
+    starts_elsewhere
+        Whether factors start from a part of the base weights, so that an update is told from the adapter as it started.
     """
 
     name: str
@@ -74,3 +76,4 @@ class Method:
     learning_rate: float
     adapt: "Callable[[Any, MethodChoices, str], nn.Module]"
     at_start: str = ""
+    starts_elsewhere: bool = False

@@ -97,7 +97,11 @@ def _checked(name: str, adapt: _Adapt, reads: tuple[str, ...]) -> _Adapt:
 def _method(
     name: str, title: str, reference: str, learning_rate: float, adapt: _Adapt, *reads: str, at_start: str = ""
 ) -> Method:
-    return Method(name, title, reference, learning_rate, _checked(name, adapt, reads), at_start)
+    starts_elsewhere = name in _STARTS_ELSEWHERE
+    return Method(name, title, reference, learning_rate, _checked(name, adapt, reads), at_start, starts_elsewhere)
+
+
+_STARTS_ELSEWHERE = ("pissa", "loftq")
 
 
 _ALL = (

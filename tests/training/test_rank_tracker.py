@@ -20,6 +20,7 @@ from rank_lab.training.methods import METHODS
 from rank_lab.training.point_journal import JOURNAL_FILE
 from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
 from rank_lab.training.tracked import refuse_spread
+from rank_lab.training.tracking_points import CPU
 from tests.checkpoints import rank_lab
 from tests.peft_models import perturbed, small
 from tests.test_fairness import record
@@ -313,12 +314,23 @@ def test_frozen_matrices_are_rows_of_the_coverage(tmp_path: Path) -> None:
     assert set(rows.loc[rows["tensor"].str.endswith("norm.weight"), "status"]) == {"vector"}
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose training takes so long that looking at ranks is nothing beside it."""
+    rates = replace(CPU, product=1.0)
+    monkeypatch.setattr("rank_lab.training.rank_tracker.rates_for", lambda *_: rates)
+
+
+@pytest.mark.usefixtures("slow")
 def test_default_points_are_log_spaced_and_explained(tmp_path: Path) -> None:
-    trainer, tracker = trainer_of(tmp_path, "lora", settings=TrackerSettings(share=1.0))
+    trainer, tracker = trainer_of(tmp_path, "lora", settings=TrackerSettings(share=0.5))
     trainer.train()
     points = tracked(tmp_path).provenance["tracking"]["points"]
     assert points[-1] == 8
     assert f"ranks at {len(points)} of 8 steps" in tracker.statement
+
+
+def test_a_training_too_short_for_one_look_is_not_followed(tmp_path: Path) -> None:
     short, told = trainer_of(tmp_path / "short", "lora", settings=TrackerSettings())
     short.train()
     assert not (tmp_path / "short" / "study" / "lora.rank" / "report.json").exists()
@@ -326,6 +338,7 @@ def test_default_points_are_log_spaced_and_explained(tmp_path: Path) -> None:
     assert "'rank-lab analyze' measures its checkpoints" in told.statement
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_run_that_ends_early_is_measured_where_it_ended(tmp_path: Path) -> None:
     class Stop(SaveAt):
         def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:

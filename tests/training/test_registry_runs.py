@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from rank_lab import RankReport
+from rank_lab import RankReport, Settings, analyze
 from rank_lab.errors import UnsupportedUpdateError
 from rank_lab.masking import MaskingCollator
 from rank_lab.tasks import TaskData
-from rank_lab.training.finetune import Watching
+from rank_lab.training.finetune import INITIAL, Watching
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
 from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
@@ -154,3 +155,30 @@ def test_a_masked_run_hides_other_tokens_in_each_epoch_and_validates_on_the_same
     other = run(tmp_path / "b", METHODS["full"], seed=6, **options)
     assert done.losses[0].validation_loss == other.losses[0].validation_loss
     assert done.losses[-1].train_loss != other.losses[-1].train_loss
+
+
+@pytest.mark.parametrize("name", ["pissa", "loftq"])
+def test_an_update_is_told_from_where_the_factors_started(
+    name: str, bases: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    base = bases["llama", "causal"]
+    run(
+        tmp_path / "run", METHODS[name], base=base, data=token_data("causal"), max_steps=4, save_at=(4,), learning_rate=1e-2,
+        choices=MethodChoices(rank=4, targets="q_proj"),
+    )  # fmt: skip
+    start, end = (
+        load_file(tmp_path / "run" / place / "adapter_model.safetensors") for place in (INITIAL, "checkpoint-4")
+    )
+    report = analyze(tmp_path / "run", base, settings=Settings(initial=tmp_path / "run" / INITIAL))
+    last = report.updates[(report.updates["step"] == 4) & (report.updates["delta"] == "cumulative")]
+    assert len(last) == 2
+    for row in last.to_dict("records"):
+        product = [
+            2 * factors[f"base_model.model.{row['module']}.lora_B.weight"].double()
+            @ factors[f"base_model.model.{row['module']}.lora_A.weight"].double()
+            for factors in (start, end)
+        ]  # fmt: skip
+        norm = float(torch.linalg.matrix_norm(product[1] - product[0]))
+        assert norm > 0
+        assert row["frobenius_norm"] == pytest.approx(norm, rel=1e-5)
+    assert not (tmp_path / "run" / f".{INITIAL}.part").exists()
