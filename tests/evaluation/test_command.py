@@ -65,7 +65,7 @@ def test_the_same_command_goes_on_where_it_stopped(
     run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[Any] = []
-    losses = text_scores.loss_sums
+    losses = text_scores.token_sums
 
     def counted(model: Any, *given: Any, **named: Any) -> Any:
         if len(measured) == 2 and not monkeypatched:
@@ -74,7 +74,7 @@ def test_the_same_command_goes_on_where_it_stopped(
         return losses(model, *given, **named)
 
     monkeypatched: list[bool] = []
-    monkeypatch.setattr(text_scores, "loss_sums", counted)
+    monkeypatch.setattr(text_scores, "token_sums", counted)
     choices, study = Choices(source_texts=(texts,)), tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):
         evaluate([run], study, choices)
@@ -116,7 +116,7 @@ def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
 ) -> None:
     import torch
 
-    losses = text_scores.loss_sums
+    losses = text_scores.token_sums
 
     def fails_at_ten(model: Any, *given: Any, **named: Any) -> Any:
         if current[-1].endswith("checkpoint-10"):
@@ -130,7 +130,7 @@ def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
         current.append(model.tuned.source)
         return rows_of(model, *given, **named)
 
-    monkeypatch.setattr(text_scores, "loss_sums", fails_at_ten)
+    monkeypatch.setattr(text_scores, "token_sums", fails_at_ten)
     monkeypatch.setattr(evaluate_choices, "text_rows", remembering)
     assert evaluate([run], tmp_path / "study", Choices(source_texts=(texts,), batch_size=4))
     assert {row.step for row in table(tmp_path / "study").rows} == {0, 5}
@@ -150,7 +150,7 @@ def test_an_error_that_is_none_of_ours_is_not_hidden(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a shape is wrong")
 
-    monkeypatch.setattr(text_scores, "loss_sums", broken)
+    monkeypatch.setattr(text_scores, "token_sums", broken)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         evaluate([run], tmp_path / "study", Choices(source_texts=(texts,)))
 
