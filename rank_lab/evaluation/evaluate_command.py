@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rank_lab.base_model import load_base
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
@@ -77,7 +79,7 @@ def evaluate_and_print(
     models = _with_base(tuned, base, choices, skip=skip_base)
     refuse_twice(models)
     _tell_missing_base(base, skip_base=skip_base, jobs=jobs)
-    run = _Run(Evaluated(study), loading, choices, base)
+    run = _Run(Evaluated(study, loading), loading, choices, base)
     with progress_bar() as bar:
         rows = run.measured(models, jobs, bar)
     if run.failures and not rows:
@@ -88,7 +90,7 @@ def evaluate_and_print(
         sys.stdout.write(json.dumps(scores_summary(rows), indent=1) + "\n")
     else:
         console().print(render_scores(rows))
-        console().print(f"written: {study / SCORES_FILE}", highlight=False)
+        console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)
     return bool(run.failures)
 
 
@@ -123,7 +125,7 @@ class _Run:
         where = tuned.run if tuned.step is None else f"{tuned.run} at step {tuned.step}"
         with self._noted(where), shelf.loaded(tuned) as model:
             for job in jobs:
-                bar.update(total, description=plain(f"{where}: {job.name}")[-48:])
+                bar.update(total, description=_shown(f"{where}: {job.name}"))
                 with self._noted(f"{job.name} of {where}"):
                     found = job.run(model, self._base_for(model), _advance(bar, f"{job.name}"))
                     self.evaluated.add(tuned, job, found)
@@ -172,10 +174,15 @@ def _advance(bar: Any, name: str) -> Progress:
 
     def advance(done: int, total: int) -> None:
         if not task:
-            task.append(bar.add_task(plain(name)[-48:], total=total))
+            task.append(bar.add_task(_shown(name), total=total))
         bar.update(task[0], completed=done, visible=done < total)
 
     return advance
+
+
+def _shown(name: str) -> str:
+    """The end of a name as a bar's description, in which brackets are no markup."""
+    return escape(plain(name)[-48:])
 
 
 def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:
@@ -244,4 +251,4 @@ def _quiet() -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(plain(line) + "\n")

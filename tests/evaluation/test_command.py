@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.evaluation import evaluate_choices, text_scores
-from rank_lab.evaluation.evaluate_choices import Choices, jobs_of
+from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluate_command import evaluate_and_print
-from rank_lab.evaluation.tuned_models import LoadOptions
-from rank_lab.score_table import ScoreTable
+from rank_lab.evaluation.evaluated import Evaluated
+from rank_lab.evaluation.tuned_models import LoadOptions, base_tuned
+from rank_lab.score_table import ScoreRow, ScoreTable
 from tests.evaluation.models import TEXTS, adapter
 
 LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
@@ -94,6 +97,36 @@ def test_the_same_command_goes_on_where_it_stopped(
     adapter(run / "checkpoint-10", LORA, seed=77)  # another model of the same name, too
     evaluate([run], study, replace(choices, stride=64))
     assert len(measured) == 10
+
+
+def test_another_base_or_type_of_number_is_another_measurement(run: Path, texts: str, tmp_path: Path) -> None:
+    other = shutil.copytree(BASE, tmp_path / "other")
+    weights = load_file(BASE / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,), kl=True)
+    adapters = [run / "checkpoint-5"]
+
+    def distance(base: Path, dtype: str = "auto") -> float:
+        evaluate_and_print([*map(str, adapters)], study, LoadOptions(str(base), dtype=dtype), choices)
+        (row,) = (row for row in table(study).rows if row.metric == "kl_from_base" and row.step == 5)
+        return row.value
+
+    assert len({distance(BASE), distance(other), distance(BASE, "bfloat16")}) == 3
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Each reads the table, adds to it and writes it; without a turn of its own it would undo what others added."""
+    jobs = [Job(f"set{number}", {}, lambda *_: ()) for number in range(24)]
+    tuned = base_tuned(str(BASE))
+
+    def add(job: Job) -> None:
+        Evaluated(tmp_path, LoadOptions()).add(tuned, job, [ScoreRow("base", "base", 0, job.name, "acc", 0.5)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, jobs))
+    evaluated = Evaluated(tmp_path, LoadOptions())
+    assert {row.task for row in evaluated.table().rows} == {job.name for job in jobs}
+    assert all(evaluated.rows(tuned, job) for job in jobs)
 
 
 def test_scores_of_others_stay(run: Path, texts: str, tmp_path: Path) -> None:

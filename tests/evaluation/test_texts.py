@@ -195,8 +195,8 @@ def test_a_model_that_diverged_is_named() -> None:
 
 
 def test_vocabularies_that_differ_have_no_divergence() -> None:
+    base, tuned = Fixed(lambda ids: [0.0] * 2), Fixed(lambda ids: [0.0] * 3)
     with pytest.raises(RankLabError, match="over 2 tokens of the base and 3 of the tuned"):
-        base, tuned = (Fixed(lambda ids, size=size: [0.0] * size) for size in (2, 3))
         token_sums(tuned, [Piece(0, (0,), (0,), (1,))], 1, base=base, batch_size=1)
 
 
