@@ -98,6 +98,7 @@ def test_roles_by_task() -> None:
         ({"role": "sauce"}, "role 'sauce', expected one of 'source', 'target', ''"),
         ({"step": -1}, "step -1"),
         ({"step": 1.5}, "1.5 is no whole number"),
+        ({"step": 10**30}, "does not fit into 64 bits"),
         ({"value": "good"}, "a number is none"),
         ({"few_shot": -2}, "few-shot count -2"),
         ({"n": 0}, "the set is empty"),
