@@ -22,7 +22,6 @@ from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
 from rank_lab.training.tracked import refuse_spread
 from tests.checkpoints import rank_lab
 from tests.peft_models import perturbed, small
-from tests.training.test_fairness import record
 from tests.training.tracked_runs import (
     ONLY_FILES,
     POINTS,
@@ -37,6 +36,7 @@ from tests.training.tracked_runs import (
     model_of,
     trainer_of,
 )
+from tests.training_records import record
 
 WITHOUT_UPDATE = {"bitfit", "prefix", "prompt", "prelayer", "series", "parallel", "compacter"}
 REGISTERED = [name for name in METHODS if name != "loftq"]  # which needs bitsandbytes
@@ -323,6 +323,20 @@ def test_default_points_are_log_spaced_and_explained(tmp_path: Path) -> None:
     short.train()
     assert tracked(tmp_path / "short").provenance["tracking"]["points"] == [8]
     assert "more than the 2.0% that were asked for: it is so short" in told.statement
+
+
+def test_a_checkpoint_without_a_new_point_writes_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = RankReport.save
+
+    def counted(report: RankReport, *given: Any) -> Any:
+        saved.append(report.provenance["tuned"][0]["step"])
+        return save(report, *given)
+
+    monkeypatch.setattr(RankReport, "save", counted)
+    trainer, _ = trainer_of(tmp_path, "lora", others=[SaveAt((1, 2, 4, 6, 7))])
+    trainer.train()
+    assert saved == [1, 3, 5, 8]  # of points 1, 3, 5 and 8, the last at the end of training
 
 
 def test_a_run_that_ends_early_is_measured_where_it_ended(tmp_path: Path) -> None:
