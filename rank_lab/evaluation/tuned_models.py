@@ -252,7 +252,7 @@ def _complete(source: str, kind: str, dtype: str) -> Any:
 
     try:
         model, loaded = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
-            source, dtype=dtype, output_loading_info=True
+            source, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{source}: no model for a {kind} task could be loaded ({first_line(error)}).") from error
@@ -336,7 +336,7 @@ def _tokenizer(first: str, second: str) -> Any:
         if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
             continue
         try:
-            return padded_tokenizer(AutoTokenizer.from_pretrained(source))[0]
+            return padded_tokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))[0]
         except (OSError, ValueError, KeyError) as error:
             reasons.append(f"{source}: {first_line(error)}")
     raise DataError(
