@@ -330,6 +330,9 @@ def test_runs_are_told_apart_by_their_settings() -> None:
         "x"
     ]
     assert (math.isnan(odd.learning_rate), odd.seed, odd.setting) == (True, None, "")
+    control = {"method": "a\x1b[2J", "learning_rate": 10**400, "seed": 10**30}
+    odd = run_facts([{"settings": {"run": "x"}, "training": control}])["x"]
+    assert (odd.method, math.isnan(odd.learning_rate), odd.seed) == (r"a\x1b[2J", True, None)
 
 
 def test_the_rank_that_goes_with_forgetting() -> None:
