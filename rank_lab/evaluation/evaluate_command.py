@@ -11,14 +11,13 @@ from typing import Any
 
 from rich.markup import escape
 
-from rank_lab.base_model import load_base
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
 from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
-from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
+from rank_lab.evaluation.tuned_models import LoadOptions, Shelf, base_tuned
 from rank_lab.plain_text import first_line, plain
 from rank_lab.score_table import SCORES_FILE, ScoreRow
 from rank_lab.score_terminal import render_scores, scores_summary
@@ -101,7 +100,6 @@ class _Run:
     choices: Choices
     base: str
     failures: list[str] = field(default_factory=list)
-    _reference: Any = None
 
     def measured(self, models: Sequence[Tuned], jobs: Sequence[Job], bar: Any) -> list[ScoreRow]:
         """Scores of all models, those that were there among them."""
@@ -127,21 +125,12 @@ class _Run:
             for job in jobs:
                 bar.update(total, description=_shown(f"{where}: {job.name}"))
                 with self._noted(f"{job.name} of {where}"):
-                    found = job.run(model, self._base_for(model), _advance(bar, f"{job.name}"))
+                    base = shelf.untuned(model, self.base) if self.choices.kl and self.base else None
+                    found = job.run(model, base, _advance(bar, job.name))
                     self.evaluated.add(tuned, job, found)
                     rows += found
                 bar.advance(total)
         return rows
-
-    def _base_for(self, model: EvaluatedModel) -> Any:
-        """The untuned model, once more in memory: PEFT puts its layers into the one that it adapts."""
-        if not self.choices.kl or not self.base:
-            return None
-        if model.tuned.method == "base":
-            return model.model
-        if self._reference is None:
-            self._reference = load_base(self.base, model.kind, dtype=self.loading.dtype).to(self.loading.device)
-        return self._reference
 
     @contextmanager
     def _noted(self, what: str) -> Iterator[None]:

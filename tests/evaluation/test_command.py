@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
-from rank_lab.evaluation import evaluate_choices, text_scores
+from rank_lab.evaluation import evaluate_choices, text_scores, tuned_models
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluate_command import evaluate_and_print
 from rank_lab.evaluation.evaluated import Evaluated
@@ -112,6 +112,23 @@ def test_another_base_or_type_of_number_is_another_measurement(run: Path, texts:
         return row.value
 
     assert len({distance(BASE), distance(other), distance(BASE, "bfloat16")}) == 3
+
+
+def test_full_checkpoints_and_the_divergence_need_one_base_in_memory(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter is put into the base, which is then loaded again; beside a full checkpoint it is there already."""
+    loads: list[str] = []
+    load = tuned_models.load_base
+    monkeypatch.setattr(tuned_models, "load_base", lambda *given, **named: loads.append("") or load(*given, **named))
+    full = shutil.copytree(BASE, tmp_path / "full")
+    choices = Choices(source_texts=(texts,), kl=True)
+    evaluate([full], tmp_path / "study", choices)
+    assert len(loads) == 1
+    evaluate([run / "checkpoint-5", full], tmp_path / "other", choices)
+    assert len(loads) == 3
+    distances = {row.run: row.value for row in table(tmp_path / "other").rows if row.metric == "kl_from_base"}
+    assert distances["full"] == 0.0 < distances["checkpoint-5"]
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
