@@ -56,7 +56,8 @@ def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtyp
 
     if kind not in AUTO_CLASSES:
         raise RankLabError(f"kind {kind!r}: no model is known for it; expected one of {', '.join(AUTO_CLASSES)}.")
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    # Not asked for, transformers takes a "yes" from standard input to run what a model's folder holds as code.
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
     if kind in _NEW_HEAD:
         problem = "regression" if kind == "regression" else "single_label_classification"
         options |= {"num_labels": classes or 1, "problem_type": problem, "ignore_mismatched_sizes": True}
@@ -100,7 +101,7 @@ def load_tokenizer(source: str, purpose: str) -> Any:
         raise DataError(f"{source}: no such folder; give the base's, or a hub id such as org/name.")
     _refuse_adapter(source, purpose)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{source}: no tokenizer could be loaded ({first_line(error)}).") from error
 

@@ -35,6 +35,7 @@ MEASURES: Mapping[str, str] = {**FORGETTING, "kl_target": "KL(base || tuned) on 
 
 _LOSSES = ("cross_entropy", "pseudo_cross_entropy")
 _DIVERGENCES = ("kl_from_base",)
+_DIVERSITY = "unique_of_"
 _RESTATED = frozenset({"perplexity", "pseudo_perplexity", "bits_per_byte"})
 _Key = tuple[str, str]
 
@@ -246,7 +247,8 @@ def _learnt(
 
 
 def _is_target(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
-    return row.role == "target" and row.metric not in _DIVERGENCES and not _is_restated(row, rows)
+    beside = row.metric in _DIVERGENCES or row.metric.startswith(_DIVERSITY)
+    return row.role == "target" and not beside and not _is_restated(row, rows)
 
 
 def _is_restated(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
@@ -263,6 +265,8 @@ def _without_part(rows: Sequence[ScoreRow]) -> list[LeftOut]:
             told[name] = "has no role; a source measures forgetting, a target learning"
         elif row.metric in _RESTATED and _is_restated(row, rows):
             told[name] = "is the cross-entropy of the same text in other units"
+        elif metric.startswith(_DIVERSITY):
+            told[name] = "counts how completions differ, right or wrong, and measures neither learning nor forgetting"
         elif row.role == "source" and not (_is_fraction(metric) or metric in (*_LOSSES, *_DIVERGENCES)):
             told[name] = (
                 "is neither a fraction, a cross-entropy nor a divergence, and stands in no measure of forgetting"

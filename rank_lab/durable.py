@@ -1,9 +1,37 @@
 """Files that survive a process that is killed while it writes: whole or not there, lines that end or are cut off."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["append_line", "cut_torn_line", "move_into_place", "write_whole"]
+__all__ = ["append_line", "cut_torn_line", "held", "move_into_place", "write_whole"]
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Wait until no other process, or thread, is in such a block, so that a file can be read, changed and written.
+
+    Parameters
+    ----------
+    lock
+        An empty file, made where it is not there, in a folder that exists. It stays, and is free again as soon as the
+        block ends, or its process does.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, held(Path(folder) / ".lock"):
+    ...     (Path(folder) / ".lock").stat().st_size
+    0
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

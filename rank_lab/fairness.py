@@ -155,7 +155,7 @@ def _same_rate(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
 
 def _alpha(record: TrainingRecord) -> tuple[float, int] | None:
     rank, alpha = record.choices.get("rank"), record.choices.get("alpha")
-    if not isinstance(rank, int) or rank < 1:
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float | None):
         return None
     return (2.0 * rank if alpha is None else float(alpha)), rank
 
@@ -290,7 +290,8 @@ def _unequal_settings(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
 
 
 def _dropout(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    rates = sorted({float(r.choices["dropout"]) for r in _low_rank(records) if r.choices.get("dropout")})
+    given = [record.choices.get("dropout") for record in _low_rank(records)]
+    rates = sorted({float(rate) for rate in given if isinstance(rate, int | float) and rate})
     if _full(records) and rates:
         yield Finding(
             "dropout",

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rank_lab.commands import console
+from rank_lab.durable import held
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
 from rank_lab.score_import import import_scores
 from rank_lab.score_origin import Imported, Origin
-from rank_lab.score_table import SCORES_FILE, ScoreRow, ScoreTable
+from rank_lab.score_table import SCORES_FILE, SCORES_LOCK, ScoreRow, ScoreTable
 from rank_lab.score_terminal import render_scores, scores_summary
 
 __all__ = ["import_and_print", "origin_of"]
@@ -66,10 +67,11 @@ def import_and_print(files: Sequence[Path], study: Path, origin: Origin, *, as_j
     found = [import_scores(file, origin) for file in files]
     new = ScoreTable.of(row for each in found for row in each.rows)
     _refuse_unknown_tasks(new, origin)
-    there = ScoreTable.load(study / SCORES_FILE) if (study / SCORES_FILE).is_file() else ScoreTable()
-    replaced = {row.key for row in there.rows} & {row.key for row in new.rows}
     study.mkdir(parents=True, exist_ok=True)
-    there.merged(new).save(study / SCORES_FILE)
+    with held(study / SCORES_LOCK):
+        there = ScoreTable.load(study / SCORES_FILE) if (study / SCORES_FILE).is_file() else ScoreTable()
+        replaced = {row.key for row in there.rows} & {row.key for row in new.rows}
+        there.merged(new).save(study / SCORES_FILE)
     for line in _notes(found, len(replaced)):
         sys.stderr.write(f"note: {plain(line)}\n")
     _print(new.rows, found, study, as_json=as_json)
@@ -119,4 +121,4 @@ def _print(rows: Sequence[ScoreRow], found: Sequence[Imported], study: Path, *, 
         sys.stdout.write(json.dumps({"scores": scores_summary(rows), "left_out": left}, indent=1) + "\n")
         return
     console().print(render_scores(rows))
-    console().print(f"written: {study / SCORES_FILE}", highlight=False)
+    console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)

@@ -8,6 +8,7 @@ correlation given what was learnt takes that out.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from rank_lab.uncertainty import percentile_interval
 __all__ = ["MIN_RUNS", "Association", "Correlation", "Sampling", "associations", "holm", "rank_correlation"]
 
 Values = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
 
 MIN_RUNS = 8
 """Independent runs below which no correlation is given: of seven, one correlation in thirty of unrelated numbers is
@@ -155,9 +157,9 @@ def rank_correlation(
     if (np.linalg.norm(left, axis=-1) < _SAME * runs).any():
         return _none(runs, "what was learnt tells the order of all runs, so that nothing is left to correlate")
     value = float(_cosine(left[0], left[1]))
-    generator = np.random.default_rng(sampling.seed)
-    p = _permutation_p(rows, left, value, generator.permuted(_orders(sampling.permutations, runs), axis=1))
-    draws = _resampled(rows, generator.integers(0, runs, (sampling.resamples, runs)))
+    orders, chosen = _drawn(sampling.seed, sampling.permutations, sampling.resamples, runs)
+    p = _permutation_p(rows, left, value, orders)
+    draws = _resampled(rows, chosen)
     interval = percentile_interval(value, draws, level=sampling.level)
     return Correlation(value, interval.low, interval.high, p, runs, interval.reason)
 
@@ -280,11 +282,18 @@ def _cosine(first: Values, second: Values) -> Values:
     return np.where(size > _SAME, (first * second).sum(axis=-1) / np.where(size > _SAME, size, 1.0), np.nan)
 
 
-def _orders(count: int, runs: int) -> npt.NDArray[np.intp]:
-    return np.broadcast_to(np.arange(runs, dtype=np.intp), (count, runs)).copy()
+@lru_cache(maxsize=4)
+def _drawn(seed: int, permutations: int, resamples: int, runs: int) -> tuple[Places, Places]:
+    """Exchanges and resamples of runs, the same for every item: of hundreds of matrices they are drawn once."""
+    generator = np.random.default_rng(seed)
+    unmoved = np.broadcast_to(np.arange(runs, dtype=np.intp), (permutations, runs))
+    orders, chosen = generator.permuted(unmoved, axis=1), generator.integers(0, runs, (resamples, runs))
+    for each in (orders, chosen):
+        each.flags.writeable = False
+    return orders, chosen
 
 
-def _permutation_p(rows: Values, left: Values, value: float, orders: npt.NDArray[np.intp]) -> float:
+def _permutation_p(rows: Values, left: Values, value: float, orders: Places) -> float:
     """Share of exchanges of what is left of the second that correlate as much; the observed one counts."""
     shuffled = left[1][orders]
     if len(rows) == 3:  # Freedman and Lane: the line is taken out of each exchange again
@@ -294,7 +303,7 @@ def _permutation_p(rows: Values, left: Values, value: float, orders: npt.NDArray
     return float((1 + reached.sum()) / (1 + len(orders)))
 
 
-def _resampled(rows: Values, chosen: npt.NDArray[np.intp]) -> Values:
+def _resampled(rows: Values, chosen: Places) -> Values:
     left = _left(_ranks(np.moveaxis(rows[:, chosen], 0, 1)))
     return _cosine(left[:, 0], left[:, 1])
 

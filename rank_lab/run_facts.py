@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rank_lab.plain_text import plain
+from rank_lab.score_origin import number
+
 __all__ = ["RunFacts", "run_facts"]
 
 _NOT_A_SETTING = frozenset(
@@ -108,19 +111,19 @@ def _flat(record: Mapping[str, Any]) -> dict[str, str]:
 def _setting(own: Mapping[str, str], peers: Sequence[Mapping[str, str]]) -> str:
     names = sorted({name for peer in peers for name in peer})
     differing = [name for name in names if len({peer.get(name, "") for peer in peers}) > 1]
-    return ", ".join(f"{name} {own.get(name, '-')}" for name in differing)
+    return ", ".join(plain(f"{name} {own.get(name, '-')}", limit=200) for name in differing)
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name)
-    return value if isinstance(value, str) else ""
+    return plain(value, limit=500) if isinstance(value, str) else ""
 
 
 def _real(record: Mapping[str, Any], name: str) -> float:
-    value = record.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    known = number(record.get(name))
+    return math.nan if known is None else known
 
 
 def _whole(record: Mapping[str, Any], name: str) -> int | None:
     value = record.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None

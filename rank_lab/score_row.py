@@ -15,6 +15,8 @@ ROLES = ("source", "target", "")
 SCORE_KEY = ("run", "step", "task", "metric", "few_shot")
 """What identifies a row."""
 
+_LARGEST = 2**63 - 1  # what the file of the table holds
+
 ScoreKey = tuple[str, int | None, str, str, int | None]
 
 
@@ -118,6 +120,8 @@ def _integer(value: Any) -> int | None:
         return None
     if isinstance(value, float) or int(value) != value:
         raise TypeError(f"{value!r} is no whole number")
+    if abs(int(value)) > _LARGEST:
+        raise OverflowError("a whole number does not fit into 64 bits")
     return int(value)
 
 

@@ -17,10 +17,10 @@ from rank_lab.plain_file import size_of
 from rank_lab.plain_text import plain
 from rank_lab.score_row import ROLES, SCORE_KEY, ScoreRow
 
-__all__ = ["ROLES", "SCORES_FILE", "SCORES_SCHEMA", "SCORE_KEY", "ScoreRow", "ScoreTable"]
+__all__ = ["ROLES", "SCORES_FILE", "SCORES_LOCK", "SCORES_SCHEMA", "SCORE_KEY", "ScoreRow", "ScoreTable"]
 
-SCORES_FILE = "scores.parquet"
-"""In the folder of a study."""
+SCORES_FILE, SCORES_LOCK = "scores.parquet", ".scores.lock"
+"""In the folder of a study: the table, and what a process holds while it reads, changes and writes it."""
 
 SCORES_SCHEMA = pa.schema(
     [

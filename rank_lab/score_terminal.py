@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from rank_lab.score_table import ScoreRow
 
@@ -30,11 +31,12 @@ def render_scores(rows: Sequence[ScoreRow]) -> Table:
     for name in ("run", "method", "step", "task", "metric", "value", "n", "shots", "chance", "role", "harness"):
         table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
     for row in rows:
-        table.add_row(
+        cells = (
             row.run, row.method, _shown(row.step), row.task, row.metric, _value(row), _shown(row.n),
             _shown(row.few_shot), "" if row.chance is None else f"{row.chance:.3g}", row.role,
             f"{row.harness} {row.harness_version}".strip(),
         )  # fmt: skip
+        table.add_row(*map(Text, cells))  # what stands in brackets in a name is no markup
     return table
 
 

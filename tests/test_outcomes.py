@@ -165,7 +165,7 @@ def test_texts_and_what_takes_no_part() -> None:
         text("base", "cross_entropy", 5.0, "target"), text("a", "cross_entropy", 4.0, "target"),
         text("a", "bits_per_byte", 1.0, "target"), text("a", "kl_from_base", 0.2),
         text("a", "kl_from_base", 0.9, "target"),
-        text("a", "cross_entropy", 1.0, ""), text("a", "ter", 1.0),
+        text("a", "cross_entropy", 1.0, ""), text("a", "ter", 1.0), text("a", "unique_of_8_failing", 3.0, "target"),
     ]  # fmt: skip
     checkpoints, left_out = scored_checkpoints(rows)
     (found,) = checkpoints
@@ -178,6 +178,7 @@ def test_texts_and_what_takes_no_part() -> None:
         "target text bits_per_byte": "is the cross-entropy of the same text in other units",
         "no text cross_entropy": "has no role; a source measures forgetting",
         "source text ter": "is neither a fraction",
+        "target text unique_of_8_failing": "counts how completions differ",
     }
     assert target_name(replace(rows[0], few_shot=0)) == "source text cross_entropy"
 
@@ -259,6 +260,33 @@ def test_forgetting_at_equal_learning() -> None:
     assert math.isnan(row["forgetting"])
 
 
+def test_a_rate_that_diverged_was_tried_and_is_not_the_best() -> None:
+    """The largest rate has a seed without a value: what its other seed learnt is no mean over seeds."""
+    parts, reports = [], []
+    for rate, learnt in ((1e-4, 0.1), (1e-3, 0.2), (1e-2, 0.9)):
+        for seed in range(2):
+            run = f"{rate}-{seed}"
+            value = math.nan if (rate, seed) == (1e-2, 1) else learnt
+            parts.append(scores(run, 10, value, 0.1))
+            reports.append(report(run, [matrix(run, 10, Q, 4)], training("full", rate, seed)))
+    groups = study(*parts, reports=reports).trade_offs.groups
+    best = groups[groups["best_learning_rate"] & (groups["measure"] == "forgetting")]
+    assert best[["learning_rate", "note"]].to_numpy().tolist() == [[1e-3, ""]]
+
+
+def test_a_method_that_learnt_nothing_does_not_hide_the_others() -> None:
+    parts = [
+        scores(name, 10, learnt, 0.1, method=name) for name, learnt in (("full", 0.4), ("lora", 0.2), ("ia3", -0.1))
+    ]
+    equal = study(*parts).trade_offs.equal_learning
+    assert sorted(set(equal["at_learning"])) == pytest.approx([0.1, 0.2])
+    row = one(equal, measure="forgetting", at_learning=equal["at_learning"].min(), method="ia3")
+    assert row["reason"] == "1 of 1 runs do not reach it"
+    assert math.isnan(row["forgetting"])
+    row = one(equal, measure="forgetting", at_learning=equal["at_learning"].min(), method="full")
+    assert row["forgetting"] == pytest.approx(0.025)
+
+
 def test_areas_share_their_reference() -> None:
     areas = sweep().trade_offs.areas
     own = areas[areas["measure"] == "forgetting"].set_index("method")
@@ -302,6 +330,9 @@ def test_runs_are_told_apart_by_their_settings() -> None:
         "x"
     ]
     assert (math.isnan(odd.learning_rate), odd.seed, odd.setting) == (True, None, "")
+    control = {"method": "a\x1b[2J", "learning_rate": 10**400, "seed": 10**30}
+    odd = run_facts([{"settings": {"run": "x"}, "training": control}])["x"]
+    assert (odd.method, math.isnan(odd.learning_rate), odd.seed) == (r"a\x1b[2J", True, None)
 
 
 def test_the_rank_that_goes_with_forgetting() -> None:

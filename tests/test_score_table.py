@@ -1,5 +1,6 @@
 """A table of scores is what was saved, nothing else passes as one."""
 
+import io
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from rank_lab import parquet_check
 from rank_lab.errors import SchemaError
 from rank_lab.score_table import SCORES_SCHEMA, ScoreRow, ScoreTable
+from rank_lab.score_terminal import render_scores
 
 BASE = ScoreRow("base", "base", 0, "winogrande", "acc", 0.75, role="source", n=4, chance=0.5, examples=(1, 1, 0, 1))
 TUNED = ScoreRow(
@@ -75,6 +78,12 @@ def test_a_key_twice_is_refused() -> None:
         ScoreTable.of([TUNED, replace(TUNED, value=0.4)])
 
 
+def test_brackets_in_names_are_shown() -> None:
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_scores([replace(TUNED, run="[red]a[/x]")]))
+    assert "[red]a[/x]" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_roles_by_task() -> None:
     assert [row.role for row in TABLE.with_roles({"wiki": "source", "gsm8k": ""}).rows] == ["source", "", "source"]
 
@@ -89,6 +98,7 @@ def test_roles_by_task() -> None:
         ({"role": "sauce"}, "role 'sauce', expected one of 'source', 'target', ''"),
         ({"step": -1}, "step -1"),
         ({"step": 1.5}, "1.5 is no whole number"),
+        ({"step": 10**30}, "does not fit into 64 bits"),
         ({"value": "good"}, "a number is none"),
         ({"few_shot": -2}, "few-shot count -2"),
         ({"n": 0}, "the set is empty"),

@@ -37,6 +37,7 @@ BAD_ROWS: dict[str, tuple[Task | str, list[Row] | bytes, list[Row], str]] = {
     "unseen number": ("cola", [{"sentence": "a", "label": 0}], [{"sentence": "a", "label": 1}], "class 1 has no"),
     "not a value": (SIZE, said("big", column="size"), [], "holds 'big', expected a finite number"),
     "nan": (SIZE, b'{"said": "a", "size": NaN}', [], "holds nan, expected a finite number"),
+    "half a character": (TONE, b'{"said": "\\ud83d", "tone": 0}\n', said(0), "line 1: holds half a character"),
     "score range": ("stsb", [PAIR | {"label": 7}], [], "a number from 0 to 5"),
     "control characters": (TONE, [{"said": "a", "\u001b[2J": 0}], [], r"has no column 'tone'.*\\x1b\[2J"),
 }  # fmt: skip

@@ -202,7 +202,7 @@ def _settings(options: Any, task: str = "") -> dict[str, Any]:
         part.pop("batch_size", None)
     data = found.get("data")
     if data is not None:
-        files = [data] if data.is_file() else sorted((data / task).glob("*"))
+        files = [data] if data.is_file() else sorted([*(data / task).glob("*"), *data.glob("*.jsonl*")])
         found["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return found
 

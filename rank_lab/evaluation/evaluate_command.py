@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rank_lab.base_model import load_base
+from rich.markup import escape
+
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
 from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.evaluation.sources import Tuned, kind_of_source, refuse_twice, tuned_of
-from rank_lab.evaluation.tuned_models import EvaluatedModel, LoadOptions, Shelf, base_tuned
+from rank_lab.evaluation.tuned_models import LoadOptions, Shelf, base_tuned
 from rank_lab.plain_text import first_line, plain
 from rank_lab.score_table import SCORES_FILE, ScoreRow
 from rank_lab.score_terminal import render_scores, scores_summary
@@ -77,7 +78,7 @@ def evaluate_and_print(
     models = _with_base(tuned, base, choices, skip=skip_base)
     refuse_twice(models)
     _tell_missing_base(base, skip_base=skip_base, jobs=jobs)
-    run = _Run(Evaluated(study), loading, choices, base)
+    run = _Run(Evaluated(study, loading), loading, choices, base)
     with progress_bar() as bar:
         rows = run.measured(models, jobs, bar)
     if run.failures and not rows:
@@ -88,7 +89,7 @@ def evaluate_and_print(
         sys.stdout.write(json.dumps(scores_summary(rows), indent=1) + "\n")
     else:
         console().print(render_scores(rows))
-        console().print(f"written: {study / SCORES_FILE}", highlight=False)
+        console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)
     return bool(run.failures)
 
 
@@ -99,7 +100,6 @@ class _Run:
     choices: Choices
     base: str
     failures: list[str] = field(default_factory=list)
-    _reference: Any = None
 
     def measured(self, models: Sequence[Tuned], jobs: Sequence[Job], bar: Any) -> list[ScoreRow]:
         """Scores of all models, those that were there among them."""
@@ -123,23 +123,14 @@ class _Run:
         where = tuned.run if tuned.step is None else f"{tuned.run} at step {tuned.step}"
         with self._noted(where), shelf.loaded(tuned) as model:
             for job in jobs:
-                bar.update(total, description=plain(f"{where}: {job.name}")[-48:])
+                bar.update(total, description=_shown(f"{where}: {job.name}"))
                 with self._noted(f"{job.name} of {where}"):
-                    found = job.run(model, self._base_for(model), _advance(bar, f"{job.name}"))
+                    base = shelf.untuned(model, self.base) if self.choices.kl and self.base else None
+                    found = job.run(model, base, _advance(bar, job.name))
                     self.evaluated.add(tuned, job, found)
                     rows += found
                 bar.advance(total)
         return rows
-
-    def _base_for(self, model: EvaluatedModel) -> Any:
-        """The untuned model, once more in memory: PEFT puts its layers into the one that it adapts."""
-        if not self.choices.kl or not self.base:
-            return None
-        if model.tuned.method == "base":
-            return model.model
-        if self._reference is None:
-            self._reference = load_base(self.base, model.kind, dtype=self.loading.dtype).to(self.loading.device)
-        return self._reference
 
     @contextmanager
     def _noted(self, what: str) -> Iterator[None]:
@@ -172,10 +163,15 @@ def _advance(bar: Any, name: str) -> Progress:
 
     def advance(done: int, total: int) -> None:
         if not task:
-            task.append(bar.add_task(plain(name)[-48:], total=total))
+            task.append(bar.add_task(_shown(name), total=total))
         bar.update(task[0], completed=done, visible=done < total)
 
     return advance
+
+
+def _shown(name: str) -> str:
+    """The end of a name as a bar's description, in which brackets are no markup."""
+    return escape(plain(name)[-48:])
 
 
 def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:
@@ -244,4 +240,4 @@ def _quiet() -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(plain(line) + "\n")

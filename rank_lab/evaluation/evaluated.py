@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rank_lab.durable import write_whole
+from rank_lab import __version__
+from rank_lab.durable import held, write_whole
 from rank_lab.errors import CheckpointError, SchemaError
 from rank_lab.evaluation.evaluate_choices import Job
 from rank_lab.evaluation.sources import Tuned
+from rank_lab.evaluation.tuned_models import LoadOptions
 from rank_lab.plain_file import json_object
-from rank_lab.score_table import SCORES_FILE, ScoreRow, ScoreTable
+from rank_lab.score_table import SCORES_FILE, SCORES_LOCK, ScoreRow, ScoreTable
 
 __all__ = ["EVALUATED_FILE", "Evaluated"]
 
@@ -30,9 +32,12 @@ class Evaluated:
     ----------
     study
         The folder; it is made where it is not there.
+    loading
+        How models are loaded: another base or type of number gives other scores.
     """
 
     study: Path
+    loading: LoadOptions
 
     def table(self) -> ScoreTable:
         """All scores, none where there is no file yet."""
@@ -41,7 +46,7 @@ class Evaluated:
 
     def rows(self, tuned: Tuned, job: Job) -> tuple[ScoreRow, ...]:
         """Scores of a model that were measured with these settings; empty where there are none."""
-        if self._record().get(_key(tuned, job)) != fingerprint(tuned, job):
+        if self._record().get(_key(tuned, job)) != fingerprint(tuned, job, self.loading):
             return ()
         rows = self.table().rows
         return tuple(row for row in rows if (row.run, row.step, row.task) == (tuned.run, tuned.step, job.name))
@@ -49,14 +54,15 @@ class Evaluated:
     def add(self, tuned: Tuned, job: Job, rows: Iterable[ScoreRow]) -> None:
         """Keep scores on the disk; what was measured before with other settings is replaced.
 
-        Other processes may write to the same study, though not at the very same time.
+        Other processes may write to the same study: each waits for its turn.
         """
         self.study.mkdir(parents=True, exist_ok=True)
         key = (tuned.run, tuned.step, job.name)
-        others = ScoreTable(tuple(row for row in self.table().rows if (row.run, row.step, row.task) != key))
-        others.merged(ScoreTable.of(rows)).save(self.study / SCORES_FILE)
-        content = {**self._record(), _key(tuned, job): fingerprint(tuned, job)}
-        write_whole(self.study / EVALUATED_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        with held(self.study / SCORES_LOCK):
+            others = ScoreTable(tuple(row for row in self.table().rows if (row.run, row.step, row.task) != key))
+            others.merged(ScoreTable.of(rows)).save(self.study / SCORES_FILE)
+            content = {**self._record(), _key(tuned, job): fingerprint(tuned, job, self.loading)}
+            write_whole(self.study / EVALUATED_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def _record(self) -> dict[str, Any]:
         try:
@@ -65,15 +71,26 @@ class Evaluated:
             raise SchemaError(f"{error} Or remove it, to measure everything again.") from error
 
 
-def fingerprint(tuned: Tuned, job: Job) -> str:
-    """What scores depend on: settings, and the names, sizes and times of the model's files."""
-    folder = Path(tuned.source)
-    files: list[tuple[str, int, int]] = []
-    if folder.is_dir():
-        found = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS and file.is_file())
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
-    told: Mapping[str, Any] = {"source": tuned.source, "base": tuned.base, "files": files, "settings": job.settings}
+def fingerprint(tuned: Tuned, job: Job, loading: LoadOptions) -> str:
+    """What scores depend on: settings, rank_lab, and names, sizes and times of the files of the model and its base.
+
+    A full checkpoint depends on its base only where the divergence from it is measured.
+    """
+    base = loading.base or tuned.base if tuned.adapter is not None or job.settings.get("kl") else ""
+    told: Mapping[str, Any] = {
+        "rank_lab": __version__, "source": tuned.source, "files": _files(tuned.source), "base": base,
+        "base_files": _files(base) if base else [], "dtype": loading.dtype, "kind": loading.kind,
+        "settings": job.settings,
+    }  # fmt: skip
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(source: str) -> list[tuple[str, int, int]]:
+    folder = Path(source)
+    if not folder.is_dir():
+        return []
+    found = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS and file.is_file())
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
 
 
 def _key(tuned: Tuned, job: Job) -> str:

@@ -202,10 +202,16 @@ def _generate(
 def _completed(
     model: EvaluatedModel, row: torch.Tensor, stops: Sequence[str], options: GenerationOptions, *, over: bool
 ) -> tuple[str, bool]:
-    ids = row.tolist()
-    end = model.tokenizer.eos_token_id
-    ended = end in ids
-    ids = ids[: ids.index(end)] if ended else ids
+    ids, ends = row.tolist(), _ends(model)
+    place = next((place for place, token in enumerate(ids) if token in ends), None)
+    ended, ids = place is not None, ids[:place]
     text = model.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     kept = cut_at_stop(text, stops)
     return kept, not over or ended or kept != text or len(ids) >= options.new_tokens
+
+
+def _ends(model: EvaluatedModel) -> set[int]:
+    """Tokens that end a text: the tokenizer's, and those, of some models several, at which its own settings stop."""
+    own = getattr(getattr(model.model, "generation_config", None), "eos_token_id", None)
+    found = {model.tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])}
+    return found - {None}

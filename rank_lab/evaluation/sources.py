@@ -120,7 +120,7 @@ def kind_of_source(source: str) -> str:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RankLabError(f"{source}: no model could be loaded ({first_line(error)}).") from error
     return kind_of_model(config, source)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rank_lab.errors import DataError
 from rank_lab.evaluation.text_sets import TextSet
-from rank_lab.evaluation.token_losses import TokenSums, divergence_sums, loss_sums
+from rank_lab.evaluation.token_losses import TokenSums, token_sums
 from rank_lab.evaluation.tuned_models import EvaluatedModel, context_of
 from rank_lab.evaluation.windows import Piece, causal_pieces, masked_pieces, tokens_of
 from rank_lab.score_table import ScoreRow
@@ -154,15 +154,14 @@ def text_rows(
             progress(text + 1, count)
 
     asked = _Asked(model, texts, options, context, stride)
-    losses = loss_sums(model.model, asked.pieces(), count, batch_size=options.batch_size, seen=seen)
-    loss = mean_of(losses.sums, losses.tokens)
+    sums = token_sums(model.model, asked.pieces(), count, base=base, batch_size=options.batch_size, seen=seen)
+    loss = mean_of(sums.losses, sums.tokens)
     found = [(names[0], loss), (names[1], _exponential(loss))]
     if model.kind == "causal" and tokens_of(model.tokenizer, texts.texts[0])[1]:
-        found.append(("bits_per_byte", _per_byte(losses, texts)))
-    if base is not None:
-        far = divergence_sums(base, model.model, asked.pieces(), count, batch_size=options.batch_size, seen=seen)
-        found.append((_DIVERGENCE, mean_of(far.sums, far.tokens)))
-    left_out = int((losses.tokens == 0).sum())
+        found.append(("bits_per_byte", _per_byte(sums, texts)))
+    if sums.divergences is not None:
+        found.append((_DIVERGENCE, mean_of(sums.divergences, sums.tokens)))
+    left_out = int((sums.tokens == 0).sum())
     return tuple(_row(model, texts, asked.how(left_out), name, mean) for name, mean in found)
 
 
@@ -197,9 +196,9 @@ def _exponential(loss: Mean) -> Mean:
     return Mean(value, stderr, ())
 
 
-def _per_byte(losses: TokenSums, texts: TextSet) -> Mean:
+def _per_byte(sums: TokenSums, texts: TextSet) -> Mean:
     sizes = np.array([len(text.encode()) for text in texts.texts], dtype=np.float64)
-    return mean_of(losses.sums / math.log(2), np.where(losses.tokens > 0, sizes, 0.0))
+    return mean_of(sums.losses / math.log(2), np.where(sums.tokens > 0, sizes, 0.0))
 
 
 def _row(model: EvaluatedModel, texts: TextSet, source: str, name: str, mean: Mean) -> ScoreRow:

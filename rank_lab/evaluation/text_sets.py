@@ -72,8 +72,8 @@ def read_texts(
     column
         Of the JSON rows.
     join
-        Whether the rows are lines of one text (as in WikiText), which are then joined, blank ones too. Otherwise blank
-        rows are left out and counted.
+        Whether the rows are lines of one text (as in WikiText), which are then joined, blank ones too; a row without
+        its line break gets one. Otherwise blank rows are left out and counted.
     limit
         Only so many rows, from the first; None for all.
     role
@@ -104,7 +104,11 @@ def read_texts(
         rows.append(row)
         if len(rows) == limit:
             break
-    texts = ("".join(rows),) if join else tuple(row for row in rows if row.strip())
+    texts = (
+        ("".join(row if row.endswith("\n") else f"{row}\n" for row in rows),)
+        if join
+        else tuple(row for row in rows if row.strip())
+    )
     blank = 0 if join else len(rows) - len(texts)
     notes = [
         f"the first {limit} rows" if limit is not None else "",

@@ -1,6 +1,7 @@
 """What a model says of single tokens: their loss, and how far its distribution is from another model's."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.evaluation.tuned_models import refuse_unknown_tokens
 from rank_lab.evaluation.windows import Piece
 
-__all__ = ["TokenSums", "divergence_sums", "loss_sums"]
+__all__ = ["TokenSums", "token_sums"]
 
 Values = npt.NDArray[np.float64]
 _MOST_LOGITS = 16_000_000  # at a time in float32: 64 MB for each of the few copies
@@ -21,24 +22,37 @@ _MOST_LOGITS = 16_000_000  # at a time in float32: 64 MB for each of the few cop
 
 @dataclass(frozen=True, eq=False)
 class TokenSums:
-    """Sums over the scored tokens of each text.
+    """Sums over the scored tokens of each text, each of shape (texts,).
 
     Parameters
     ----------
-    sums
-        Shape (texts,): of what is measured, nats.
+    losses
+        Cross-entropy of the targets, nats.
+    divergences
+        From the base, nats; None without one.
     tokens
-        Shape (texts,): how many tokens were scored.
+        How many were scored.
     """
 
-    sums: Values
+    losses: Values
+    divergences: Values | None
     tokens: Values
 
 
-def loss_sums(
-    model: Any, pieces: Iterable[Piece], texts: int, *, batch_size: int, seen: Callable[[int], None] | None = None
+def token_sums(
+    model: Any,
+    pieces: Iterable[Piece],
+    texts: int,
+    *,
+    base: Any = None,
+    batch_size: int,
+    seen: Callable[[int], None] | None = None,
 ) -> TokenSums:
-    """Cross-entropy of the targets.
+    r"""Cross-entropy of the targets and, where there is a base, the divergence from it, of the same outputs.
+
+    The divergence is Kullback and Leibler's over the whole vocabulary, at each
+    scored token :math:`\sum_v p(v) \ln (p(v) / q(v))`, with p of the base and
+    q of the model.
 
     Parameters
     ----------
@@ -48,6 +62,8 @@ def loss_sums(
         What is asked.
     texts
         How many there are.
+    base
+        With the same vocabulary; the model itself is at no distance. None for no divergence.
     batch_size
         Pieces at a time.
     seen
@@ -56,85 +72,45 @@ def loss_sums(
     Raises
     ------
     NonFiniteError
-        If a loss is not finite.
-    """
-
-    def measure(logits: Tensor, targets: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-
-    return _sums((model,), pieces, texts, batch_size, lambda found, targets: measure(found[0], targets), seen)
-
-
-def divergence_sums(
-    base: Any,
-    model: Any,
-    pieces: Iterable[Piece],
-    texts: int,
-    *,
-    batch_size: int,
-    seen: Callable[[int], None] | None = None,
-) -> TokenSums:
-    r"""Kullback-Leibler divergence of a model from its base, over the whole vocabulary.
-
-    At each scored token :math:`\sum_v p(v) \ln (p(v) / q(v))`, with p of the
-    base and q of the model.
-
-    Parameters
-    ----------
-    base, model
-        With one vocabulary.
-    pieces, texts, batch_size, seen
-        See :func:`loss_sums`.
-
-    Raises
-    ------
+        If a sum is not finite.
     RankLabError
         If the vocabularies differ in size.
     """
+    models = (model,) if base is None or base is model else (model, base)
+    sums, tokens = np.zeros((2, texts)), np.zeros(texts)
+    with torch.no_grad(), _evaluating(models):
+        for batch in _batches(pieces, batch_size):
+            outputs = [_logits(each, batch) for each in models]
+            for row, piece in enumerate(batch):
+                sums[:, piece.text] += _of_piece([found[row] for found in outputs], piece)
+                tokens[piece.text] += len(piece.targets)
+            if seen is not None:
+                seen(batch[-1].text)
+    for what, found in zip(("loss", "divergence from the base"), sums, strict=True):
+        _refuse_non_finite(what, found)
+    return TokenSums(sums[0], None if base is None else sums[1], tokens)
 
-    def measure(found: Sequence[Tensor], _: Tensor) -> Tensor:
-        if found[0].shape != found[1].shape:
-            raise RankLabError(
-                f"outputs over {found[0].shape[-1]} tokens of the base and {found[1].shape[-1]} of the tuned model; a"
-                " divergence needs one vocabulary: leave out --kl, or give the base that was tuned."
-            )
-        first, second = (logits.float().log_softmax(-1) for logits in found)
-        return (first.exp() * (first - second)).sum(-1)
 
-    return _sums((base, model), pieces, texts, batch_size, measure, seen)
-
-
-@torch.no_grad()
-def _sums(
-    models: Sequence[Any],
-    pieces: Iterable[Piece],
-    texts: int,
-    batch_size: int,
-    measure: Callable[[Sequence[Tensor], Tensor], Tensor],
-    seen: Callable[[int], None] | None,
-) -> TokenSums:
-    sums, tokens = np.zeros(texts), np.zeros(texts)
+@contextmanager
+def _evaluating(models: Sequence[Any]) -> Iterator[None]:
+    """Without dropout while this lasts."""
     modes = [model.training for model in models]
     try:
         for model in models:
             model.eval()
-        for batch in _batches(pieces, batch_size):
-            outputs = [_logits(model, batch) for model in models]
-            for row, piece in enumerate(batch):
-                sums[piece.text] += _of_piece([found[row] for found in outputs], piece, measure)
-                tokens[piece.text] += len(piece.targets)
-            if seen is not None:
-                seen(batch[-1].text)
+        yield
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
+
+
+def _refuse_non_finite(what: str, sums: Values) -> None:
     if not np.isfinite(sums).all():
         text = int(np.flatnonzero(~np.isfinite(sums))[0])
         raise NonFiniteError(
-            f"text {text + 1} of {texts}: the model's outputs are {sums[text]}, not finite; did its training diverge?"
+            f"text {text + 1} of {len(sums)}: the model's {what} is {sums[text]}, not finite; did its training diverge?"
             " Look at its weights, or load it with --dtype float32."
         )
-    return TokenSums(sums, tokens)
 
 
 def _batches(pieces: Iterable[Piece], size: int) -> Iterator[Sequence[Piece]]:
@@ -162,12 +138,25 @@ def _logits(model: Any, batch: Sequence[Piece]) -> Tensor:
     return logits[:, -longest:]
 
 
-def _of_piece(logits: Sequence[Tensor], piece: Piece, measure: Callable[[Sequence[Tensor], Tensor], Tensor]) -> float:
-    total, step = 0.0, max(1, _MOST_LOGITS // logits[0].shape[-1])
+def _of_piece(logits: Sequence[Tensor], piece: Piece) -> Values:
+    """Sums of loss and divergence, 0 without a base."""
+    total, step = np.zeros(2), max(1, _MOST_LOGITS // logits[0].shape[-1])
     for first in range(0, len(piece.places), step):
         places = torch.tensor(piece.places[first : first + step])
         targets = torch.tensor(piece.targets[first : first + step])
-        chosen = [found[places.to(found.device)] for found in logits]
-        values = measure([each.to(chosen[0].device) for each in chosen], targets.to(chosen[0].device))
-        total += float(values.double().sum())
+        chosen = [found[places.to(found.device)].to(logits[0].device).float() for found in logits]
+        losses = torch.nn.functional.cross_entropy(chosen[0], targets.to(chosen[0].device), reduction="none")
+        total[0] += float(losses.double().sum())
+        total[1] += float(_divergences(*chosen).double().sum()) if len(chosen) > 1 else 0.0
     return total
+
+
+def _divergences(model: Tensor, base: Tensor) -> Tensor:
+    """At each place, of outputs of shape (places, vocabulary)."""
+    if base.shape != model.shape:
+        raise RankLabError(
+            f"outputs over {base.shape[-1]} tokens of the base and {model.shape[-1]} of the tuned model; a divergence"
+            " needs one vocabulary: leave out --kl, or give the base that was tuned."
+        )
+    p, q = base.log_softmax(-1), model.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)

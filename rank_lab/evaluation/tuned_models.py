@@ -161,6 +161,7 @@ class Shelf:
 
     options: LoadOptions
     _base: Any = field(default=None, repr=False)
+    _copy: Any = field(default=None, repr=False)
     _key: tuple[str, str, int | None] | None = None
     _state: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
@@ -186,6 +187,24 @@ class Shelf:
         finally:
             if tuned.adapter is not None:
                 self._take_back(model, tuned)
+
+    def untuned(self, model: EvaluatedModel, source: str) -> Any:
+        """The base beside a model that was made from it; only one that lent its layers to an adapter is loaded again.
+
+        Parameters
+        ----------
+        model
+            As :meth:`loaded` gave it.
+        source
+            Of the base.
+        """
+        if model.tuned.method == "base":
+            return model.model
+        if model.tuned.adapter is None:
+            return self._shared(source, model.kind, None)
+        if self._copy is None:
+            self._copy = load_base(source, model.kind, dtype=self.options.dtype).to(self.options.device)
+        return self._copy
 
     def base_source(self, tuned: Tuned) -> str:
         """Where the base of an adapter is: as asked for, else as the adapter says.
@@ -252,7 +271,7 @@ def _complete(source: str, kind: str, dtype: str) -> Any:
 
     try:
         model, loaded = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
-            source, dtype=dtype, output_loading_info=True
+            source, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{source}: no model for a {kind} task could be loaded ({first_line(error)}).") from error
@@ -336,7 +355,7 @@ def _tokenizer(first: str, second: str) -> Any:
         if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
             continue
         try:
-            return padded_tokenizer(AutoTokenizer.from_pretrained(source))[0]
+            return padded_tokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))[0]
         except (OSError, ValueError, KeyError) as error:
             reasons.append(f"{source}: {first_line(error)}")
     raise DataError(

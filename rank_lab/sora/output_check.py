@@ -69,14 +69,16 @@ def _loaded(source: str, adapter: Path) -> nn.Module:
     if task in _CLASSES:
         kind = getattr(transformers, _CLASSES[task])
     else:
-        names = getattr(transformers.AutoConfig.from_pretrained(source), "architectures", None) or [""]
+        names = getattr(
+            transformers.AutoConfig.from_pretrained(source, trust_remote_code=False), "architectures", None
+        ) or [""]
         kind = getattr(transformers, names[0], None)
         if kind is None:
             raise RankLabError(
                 f"{source}: architecture {names[0]!r} is unknown to transformers and the adapter names no task_type;"
                 " call rank_lab.sora.fold with the model itself."
             )
-    loaded: nn.Module = kind.from_pretrained(source, dtype=torch.float32)
+    loaded: nn.Module = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
     return loaded
 
 

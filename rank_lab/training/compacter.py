@@ -80,9 +80,9 @@ class _Factors(nn.Module):
         self.left = nn.Parameter(torch.zeros(n, out_features // n, r))
         self.right = nn.Parameter(torch.empty(n, r, in_features // n))
         self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.xavier_uniform_(self.right)
+        _xavier(self.right)
         if not zero:
-            nn.init.xavier_uniform_(self.left)
+            _xavier(self.left)
 
 
 class CompacterLayer(OwnLayer):
@@ -114,7 +114,7 @@ class CompacterLayer(OwnLayer):
         self._configs[adapter_name] = config
         if adapter_name not in self.compacter_rule:
             n = config.products
-            self.compacter_rule[adapter_name] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n, n, n)))
+            self.compacter_rule[adapter_name] = nn.Parameter(_xavier(torch.empty(n, n, n)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The projection's output with the adapters' added."""
@@ -182,6 +182,13 @@ def adapt_compacter(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         size=choices.bottleneck,
     )
     return adapt_exactly(model, config, names)
+
+
+def _xavier(factors: Tensor) -> Tensor:
+    """Each product's matrix by itself: of three dimensions torch takes the last for a convolution's kernel."""
+    for factor in factors.detach():
+        nn.init.xavier_uniform_(factor)
+    return factors
 
 
 def _check_divides(products: int, width: int, whose: str) -> None:

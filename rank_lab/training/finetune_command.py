@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.text import Text
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.fairness import fairness
-from rank_lab.plain_text import first_line
+from rank_lab.plain_text import first_line, plain
 from rank_lab.tasks import TaskData
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices, steps_named
@@ -89,6 +89,7 @@ def finetune_and_print(
     points = steps_named("--track-at", track_at or "")  # refused before anything is read
     _quiet()
     task = data.encoded()
+    _refuse_incomparable(dict(zip(against, others, strict=True)), data.model, task.task.kind)
     arguments = training.arguments(out, method.learning_rate, len(task.train))
     tell = _tell if arguments.process_index == 0 else _say_nothing
     _tell_what_is_known(task, method, training, arguments, tell)
@@ -116,6 +117,16 @@ def finetune_and_print(
         tell(f"before a comparison: {finding.rule}: {finding.text} [{finding.source}]")
     if arguments.process_index == 0:
         _print(done, as_json=as_json)
+
+
+def _refuse_incomparable(others: Mapping[Path, TrainingRecord], base: str, kind: str) -> None:
+    """Before a training, which would end in this."""
+    for folder, record in others.items():
+        if (record.base, record.kind) != (base, kind):
+            raise RankLabError(
+                f"--against {folder}: is of the base {record.base} ({record.kind}), and this run of {base} ({kind}),"
+                " so that nothing else can be compared; give runs of one model and kind."
+            )
 
 
 def _tell_what_is_known(
@@ -163,7 +174,7 @@ def _print(done: Finetuned, *, as_json: bool) -> None:
         return
     console().print(_rendered(done))
     said = "already complete, nothing to do" if done.was_complete else "written"
-    console().print(f"{said}: {done.folder}", highlight=False)
+    console().print(f"{said}: {done.folder}", highlight=False, markup=False)
 
 
 def _rendered(done: Finetuned) -> Group:
@@ -212,7 +223,7 @@ def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(plain(line) + "\n")
     sys.stderr.flush()
 
 

@@ -104,6 +104,7 @@ class _Session:
     lost: str = ""
     began: float = field(default_factory=time.perf_counter)
     spent: float = 0.0
+    unwritten: bool = True
 
 
 class RankTracker(TrainerCallback):  # type: ignore[misc]
@@ -207,7 +208,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             self._measure(session, int(state.global_step))
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Write the report, and keep beside the checkpoint what a run resumed there needs."""
+        """Write the report if a point is new, and keep beside the checkpoint what a run resumed there needs."""
         session = self._session
         if session is None:
             return
@@ -216,7 +217,8 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         if session.last is not None and folder.is_dir() and session.last.step < int(state.global_step):
             keep_beside(self.folder / LAST_FILE, folder)
         session.spent += time.perf_counter() - begun
-        self._write(session)
+        if session.unwritten:
+            self._write(session)
 
     def on_train_end(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Measure where training ended, if it ended early, and write the report."""
@@ -316,6 +318,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             session.last, session.lost = LastPoint.write(self.folder / LAST_FILE, step, live, names), ""
         seconds = time.perf_counter() - begun
         session.journal.append(step, rows, seconds=seconds)
+        session.unwritten = True
         session.spent += time.perf_counter() - begun
 
     def _write(self, session: _Session) -> None:
@@ -327,12 +330,12 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         if base is None and self._copied is not None:
             about["base"] = {"source": self._copied.source}
         record = self.settings.record
-        elapsed = begun - session.began
+        elapsed, steps = begun - session.began, session.journal.steps
         about |= {
-            "tuned": [{"source": str(session.output), "step": max(session.journal.steps, default=None)}],
+            "tuned": [{"source": str(session.output), "step": max(steps, default=None)}],
             "training": None if record is None else asdict(record),
             "tracking": {
-                "points": list(session.journal.steps),
+                "points": list(steps),
                 "why": self.statement,
                 "copied_bytes": self._copied_bytes,
                 "seconds": session.spent,
@@ -341,6 +344,7 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             },
         }
         session.journal.report(about).save(self.folder)
+        session.unwritten = False
         session.spent += time.perf_counter() - begun
 
     def _say(self, statement: str, level: int = logging.INFO) -> None:

@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
-from rank_lab.evaluation import evaluate_choices, text_scores
-from rank_lab.evaluation.evaluate_choices import Choices, jobs_of
+from rank_lab.evaluation import evaluate_choices, text_scores, tuned_models
+from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluate_command import evaluate_and_print
-from rank_lab.evaluation.tuned_models import LoadOptions
-from rank_lab.score_table import ScoreTable
+from rank_lab.evaluation.evaluated import Evaluated
+from rank_lab.evaluation.tuned_models import LoadOptions, base_tuned
+from rank_lab.score_table import ScoreRow, ScoreTable
 from tests.evaluation.models import TEXTS, adapter
 
 LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
@@ -65,7 +68,7 @@ def test_the_same_command_goes_on_where_it_stopped(
     run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[Any] = []
-    losses = text_scores.loss_sums
+    losses = text_scores.token_sums
 
     def counted(model: Any, *given: Any, **named: Any) -> Any:
         if len(measured) == 2 and not monkeypatched:
@@ -74,7 +77,7 @@ def test_the_same_command_goes_on_where_it_stopped(
         return losses(model, *given, **named)
 
     monkeypatched: list[bool] = []
-    monkeypatch.setattr(text_scores, "loss_sums", counted)
+    monkeypatch.setattr(text_scores, "token_sums", counted)
     choices, study = Choices(source_texts=(texts,)), tmp_path / "study"
     with pytest.raises(KeyboardInterrupt):
         evaluate([run], study, choices)
@@ -94,6 +97,53 @@ def test_the_same_command_goes_on_where_it_stopped(
     adapter(run / "checkpoint-10", LORA, seed=77)  # another model of the same name, too
     evaluate([run], study, replace(choices, stride=64))
     assert len(measured) == 10
+
+
+def test_another_base_or_type_of_number_is_another_measurement(run: Path, texts: str, tmp_path: Path) -> None:
+    other = shutil.copytree(BASE, tmp_path / "other")
+    weights = load_file(BASE / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,), kl=True)
+    adapters = [run / "checkpoint-5"]
+
+    def distance(base: Path, dtype: str = "auto") -> float:
+        evaluate_and_print([*map(str, adapters)], study, LoadOptions(str(base), dtype=dtype), choices)
+        (row,) = (row for row in table(study).rows if row.metric == "kl_from_base" and row.step == 5)
+        return row.value
+
+    assert len({distance(BASE), distance(other), distance(BASE, "bfloat16")}) == 3
+
+
+def test_full_checkpoints_and_the_divergence_need_one_base_in_memory(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter is put into the base, which is then loaded again; beside a full checkpoint it is there already."""
+    loads: list[str] = []
+    load = tuned_models.load_base
+    monkeypatch.setattr(tuned_models, "load_base", lambda *given, **named: loads.append("") or load(*given, **named))
+    full = shutil.copytree(BASE, tmp_path / "full")
+    choices = Choices(source_texts=(texts,), kl=True)
+    evaluate([full], tmp_path / "study", choices)
+    assert len(loads) == 1
+    evaluate([run / "checkpoint-5", full], tmp_path / "other", choices)
+    assert len(loads) == 3
+    distances = {row.run: row.value for row in table(tmp_path / "other").rows if row.metric == "kl_from_base"}
+    assert distances["full"] == 0.0 < distances["checkpoint-5"]
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Each reads the table, adds to it and writes it; without a turn of its own it would undo what others added."""
+    jobs = [Job(f"set{number}", {}, lambda *_: ()) for number in range(24)]
+    tuned = base_tuned(str(BASE))
+
+    def add(job: Job) -> None:
+        Evaluated(tmp_path, LoadOptions()).add(tuned, job, [ScoreRow("base", "base", 0, job.name, "acc", 0.5)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, jobs))
+    evaluated = Evaluated(tmp_path, LoadOptions())
+    assert {row.task for row in evaluated.table().rows} == {job.name for job in jobs}
+    assert all(evaluated.rows(tuned, job) for job in jobs)
 
 
 def test_scores_of_others_stay(run: Path, texts: str, tmp_path: Path) -> None:
@@ -116,7 +166,7 @@ def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
 ) -> None:
     import torch
 
-    losses = text_scores.loss_sums
+    losses = text_scores.token_sums
 
     def fails_at_ten(model: Any, *given: Any, **named: Any) -> Any:
         if current[-1].endswith("checkpoint-10"):
@@ -130,7 +180,7 @@ def test_out_of_memory_keeps_what_is_done_and_names_the_setting(
         current.append(model.tuned.source)
         return rows_of(model, *given, **named)
 
-    monkeypatch.setattr(text_scores, "loss_sums", fails_at_ten)
+    monkeypatch.setattr(text_scores, "token_sums", fails_at_ten)
     monkeypatch.setattr(evaluate_choices, "text_rows", remembering)
     assert evaluate([run], tmp_path / "study", Choices(source_texts=(texts,), batch_size=4))
     assert {row.step for row in table(tmp_path / "study").rows} == {0, 5}
@@ -150,7 +200,7 @@ def test_an_error_that_is_none_of_ours_is_not_hidden(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a shape is wrong")
 
-    monkeypatch.setattr(text_scores, "loss_sums", broken)
+    monkeypatch.setattr(text_scores, "token_sums", broken)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         evaluate([run], tmp_path / "study", Choices(source_texts=(texts,)))
 

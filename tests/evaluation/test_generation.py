@@ -68,6 +68,19 @@ def test_a_batch_that_takes_too_long_is_not_in_time() -> None:
     assert not found[0][0].in_time
 
 
+def test_one_that_ended_at_another_of_the_models_ends_is_in_time() -> None:
+    """The first prompt's completion ends at once, by the model's own settings; only the second is cut by the clock."""
+    model, tokenizer = demo_base(), demo_tokenizer()
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
+    with torch.no_grad():
+        ends = int(model(torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])).logits[0, -1].argmax())
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, ends]
+    model.model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+    options = GenerationOptions(new_tokens=100, seconds=0.5)
+    first, second = completions_of(evaluated(model, tokenizer), PROMPTS[:2], (), options)
+    assert (first[0].in_time, second[0].in_time) == (True, False)
+
+
 def test_one_that_ends_by_itself_is_in_time() -> None:
     model = demo_base()
     found = completions_of(evaluated(model, demo_tokenizer_padded()), PROMPTS, (), GenerationOptions(new_tokens=4))

@@ -11,7 +11,7 @@ import torch
 from rank_lab.errors import DataError, NonFiniteError, RankLabError
 from rank_lab.evaluation.text_scores import TextOptions, mean_of, text_rows
 from rank_lab.evaluation.text_sets import TextSet, read_texts
-from rank_lab.evaluation.token_losses import divergence_sums, loss_sums
+from rank_lab.evaluation.token_losses import token_sums
 from rank_lab.evaluation.windows import Piece, causal_pieces, masked_pieces
 from rank_lab.score_table import ScoreRow
 from tests.evaluation.models import TEXTS, Fixed, demo_base, demo_tokenizer, evaluated, moved
@@ -28,8 +28,9 @@ def test_losses_computed_by_hand() -> None:
     even, other = [math.log(0.5), math.log(0.25), math.log(0.25)], [math.log(0.25), math.log(0.25), math.log(0.5)]
     model = Fixed(lambda ids: other if ids[-1] == 2 else even)
     pieces = [Piece(0, (0, 1), (0, 1), (0, 1)), Piece(1, (0, 2, 2), (1, 2), (2, 0))]
-    found = loss_sums(model, pieces, 2, batch_size=2)
-    assert found.sums == pytest.approx([math.log(2) + math.log(4), math.log(2) + math.log(4)], rel=1e-6)
+    found = token_sums(model, pieces, 2, batch_size=2)
+    assert found.divergences is None
+    assert found.losses == pytest.approx([math.log(2) + math.log(4), math.log(2) + math.log(4)], rel=1e-6)
     assert found.tokens.tolist() == [2, 2]
 
 
@@ -37,9 +38,10 @@ def test_divergence_computed_by_hand() -> None:
     base = Fixed(lambda ids: [math.log(0.5), math.log(0.25), math.log(0.25)])
     tuned = Fixed(lambda ids: [math.log(0.25), math.log(0.25), math.log(0.5)])
     pieces = [Piece(0, (0, 1), (0, 1), (0, 1)), Piece(1, (0,), (0,), (2,))]
-    found = divergence_sums(base, tuned, pieces, 2, batch_size=1)
+    found = token_sums(tuned, pieces, 2, base=base, batch_size=1)
     once = 0.5 * math.log(2) - 0.25 * math.log(2)  # sum of p ln(p / q)
-    assert found.sums == pytest.approx([2 * once, once], rel=1e-6)
+    assert found.divergences == pytest.approx([2 * once, once], rel=1e-6)
+    assert found.losses.tolist() == token_sums(tuned, pieces, 2, batch_size=1).losses.tolist()
 
 
 def test_the_base_is_at_no_distance_from_itself() -> None:
@@ -47,6 +49,19 @@ def test_the_base_is_at_no_distance_from_itself() -> None:
     rows = by_metric(text_rows(evaluated(base, demo_tokenizer()), SET, TextOptions(), base=demo_base()))
     assert rows["kl_from_base"].value == 0.0
     assert set(rows["kl_from_base"].examples or ()) == {0.0}
+
+
+def test_each_model_is_asked_once() -> None:
+    """Loss and divergence are told from the same outputs; the base at no distance from itself needs one model."""
+    models = {"base": demo_base(), "tuned": demo_base()}
+    asked = dict.fromkeys(models, 0)
+    for name, model in models.items():
+        model.register_forward_pre_hook(lambda *_, name=name: asked.update({name: asked[name] + 1}))
+    text_rows(evaluated(models["tuned"], demo_tokenizer()), SET, TextOptions(batch_size=1), base=models["base"])
+    assert asked == {"base": len(TEXTS), "tuned": len(TEXTS)}
+    rows = text_rows(evaluated(models["base"], demo_tokenizer()), SET, TextOptions(batch_size=1), base=models["base"])
+    assert asked == {"base": 2 * len(TEXTS), "tuned": len(TEXTS)}
+    assert by_metric(rows)["kl_from_base"].value == 0.0
 
 
 def test_a_changed_model_is_at_the_distance_that_its_logits_say() -> None:
@@ -104,7 +119,9 @@ def test_a_smaller_stride_gives_more_context() -> None:
     def loss(seen: int) -> float:
         return math.log1p(math.exp(-seen))
 
-    far, near = (loss_sums(model, causal_pieces(0, [0] * 9, 4, stride), 1, batch_size=2).sums[0] for stride in (4, 2))
+    far, near = (
+        token_sums(model, causal_pieces(0, [0] * 9, 4, stride), 1, batch_size=2).losses[0] for stride in (4, 2)
+    )
     assert far == pytest.approx(2 * sum(map(loss, (1, 2, 3, 4))), rel=1e-5)
     assert near == pytest.approx(sum(map(loss, (1, 2, 3, 4, 3, 4, 3, 4))), rel=1e-5)
 
@@ -153,8 +170,10 @@ def test_texts_are_read_in_order_and_blank_rows_counted(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", " ", "two", "three")))
     assert read_texts("talk", file, limit=3).texts == ("one", "two")
     assert "1 blank rows left out" in read_texts("talk", file).source
-    assert read_texts("talk", file, join=True).texts == ("one twothree",)
+    assert read_texts("talk", file, join=True).texts == ("one\n \ntwo\nthree\n",)
     assert read_texts("talk", file).sha256() != read_texts("talk", file, limit=3).sha256()
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (" = Title = \n", "", "one\n")))
+    assert read_texts("talk", file, join=True).texts == (" = Title = \n\none\n",)
 
 
 def test_texts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -174,14 +193,13 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_a_model_that_diverged_is_named() -> None:
     model = Fixed(lambda ids: [math.nan, 0.0])
     with pytest.raises(NonFiniteError, match="text 1 of 1"):
-        loss_sums(model, [Piece(0, (0,), (0,), (1,))], 1, batch_size=1)
+        token_sums(model, [Piece(0, (0,), (0,), (1,))], 1, batch_size=1)
 
 
 def test_vocabularies_that_differ_have_no_divergence() -> None:
+    base, tuned = Fixed(lambda ids: [0.0] * 2), Fixed(lambda ids: [0.0] * 3)
     with pytest.raises(RankLabError, match="over 2 tokens of the base and 3 of the tuned"):
-        divergence_sums(
-            Fixed(lambda ids: [0.0, 0.0]), Fixed(lambda ids: [0.0] * 3), [Piece(0, (0,), (0,), (1,))], 1, batch_size=1
-        )
+        token_sums(tuned, [Piece(0, (0,), (0,), (1,))], 1, base=base, batch_size=1)
 
 
 def test_a_classifier_has_no_cross_entropy_of_texts() -> None:

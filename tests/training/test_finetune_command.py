@@ -12,6 +12,7 @@ from rank_lab.errors import DataError, RankLabError
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.finetune_command import finetune_and_print
 from tests.training.runs import sentences
+from tests.training_records import record
 
 SHORT = {"steps": 4, "batch_size": 4, "checkpoints": 3, "evaluation_batch_size": 4, "learning_rate": 1e-3}
 
@@ -108,6 +109,13 @@ def test_refusals(options: dict[str, Any], message: str, texts: Path, tmp_path: 
         tuned(texts, tmp_path / "run", **options)
     assert "\n" not in str(found.value)
     assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+def test_a_comparison_with_another_base_is_refused_before_the_training(texts: Path, tmp_path: Path) -> None:
+    record(base="another").save(tmp_path)
+    with pytest.raises(RankLabError, match=r"is of the base another .* so that nothing else can be compared"):
+        tuned(texts, tmp_path / "run", against=(tmp_path,))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

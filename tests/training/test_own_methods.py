@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from rank_lab.errors import UnsupportedUpdateError
 from rank_lab.training.bottleneck import BottleneckLayer
+from rank_lab.training.compacter import CompacterConfig, CompacterLayer
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
 from tests.training.models import LAYERS, WIDTH, WORDS, Model, fresh, loaded, logits, rows, saved_base, train
@@ -89,6 +90,20 @@ def bert_by_hand(base: Model, words: Tensor, attention: Change, feed_forward: Ch
 
 LLAMA = ("llama", "causal", "model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj")
 BERT = ("bert", "masked", "bert.encoder.layer.{}.attention.output.dense", "bert.encoder.layer.{}.output.dense")
+
+
+def test_compacters_factors_begin_as_matrices_do() -> None:
+    """Glorot's bound is of each product's matrix, as published: torch takes a third dimension for a kernel's."""
+    torch.manual_seed(0)
+    layer = CompacterLayer(torch.nn.Linear(64, 64), torch.nn.ParameterDict({}))
+    config = CompacterConfig(size=16, target_modules=["x"])
+    layer.add_parts("default", config)
+    n, down = config.products, layer.compacter_down["default"]
+    shapes = {(n, n): layer.compacter_rule["default"], (16 // n, 1): down.left, (1, 64 // n): down.right}
+    for shape, factors in shapes.items():
+        bound = (6 / sum(shape)) ** 0.5
+        assert factors.shape == (n, *shape)
+        assert 0.7 * bound < float(factors.detach().abs().max()) <= bound
 
 
 @pytest.mark.parametrize("model_of", [LLAMA, BERT], ids=["llama", "bert"])

@@ -23,7 +23,6 @@ from rank_lab.training.tracked import refuse_spread
 from rank_lab.training.tracking_points import CPU
 from tests.checkpoints import rank_lab
 from tests.peft_models import perturbed, small
-from tests.test_fairness import record
 from tests.training.tracked_runs import (
     ONLY_FILES,
     POINTS,
@@ -38,6 +37,7 @@ from tests.training.tracked_runs import (
     model_of,
     trainer_of,
 )
+from tests.training_records import record
 
 WITHOUT_UPDATE = {"bitfit", "prefix", "prompt", "prelayer", "series", "parallel", "compacter"}
 REGISTERED = [name for name in METHODS if name != "loftq"]  # which needs bitsandbytes
@@ -336,6 +336,20 @@ def test_a_training_too_short_for_one_look_is_not_followed(tmp_path: Path) -> No
     assert not (tmp_path / "short" / "study" / "lora.rank" / "report.json").exists()
     assert "ranks are not followed: one look alone is expected to take" in told.statement
     assert "'rank-lab analyze' measures its checkpoints" in told.statement
+
+
+def test_a_checkpoint_without_a_new_point_writes_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = RankReport.save
+
+    def counted(report: RankReport, *given: Any) -> Any:
+        saved.append(report.provenance["tuned"][0]["step"])
+        return save(report, *given)
+
+    monkeypatch.setattr(RankReport, "save", counted)
+    trainer, _ = trainer_of(tmp_path, "lora", others=[SaveAt((1, 2, 4, 6, 7))])
+    trainer.train()
+    assert saved == [1, 3, 5, 8]  # of points 1, 3, 5 and 8, the last at the end of training
 
 
 @pytest.mark.usefixtures("slow")

@@ -12,8 +12,8 @@ from peft import PeftModel
 from rank_lab import RankReport, analyze
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 from tests.peft_models import small
-from tests.test_fairness import record
 from tests.training.tracked_runs import POINTS, SaveAt, base_of, trainer_of
+from tests.training_records import record
 
 MERGED = ["lora", "rslora", "adalora", "sora", "dora", "ia3", "vera"]
 
