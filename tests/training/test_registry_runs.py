@@ -163,8 +163,8 @@ def test_an_update_is_told_from_where_the_factors_started(
 ) -> None:
     base = bases["llama", "causal"]
     run(
-        tmp_path / "run", METHODS[name], base=base, data=token_data("causal"), max_steps=4, save_at=(4,), learning_rate=1e-2,
-        choices=MethodChoices(rank=4, targets="q_proj"),
+        tmp_path / "run", METHODS[name], base=base, data=token_data("causal"), max_steps=4, save_at=(4,),
+        learning_rate=1e-2, choices=MethodChoices(rank=4, targets="q_proj"),
     )  # fmt: skip
     start, end = (
         load_file(tmp_path / "run" / place / "adapter_model.safetensors") for place in (INITIAL, "checkpoint-4")
