@@ -44,7 +44,7 @@ from rank_lab.training.methods import METHODS
 
 __all__ = ["main"]
 
-CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 120, 5
+CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 100, 5
 _RESULTS = Path(__file__).parent / "results" / "learning_vs_forgetting"
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
