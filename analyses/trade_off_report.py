@@ -152,7 +152,7 @@ def _said(found: Outcomes) -> list[str]:
         known = rows[rows["low"].notna()]
         best = known.loc[known.groupby("arm")["forgetting"].idxmin()] if len(known) else known
         missing = [title for arm, title in titles().items() if arm in set(rows["arm"]) - set(best["arm"])]
-        if missing:
+        if missing and len(best):
             said.append(f"At {level:.3f} learned: nothing of {', '.join(missing)} (no rate whose runs all reach it).")
         ordered = best.sort_values("forgetting").to_dict("records")
         for index, first in enumerate(ordered):
