@@ -84,10 +84,6 @@ def test_brackets_in_names_are_shown() -> None:
     assert "[red]a[/x]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_roles_by_task() -> None:
-    assert [row.role for row in TABLE.with_roles({"wiki": "source", "gsm8k": ""}).rows] == ["source", "", "source"]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -117,7 +117,7 @@ def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: H
             raise RankLabError(
                 f"task {task!r}: {plain(first_line(error), limit=300)} Lower --new-tokens, or raise --max-length."
             ) from error
-        except (OSError, ConnectionError, ValueError, KeyError) as error:
+        except (OSError, ImportError, ValueError, KeyError) as error:  # some tasks need packages of their own
             raise RankLabError(
                 plain(
                     f"task {task!r}: lm-eval could not carry it out ({first_line(error)}); where its data cannot be"

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from rank_lab.base_model import load_base, refuse_unfit_data
-from rank_lab.errors import CheckpointError, RankLabError
+from rank_lab.errors import CheckpointError, RankLabError, is_out_of_memory
 from rank_lab.masking import MaskingCollator
 from rank_lab.plain_text import first_line
 from rank_lab.sora.adapter_files import weight_digests
@@ -337,7 +336,7 @@ def _memory_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RankLabError) or not _is_memory(error):
+        if isinstance(error, RankLabError) or not is_out_of_memory(error):
             raise
         last = last_whole(folder) if int(os.environ.get("RANK", "0")) == 0 else None
         kept = (
@@ -347,7 +346,3 @@ def _memory_named(folder: Path) -> Iterator[None]:
             f"{folder}: out of memory ({first_line(error)}); {kept}: lower --batch-size and raise --accumulation by the"
             " same factor, lower --max-length, or give --gradient-checkpointing."
         ) from error
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

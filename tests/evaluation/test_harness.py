@@ -126,6 +126,17 @@ def test_more_to_write_than_the_model_can_is_refused(shared_data: Path) -> None:
         harness_rows(evaluated(demo_base(), demo_tokenizer()), "gsm8k", HarnessOptions(data=shared_data, limit=1))
 
 
+def test_a_task_that_needs_a_package_says_so(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval
+
+    def lacking(**_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'langdetect'")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lacking)
+    with pytest.raises(RankLabError, match=r"could not carry it out \(No module named 'langdetect'"):
+        harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", HarnessOptions(data=shared_data, limit=1))
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"), [("helaswag", "hellaswag"), ("winogrand", "winogrande"), ("human_eval", "humaneval")]
 )
