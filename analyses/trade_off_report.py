@@ -153,12 +153,11 @@ def _said(found: Outcomes) -> list[str]:
     chosen = {(row["method"], row["setting"], row["learning_rate"]) for row in groups.to_dict("records")}
     for level, rows in _equal_rows(found).groupby("at_learning"):
         keys = zip(rows["method"], rows["setting"], rows["learning_rate"], strict=True)
-        best = rows[[key in chosen for key in keys] & rows["low"].notna()]
+        best = rows[pd.Series([key in chosen for key in keys], rows.index) & rows["low"].notna()]
         missing = [title for arm, title in titles().items() if arm in set(rows["arm"]) - set(best["arm"])]
         if missing and len(best):
-            said.append(
-                f"At {level:.3f} learned: nothing of {', '.join(missing)} (not all runs at its best rate reach it, or one seed only)."
-            )
+            why = "not all runs at its best rate reach it, or there is one seed only"
+            said.append(f"At {level:.3f} learned: nothing of {', '.join(missing)} ({why}).")
         ordered = best.sort_values("forgetting").to_dict("records")
         for index, first in enumerate(ordered):
             for second in ordered[index + 1 :]:
