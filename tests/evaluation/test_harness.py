@@ -1,6 +1,7 @@
 """Tasks of lm-eval through our path: the same scores as lm-eval's own, example by example."""
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,26 @@ def test_requests_that_do_not_fit_are_counted(shared_data: Path) -> None:
     options = HarnessOptions(data=shared_data, limit=4, context=16)
     row = harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", options)[0]
     assert row.source.endswith("4 cut on the left to 16 tokens")
+
+
+def test_answers_that_were_cut_by_the_time_are_counted(shared_data: Path) -> None:
+    model = evaluated(demo_base(), demo_tokenizer())
+    options = HarnessOptions(data=shared_data, limit=3, few_shot=0, new_tokens=16, batch_size=2)
+    late = harness_rows(model, "gsm8k", replace(options, seconds=0.001))
+    assert all(row.source.endswith("3 answers out of time") for row in late)
+    assert all("out of time" not in row.source for row in harness_rows(model, "gsm8k", options))
+    assert model.model.generation_config.max_time is None
+
+
+def test_an_answer_that_ended_by_itself_is_in_time() -> None:
+    from rank_lab.evaluation.harness_model import TimedModel
+
+    tokenizer = demo_tokenizer()
+    model = TimedModel(pretrained=demo_base(), tokenizer=tokenizer, batch_size=2, max_length=64)
+    stopped, going_on = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("four. Q: And", "four"))
+    assert model._ended(stopped, ["Q:"])
+    assert model._ended([*going_on, tokenizer.eos_token_id], ["Q:"])
+    assert not model._ended(going_on, ["Q:", ""])
 
 
 def test_few_shot_examples_need_a_training_file(shared_data: Path) -> None:
