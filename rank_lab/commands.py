@@ -34,6 +34,7 @@ from rank_lab.training_record import TrainingRecord
 __all__ = ["Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
 _WIDTH_IN_FILES = 150
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def console() -> Console:
@@ -228,11 +229,20 @@ def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
         there = read_provenance(folder)["tuned"][0]["source"]
     except (SchemaError, KeyError, IndexError, TypeError):
         return  # none there, or a damaged one, which this makes again
-    now = report.provenance["tuned"][0]["source"]
-    if Path(there).name != Path(now).name or (
-        Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)
-    ):
+    now = [Path(tuned["source"]) for tuned in report.provenance["tuned"]]
+    if not _is_same(Path(there), now[0]) and not _is_all_of(Path(there), now):
         raise RankLabError(f"{folder}: is the report of {there}; give this run another name with --name.")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.name == other.name and not (one.exists() and other.exists() and not one.samefile(other))
+
+
+def _is_all_of(run: Path, checkpoints: Sequence[Path]) -> bool:
+    """Whether these are all checkpoints of a run's folder, at a few steps of which a tracker has looked."""
+    if not all(_CHECKPOINT.fullmatch(path.name) and _is_same(run, path.parent) for path in checkpoints):
+        return False
+    return {path.name for path in checkpoints} >= {path.name for path in run.glob("checkpoint-*")}
 
 
 def _file_name(run: str) -> str:

@@ -57,7 +57,7 @@ def render(report: RankReport, *, modules: bool = False) -> Group:
     modules
         One line per matrix instead of one per kind of module.
     """
-    parts: list[Any] = [_heading(report), _coverage(report), *_problems(report)]
+    parts: list[Any] = [_heading(report), *_start(report), _coverage(report), *_problems(report)]
     cumulative = report.updates[report.updates["delta"] == "cumulative"]
     if len(cumulative):
         last = _last(cumulative)
@@ -88,6 +88,15 @@ def _heading(report: RankReport) -> Text:
         else ", without a base"
     )
     return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}{_trained(report.updates)}")
+
+
+def _start(report: RankReport) -> list[Text]:
+    """What was taken out of an adapter without having been asked for."""
+    settings = report.provenance["settings"]
+    if not settings.get("initial_kept_by_training"):
+        return []
+    method = (report.provenance.get("training") or {}).get("method")
+    return [Text(f"since the adapter as it started, {settings['initial']}: training.json says {method}")]
 
 
 def _trained(updates: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from rank_lab.base_model import load_base, refuse_unfit_data
 from rank_lab.errors import CheckpointError, RankLabError, is_out_of_memory
+from rank_lab.kept_start import INITIAL
 from rank_lab.masking import MaskingCollator
 from rank_lab.plain_text import first_line
 from rank_lab.sora.adapter_files import weight_digests
@@ -31,11 +32,9 @@ from rank_lab.training.run_configuration import RunSettings, keep_settings, reco
 from rank_lab.training.validation import TargetBatches
 from rank_lab.training_record import TrainingRecord
 
-__all__ = ["INITIAL", "Finetuned", "TrainingRun", "Watching", "finetune"]
+__all__ = ["Finetuned", "TrainingRun", "Watching", "finetune"]
 
 CHECKPOINTS = 8
-INITIAL = "initial"
-"""In a run's folder, of a method whose factors start from a part of the base: the adapter before training."""
 
 
 @dataclass(frozen=True)

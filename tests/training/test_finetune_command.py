@@ -1,6 +1,7 @@
 """What the verb ``finetune`` prints and refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.finetune_command import finetune_and_print
+from tests.checkpoints import rank_lab
 from tests.training.runs import sentences
 from tests.training_records import record
 
@@ -60,6 +62,23 @@ def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
     assert f"already complete, nothing to do: {tmp_path / 'run'}" in capsys.readouterr().out
     with pytest.raises(RankLabError, match=r"learning_rate 0\.001 there, 0\.01 now"):
         tuned(texts, tmp_path / "run", learning_rate=1e-2)
+
+
+def test_the_analysis_of_all_checkpoints_replaces_the_points_of_the_same_run(texts: Path, tmp_path: Path) -> None:
+    study, run = tmp_path / "study", tmp_path / "study" / "lora"
+    tuned(texts, run, track_at="4")
+    report = study / "lora.rank" / "report.json"
+    tracked = report.read_bytes()
+    one = rank_lab("analyze", run / "checkpoint-4", "-o", study, "--name", "lora")
+    assert (one.code, report.read_bytes()) == (2, tracked)
+    shutil.copytree(run, tmp_path / "elsewhere" / "lora")
+    other = rank_lab("analyze", tmp_path / "elsewhere" / "lora", "-o", study)
+    assert (other.code, report.read_bytes()) == (2, tracked)
+    assert f"is the report of {run}; give this run another name" in other.err
+    for _ in range(2):
+        done = rank_lab("analyze", run, "--base", BASE, "-o", study)
+        assert (done.code, done.err) == (0, "")
+        assert set(RankReport.load(report.parent).updates["step"]) == {1, 2, 4}
 
 
 def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
