@@ -22,7 +22,7 @@ from rank_lab.sora.predictions import model_columns
 from rank_lab.sora.stage_checkpoints import last_whole
 from rank_lab.sora.study_lock import study_lock
 from rank_lab.tasks import TaskData
-from rank_lab.training.checkpoint_steps import steps_to_save
+from rank_lab.training.checkpoint_steps import first_change, steps_to_save
 from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments
 from rank_lab.training.finetune_trainer import trainer_class
 from rank_lab.training.loss_rows import LossRow, read_losses, write_rows
@@ -51,7 +51,8 @@ class TrainingRun:
         transformers' ``TrainingArguments``, with ``max_steps``: optimizer, rate, batch, seed, precision and so on.
         When to log, evaluate and save is decided by `save_at`.
     save_at
-        How many checkpoints, spaced by the logarithm of the step, or the steps themselves; the last is always one.
+        How many checkpoints, spaced by the logarithm of the step from the first that changes something (the second
+        where there is a warm-up, which begins at a rate of 0), or the steps themselves; the last is always one.
     """
 
     base: str | Path | nn.Module
@@ -174,7 +175,7 @@ def finetune(
 
 def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watching: Watching) -> Finetuned:
     arguments = run.arguments
-    save_at = steps_to_save(arguments.max_steps, run.save_at)
+    save_at = steps_to_save(arguments.max_steps, run.save_at, first_change(arguments))
     set_seed(arguments.seed)
     base, name = _base(run.base, data)
     digest = _digest(base)
