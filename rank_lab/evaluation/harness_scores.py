@@ -17,6 +17,7 @@ from rank_lab.score_table import ScoreRow
 
 __all__ = ["HarnessOptions", "harness_rows"]
 
+_ASKS_GIT = "get_git_commit_hash"  # of lm-eval's evaluator; we keep no commit
 _NEW_TOKENS = 256  # lm-eval's own, where a task does not say it
 
 
@@ -107,7 +108,7 @@ def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: H
         batch_size=options.batch_size,
         max_length=context_of(model, options.context),
     )
-    with _limited(model.model, options.seconds):
+    with _limited(model.model, options.seconds), _without_git():
         try:
             found: Mapping[str, Any] | None = simple_evaluate(
                 model=language_model, tasks=[task], num_fewshot=options.few_shot, limit=options.limit,
@@ -139,6 +140,22 @@ def _limited(model: Any, seconds: float) -> Iterator[None]:
         yield
     finally:
         settings.max_time = before
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """lm-eval asks git for the commit of whatever folder the user is in, which says "fatal" where there is none."""
+    from lm_eval import evaluator
+
+    before = getattr(evaluator, _ASKS_GIT, None)
+    if before is None:  # another version, which does not ask here
+        yield
+        return
+    setattr(evaluator, _ASKS_GIT, lambda: None)
+    try:
+        yield
+    finally:
+        setattr(evaluator, _ASKS_GIT, before)
 
 
 def _stderr(row: ScoreRow) -> float | None:

@@ -114,6 +114,14 @@ def test_requests_that_do_not_fit_are_counted(shared_data: Path) -> None:
     assert row.source.endswith("4 cut on the left to 16 tokens")
 
 
+def test_git_is_not_asked_where_there_is_no_repository(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", HarnessOptions(data=shared_data, limit=1))
+    assert "fatal" not in capfd.readouterr().err
+
+
 def test_few_shot_examples_need_a_training_file(shared_data: Path) -> None:
     model, options = evaluated(demo_base(), demo_tokenizer()), HarnessOptions(data=shared_data, few_shot=2, limit=2)
     with pytest.raises(DataError, match=r"winogrande/train\.jsonl: is not there \(nor \.gz\), needed for few-shot"):
