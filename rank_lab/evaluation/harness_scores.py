@@ -17,6 +17,7 @@ from rank_lab.score_table import ScoreRow
 
 __all__ = ["HarnessOptions", "harness_rows"]
 
+_ASKS_GIT = "get_git_commit_hash"  # of lm-eval's evaluator; we keep no commit
 _NEW_TOKENS = 256  # lm-eval's own, where a task does not say it
 
 
@@ -112,7 +113,7 @@ def _evaluated(
         max_length=context_of(model, options.context),
     )
     asked.seconds = options.seconds
-    with _told(task):
+    with _told(task), _without_git():
         found: Mapping[str, Any] | None = simple_evaluate(
             model=asked, tasks=[task], num_fewshot=options.few_shot, limit=options.limit,
             task_manager=manager, bootstrap_iters=0, log_samples=True, gen_kwargs=written,
@@ -139,6 +140,22 @@ def _told(task: str) -> Iterator[None]:
                 limit=600,
             )
         ) from error
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """lm-eval asks git for the commit of whatever folder the user is in, which says "fatal" where there is none."""
+    from lm_eval import evaluator
+
+    before = getattr(evaluator, _ASKS_GIT, None)
+    if before is None:  # another version, which does not ask here
+        yield
+        return
+    setattr(evaluator, _ASKS_GIT, lambda: None)
+    try:
+        yield
+    finally:
+        setattr(evaluator, _ASKS_GIT, before)
 
 
 def _stderr(row: ScoreRow) -> float | None:

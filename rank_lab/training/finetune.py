@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ from rank_lab.plain_text import first_line
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.predictions import model_columns
 from rank_lab.sora.stage_checkpoints import last_whole
-from rank_lab.sora.study_lock import study_lock
 from rank_lab.tasks import TaskData
 from rank_lab.training.checkpoint_steps import first_change, steps_to_save
-from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments
+from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments, refuse_crowded
 from rank_lab.training.finetune_trainer import trainer_class
 from rank_lab.training.loss_rows import LossRow, read_losses, write_rows
 from rank_lab.training.method import Method, MethodChoices
 from rank_lab.training.run_callback import RunCallback
 from rank_lab.training.run_configuration import RunSettings, keep_settings, record_of, recorded_arguments
+from rank_lab.training.run_folder import held_folder
 from rank_lab.training.validation import TargetBatches
 from rank_lab.training_record import TrainingRecord
 
@@ -168,8 +168,7 @@ def finetune(
     run = dataclasses.replace(
         run, arguments=arguments, choices=dataclasses.replace(run.choices, steps=arguments.max_steps)
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, arguments), _memory_named(folder):
+    with held_folder(folder, first=arguments.process_index == 0), _memory_named(folder):
         return _finetune(run, data, folder, resume, watching or Watching())
 
 
@@ -179,6 +178,7 @@ def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watc
     set_seed(arguments.seed)
     base, name = _base(run.base, data)
     digest = _digest(base)
+    refuse_crowded(base, data, run.method.name, run.choices.prompt_tokens)
     model = _adapted(base, run, data.task.kind)
     record = record_of(run.method, run.choices, data, arguments, name, model)
     settings = RunSettings(record, save_at, recorded_arguments(arguments), digest)
@@ -320,15 +320,6 @@ def _run_arguments(template: TrainingArguments, folder: Path) -> TrainingArgumen
         disable_tqdm=True,
         data_seed=template.seed if template.data_seed is None else template.data_seed,
     )
-
-
-@contextmanager
-def _alone(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
-    """Of the processes of one run, the first holds the folder for all."""
-    with ExitStack() as held:
-        if arguments.process_index == 0:
-            held.enter_context(study_lock(folder))
-        yield
 
 
 @contextmanager

@@ -284,6 +284,11 @@ def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(choices: Ch
         jobs_of(choices, "causal")
 
 
+def test_a_task_of_classes_names_the_head_that_is_missing(shared_data: Path) -> None:
+    with pytest.raises(RankLabError, match=r"'rte': its classes need a model with a classification head, .* causal"):
+        jobs_of(Choices(tasks=("rte",), data=shared_data), "causal")
+
+
 def test_code_is_not_run_without_being_allowed_to(shared_data: Path) -> None:
     with pytest.raises(RankLabError, match="allow it with --allow-code"):
         jobs_of(Choices(tasks=("humaneval",), data=shared_data), "causal")

@@ -135,6 +135,14 @@ def test_an_answer_that_ended_by_itself_is_in_time() -> None:
     assert not model._ended(going_on, ["Q:", ""])
 
 
+def test_git_is_not_asked_where_there_is_no_repository(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", HarnessOptions(data=shared_data, limit=1))
+    assert "fatal" not in capfd.readouterr().err
+
+
 def test_few_shot_examples_need_a_training_file(shared_data: Path) -> None:
     model, options = evaluated(demo_base(), demo_tokenizer()), HarnessOptions(data=shared_data, few_shot=2, limit=2)
     with pytest.raises(DataError, match=r"winogrande/train\.jsonl: is not there \(nor \.gz\), needed for few-shot"):
