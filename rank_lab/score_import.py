@@ -78,7 +78,8 @@ def with_usual_roles(rows: Iterable[ScoreRow], told: Mapping[str, str]) -> tuple
     >>> [row.role for row in rows], given
     (['target', '', ''], {'gsm8k': 'target'})
     """
-    found, given = [], {}
+    found: list[ScoreRow] = []
+    given: dict[str, str] = {}
     for row in rows:
         usual = "" if row.role or row.task in told else USUAL_ROLES.get(row.task, "")
         given |= {row.task: usual} if usual else {}
