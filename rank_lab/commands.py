@@ -225,14 +225,23 @@ def _refuse_unchanged(source: str, base: str | None, report: RankReport) -> None
 
 def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
     try:
-        there = read_provenance(folder)["tuned"][0]["source"]
+        before = read_provenance(folder)["tuned"]
+        there = before[0]["source"]
     except (SchemaError, KeyError, IndexError, TypeError):
         return  # none there, or a damaged one, which this makes again
-    now = report.provenance["tuned"][0]["source"]
-    if Path(there).name != Path(now).name or (
-        Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)
-    ):
+    now = [each["source"] for each in report.provenance["tuned"]]
+    if not any(_is_same(there, each) for each in now):
         raise RankLabError(f"{folder}: is the report of {there}; give this run another name with --name.")
+    if len(now) == 1 < len(before):
+        raise RankLabError(
+            f"{folder}: is the report of {len(before)} checkpoints, {now[0]} among them; give it alone another name"
+            " with --name."
+        )
+
+
+def _is_same(there: str, now: str) -> bool:
+    elsewhere = Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)
+    return Path(there).name == Path(now).name and not elsewhere
 
 
 def _file_name(run: str) -> str:
