@@ -81,6 +81,17 @@ def test_the_analysis_of_all_checkpoints_replaces_the_points_of_the_same_run(tex
         assert set(RankReport.load(report.parent).updates["step"]) == {1, 2, 4}
 
 
+@pytest.mark.parametrize(("fitting", "points"), [(24, [2, 5, 7, 9]), (2, [2, 9]), (1, [9])])
+def test_ranks_are_looked_at_where_checkpoints_are(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitting: int, points: list[int]
+) -> None:
+    monkeypatch.setattr("rank_lab.training.rank_tracker.points_within", lambda steps, *_: min(fitting, steps))
+    tuned(texts, tmp_path / "run", steps=9, save_at="2,5,7")
+    report = RankReport.load(tmp_path / "run.rank")
+    assert report.provenance["tracking"]["points"] == points
+    assert {int(folder.name.rpartition("-")[2]) for folder in (tmp_path / "run").glob("checkpoint-*")} >= set(points)
+
+
 def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
