@@ -45,7 +45,7 @@ def console() -> Console:
 def progress_bar() -> Progress:
     """Progress with time left on standard error; silent where that is no terminal."""
     screen = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
@@ -112,7 +112,7 @@ def analyze_runs(
         summaries.append(summary(report) | {"report": str(folder)})
         if not as_json:
             console().print(render(report))
-            console().print(f"written: {folder}", highlight=False)
+            console().print(f"written: {folder}", highlight=False, markup=False)
     if as_json:
         sys.stdout.write(json.dumps(summaries, indent=1) + "\n")
     return failed

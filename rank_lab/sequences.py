@@ -16,7 +16,7 @@ Values = npt.NDArray[np.float64]
 def backward_transfer(scores: npt.ArrayLike) -> Values:
     r"""How later tasks changed the scores on earlier ones, :math:`\frac{1}{T-1} \sum_{i<T} (R_{T,i} - R_{i,i})`.
 
-    Negative where they were forgotten.
+    Negative where they were forgotten. From a table of scores: :func:`rank_lab.task_sequences.sequence_of`.
 
     Parameters
     ----------
@@ -52,8 +52,9 @@ def average_forgetting(scores: npt.ArrayLike) -> Values:
     r"""How far the scores on earlier tasks fell from their best,
     :math:`\frac{1}{T-1} \sum_{j<T} (\max_{l<T} R_{l,j} - R_{T,j})`.
 
-    Positive where they were forgotten. Noise in the scores raises it: it is a
-    maximum that is compared.
+    Positive where they were forgotten. The maximum is over all stages before the
+    last, those before the task was trained on among them. Noise in the scores
+    raises it: it is a maximum that is compared.
 
     Parameters
     ----------

@@ -102,7 +102,9 @@ def _start(report: RankReport) -> list[Text]:
 def _trained(updates: pd.DataFrame) -> str:
     """Method, optimizer and learning rate, where a record or the tracker says them."""
     told = updates.dropna(subset=["optimizer"]).drop_duplicates(["method", "optimizer", "learning_rate"])
-    return "".join(f"; {row.method}, {row.optimizer} at {row.learning_rate:g}" for row in told.itertuples())
+    rates = ["" if pd.isna(rate) else f" at {rate:g}" for rate in told["learning_rate"]]
+    names = zip(told["method"], told["optimizer"], rates, strict=True)
+    return "".join(f"; {method}, {optimizer}{rate}" for method, optimizer, rate in names)
 
 
 def _coverage(report: RankReport) -> Text:

@@ -195,7 +195,8 @@ class TrainingChoices:
     batch_size, accumulation, evaluation_batch_size
         Examples at a time in each process, how often for one step of the optimizer, and for validation.
     checkpoints, save_at
-        How many, spaced by the logarithm of the step, or the steps themselves, with commas between.
+        How many, spaced by the logarithm of the step from the first that changes something (with a warm-up the
+        second), or the steps themselves, with commas between.
     seed
         Of everything random.
     bf16, gradient_checkpointing

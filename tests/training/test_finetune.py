@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from rank_lab.errors import CheckpointError, NonFiniteError, RankLabError, UnsupportedUpdateError
-from rank_lab.training.checkpoint_steps import log_spaced_steps, steps_to_save
+from rank_lab.training.checkpoint_steps import first_change, log_spaced_steps, steps_to_save
 from rank_lab.training.finetune import Watching
 from rank_lab.training.loss_rows import LossRow, read_losses
 from rank_lab.training.method import Method, MethodChoices
@@ -54,6 +54,38 @@ def test_steps_are_spaced_by_their_logarithm() -> None:
             log_spaced_steps(*wrong)
     with pytest.raises(RankLabError, match="after step 9: expected steps from 1 to 8"):
         steps_to_save(8, (1, 9))
+
+
+def test_spaced_steps_begin_where_they_are_told_to() -> None:
+    for total, count, first in ((1000, 8, 2), (64, 6, 2), (7, 9, 3), (2, 2, 2), (1, 4, 2)):
+        steps = log_spaced_steps(total, count, first)
+        assert len(steps) == min(total - min(first, total) + 1, count) == len(set(steps))
+        assert list(steps) == sorted(steps)
+        assert steps[-1] == total
+        assert steps[0] == min(first, total)
+    assert log_spaced_steps(64, 6, 2) == (2, 4, 8, 16, 32, 64)
+    with pytest.raises(RankLabError, match="from step 0: expected 1 or more"):
+        log_spaced_steps(8, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "warmup", "first"),
+    [("cosine", 0.06, 2), ("linear", 1, 2), ("constant", 0.06, 1), ("inverse_sqrt", 0.06, 2), ("cosine", 0, 1),
+     ("constant_with_warmup", 3, 2), ("cosine_with_restarts", 0.06, 2), ("polynomial", 0.06, 2)],
+)  # fmt: skip
+def test_the_first_step_that_changes_something(scheduler: str, warmup: float, first: int) -> None:
+    assert first_change(arguments(lr_scheduler_type=scheduler, warmup_steps=warmup)) == first
+
+
+def test_of_a_number_of_checkpoints_none_is_the_base(tmp_path: Path) -> None:
+    """The rate of a warm-up's first step is 0."""
+    warmed = run(tmp_path / "warmed", save_at=3)
+    assert warmed.save_at == (2, 3, 6)
+    assert warmed.losses[1].validation_loss != warmed.losses[0].validation_loss
+    assert run(tmp_path / "cold", save_at=3, warmup_steps=0).save_at == (1, 2, 6)
+    asked = run(tmp_path / "asked", save_at=(1, 3))
+    assert asked.save_at == (1, 3, 6)
+    assert asked.losses[1].validation_loss == asked.losses[0].validation_loss  # as asked, though it is the base
 
 
 @pytest.mark.parametrize("method", LOCAL)

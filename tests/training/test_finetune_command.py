@@ -48,7 +48,7 @@ def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
     lines = done.err.splitlines()
     assert "note: 2 of 10 training examples, others each time, are left out of an epoch" in done.err
     assert [line.partition(":")[0] for line in lines if line.startswith("step ")] == [
-        "step 0 of 4", "step 1 of 4", "step 2 of 4", "step 4 of 4",
+        "step 0 of 4", "step 2 of 4", "step 3 of 4", "step 4 of 4",  # the first changes nothing: its rate is 0
     ]  # fmt: skip
     assert "ranks: run: ranks at the 2 steps that were chosen" in lines
     report = RankReport.load(tmp_path / "run.rank")
@@ -97,7 +97,9 @@ def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
 ) -> None:
     tuned(texts, tmp_path / "lora", track_at=None, steps=2)
     assert not (tmp_path / "lora.rank").exists()
-    capsys.readouterr()
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("before a comparison")] == [
+        "before a comparison: this is one rate and one seed; try several of both for each method"
+    ]
     tuned(
         texts, tmp_path / "full", "full", packing=True, max_length=8, learning_rate=None, steps=None, epochs=1.5,
         against=(tmp_path / "lora",), track_at=None,
@@ -106,7 +108,8 @@ def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     assert "note: learning rate 1e-05, where a search for the best of full would begin" in told.err
     assert "tokens at the end of the training texts fill no block of 8" in told.err
     assert "before a comparison: one seed: " in told.err
-    assert "before a comparison: rate not swept: " in told.err
+    assert "before a comparison: rate not swept: full at 1e-05; lora at 0.001 only" in told.err
+    assert "before a comparison: unequal steps: full " in told.err
     record = json.loads((tmp_path / "full" / "training.json").read_text())
     assert record["data"]["packed"] is True
     blocks = record["data"]["train"]["blocks"]
@@ -139,6 +142,36 @@ def test_refusals(options: dict[str, Any], message: str, texts: Path, tmp_path: 
         tuned(texts, tmp_path / "run", **options)
     assert "\n" not in str(found.value)
     assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "choices", "message"),
+    [
+        ("lora", {"rank": 5000}, r"rank 5000: is above the smaller side of every target \(128 at most\)"),
+        ("lora", {"targets": "nothing"}, "no linear layer of the model has this name"),
+        ("series", {"place": "middle"}, "place 'middle': expected one of"),
+        ("bitfit", {}, "bias"),
+        ("prompt", {"prompt_tokens": 500}, r"--prompt-tokens 500: .* model's 128 positions \(at most \d+ fit\)"),
+        ("prelayer", {"prompt_tokens": 125}, r"--prompt-tokens 125: with an input of \d+ tokens"),
+    ],
+)
+def test_what_a_method_refuses_leaves_no_folder(
+    method: str, choices: dict[str, Any], message: str, texts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study" / "run"
+    with pytest.raises(RankLabError, match=message) as found:
+        finetune_and_print(
+            DataChoices(str(BASE), data=texts, text_columns=("said",)), Adaptation(method, **choices),
+            TrainingChoices(**SHORT), out,
+        )  # fmt: skip
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_that_was_there_stays_when_a_run_is_refused(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(RankLabError, match="rank 5000"):
+        tuned(texts, tmp_path, rank=5000)
+    assert tmp_path.is_dir()
 
 
 def test_a_comparison_with_another_base_is_refused_before_the_training(texts: Path, tmp_path: Path) -> None:
