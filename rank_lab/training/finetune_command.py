@@ -18,7 +18,7 @@ from rank_lab.errors import RankLabError
 from rank_lab.fairness import fairness
 from rank_lab.plain_text import first_line, plain
 from rank_lab.tasks import TaskData
-from rank_lab.training.checkpoint_steps import steps_to_save
+from rank_lab.training.checkpoint_steps import first_change, steps_to_save
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices, steps_named
 from rank_lab.training.loss_rows import LossRow
@@ -98,7 +98,7 @@ def finetune_and_print(
     trackers: list[RankTracker] = []
 
     def track_ranks(record: TrainingRecord) -> list[RankTracker]:
-        saved = steps_to_save(record.steps, training.wanted())
+        saved = steps_to_save(record.steps, training.wanted(), first_change(arguments))
         settings = TrackerSettings(record=record, points=points, among=saved)
         trackers.extend(
             [RankTracker(out.parent, out.name, base=data.model, settings=settings)] if track_at is not None else []
