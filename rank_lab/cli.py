@@ -429,7 +429,8 @@ def finetune(
     track_at: Annotated[
         str,
         typer.Option(
-            help="Steps after which ranks are measured; default few, within 2 % of the time.", rich_help_panel=_RUN
+            help="Steps after which ranks are measured; default some of the checkpoints, within 2 % of the time.",
+            rich_help_panel=_RUN,
         ),
     ] = "",
     no_track: Annotated[

@@ -18,6 +18,7 @@ from rank_lab.errors import RankLabError
 from rank_lab.fairness import fairness
 from rank_lab.plain_text import first_line, plain
 from rank_lab.tasks import TaskData
+from rank_lab.training.checkpoint_steps import first_change, steps_to_save
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices, steps_named
 from rank_lab.training.loss_rows import LossRow
@@ -54,7 +55,7 @@ def finetune_and_print(
         Folder of the run; one that was stopped goes on, one that is complete is left as it is.
     track_at
         After which steps ranks are measured, with commas between, into ``NAME.rank`` beside the run's folder; empty for
-        so few that they take at most 2 % of the time, None for no steps.
+        so many of the checkpoints that they take at most 2 % of the time, None for no steps.
     against
         Folders of runs that this one is to be compared with: what would make that unfair is said.
     as_json
@@ -97,7 +98,8 @@ def finetune_and_print(
     trackers: list[RankTracker] = []
 
     def track_ranks(record: TrainingRecord) -> list[RankTracker]:
-        settings = TrackerSettings(record=record, points=points)
+        saved = steps_to_save(record.steps, training.wanted(), first_change(arguments))
+        settings = TrackerSettings(record=record, points=points, among=saved)
         trackers.extend(
             [RankTracker(out.parent, out.name, base=data.model, settings=settings)] if track_at is not None else []
         )

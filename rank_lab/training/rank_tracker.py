@@ -37,6 +37,7 @@ from rank_lab.training.tracking_points import (
     PointCost,
     Rates,
     log_spaced,
+    log_spaced_among,
     point_seconds,
     points_within,
     step_seconds,
@@ -59,6 +60,9 @@ class TrackerSettings:
         Optimizer steps to look at; None for log-spaced ones, so few that they cost at most ``share`` by a rule
         that knows sizes alone (:mod:`rank_lab.training.tracking_points`), with the tokens of the first step, so
         that a training repeated has the same points. At least one, the last step, at most 24.
+    among
+        Steps of which such points are chosen, those of the checkpoints, so that scores of these have ranks beside
+        them; None for any.
     share
         Of the training's time.
     since_last_point
@@ -73,6 +77,7 @@ class TrackerSettings:
     """
 
     points: Sequence[int] | None = None
+    among: Sequence[int] | None = None
     share: float = 0.02
     since_last_point: bool = True
     noise: NoiseMode = "rounding"
@@ -83,6 +88,8 @@ class TrackerSettings:
         """Refuse what cannot be carried out."""
         if self.points is not None and (not self.points or min(self.points) < 1):
             raise RankLabError(f"points {list(self.points)}: expected optimizer steps of 1 or more.")
+        if self.among is not None and (not self.among or min(self.among) < 1):
+            raise RankLabError(f"among {list(self.among)}: expected optimizer steps of 1 or more.")
         if not 0.0 < self.share <= 1.0:
             raise RankLabError(f"share {self.share}: expected a part of the training's time, above 0 and at most 1.")
 
@@ -297,7 +304,8 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         cost = PointCost(step_seconds(weights, tokens, trained, session.rates), point, _ONCE_SECONDS + point / deltas)
         self.cost = cost
         count = points_within(session.total, cost, self.settings.share)
-        session.points = log_spaced(session.total, count)
+        among = self.settings.among
+        session.points = log_spaced(session.total, count) if among is None else log_spaced_among(among, count)
         why = _why(self.name, session.points, session.total, cost, self.settings.share)
         session.journal.note({"points": list(session.points), "steps_planned": session.total, "why": why})
         self._say(why)

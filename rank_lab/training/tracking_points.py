@@ -23,6 +23,7 @@ __all__ = [
     "PointCost",
     "Rates",
     "log_spaced",
+    "log_spaced_among",
     "point_seconds",
     "points_within",
     "step_seconds",
@@ -174,4 +175,32 @@ def log_spaced(steps: int, count: int) -> tuple[int, ...]:
     later = (step for step in range(1, steps + 1) if step not in found)
     while len(found) < min(count, steps):
         found.add(next(later))  # the first steps lie closer together than one
+    return tuple(sorted(found))
+
+
+def log_spaced_among(steps: Sequence[int], count: int) -> tuple[int, ...]:
+    """Of these steps so many that lie nearest to equal ratios; the last is always one, and one alone is the last.
+
+    Parameters
+    ----------
+    steps
+        Steps to choose from, such as those after which a training is saved.
+    count
+        How many at most.
+
+    Examples
+    --------
+    >>> log_spaced_among((1, 3, 7, 19, 52, 139, 373, 1000), 4), log_spaced_among((50, 60, 90), 1)
+    ((1, 7, 139, 1000), (90,))
+    """
+    left = sorted(set(steps))
+    if count >= len(left):
+        return tuple(left)
+    if count < 2:
+        return tuple(left[-1:]) if count > 0 else ()
+    found = [left.pop()]
+    for wanted in np.geomspace(found[0], left[0], count)[1:]:
+        nearest = min(left, key=lambda step: abs(float(np.log(step / wanted))))
+        left.remove(nearest)
+        found.append(nearest)
     return tuple(sorted(found))

@@ -78,7 +78,21 @@ def test_the_analysis_of_all_checkpoints_replaces_the_points_of_the_same_run(tex
     for _ in range(2):
         done = rank_lab("analyze", run, "--base", BASE, "-o", study)
         assert (done.code, done.err) == (0, "")
-        assert set(RankReport.load(report.parent).updates["step"]) == {1, 2, 4}
+        assert set(RankReport.load(report.parent).updates["step"]) == {2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("save_at", "fitting", "points"),
+    [("2,5,7", 24, [2, 5, 7, 9]), ("2,5,7", 2, [2, 9]), ("2,5,7", 1, [9]), ("", 24, [2, 4, 9])],
+)
+def test_ranks_are_looked_at_where_checkpoints_are(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_at: str, fitting: int, points: list[int]
+) -> None:
+    monkeypatch.setattr("rank_lab.training.rank_tracker.points_within", lambda steps, *_: min(fitting, steps))
+    tuned(texts, tmp_path / "run", steps=9, save_at=save_at)
+    report = RankReport.load(tmp_path / "run.rank")
+    assert report.provenance["tracking"]["points"] == points
+    assert {int(folder.name.rpartition("-")[2]) for folder in (tmp_path / "run").glob("checkpoint-*")} >= set(points)
 
 
 def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(

@@ -352,8 +352,9 @@ def test_a_checkpoint_without_a_new_point_writes_no_report(tmp_path: Path, monke
     assert saved == [1, 3, 5, 8]  # of points 1, 3, 5 and 8, the last at the end of training
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_run_that_ends_early_is_measured_where_it_ended(tmp_path: Path) -> None:
+def test_a_run_that_ends_early_is_measured_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rank_lab.training.rank_tracker.points_within", lambda *_: 1)  # the last step
+
     class Stop(SaveAt):
         def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
             control.should_training_stop = state.global_step == 5

@@ -18,6 +18,7 @@ from rank_lab.training.tracking_points import (
     MOST_POINTS,
     PointCost,
     log_spaced,
+    log_spaced_among,
     point_seconds,
     points_within,
     step_seconds,
@@ -35,6 +36,19 @@ def test_log_spaced_steps_are_as_many_as_asked_and_end_at_the_last(steps: int, c
     assert list(found) == sorted(set(found))
     assert found[0] >= 1
     assert len(found) == (1 if count < 2 or steps < 2 else min(count, steps))
+
+
+@pytest.mark.parametrize(
+    "steps", [(4,), (1, 2, 3, 4), (10, 50, 1000), (1, 3, 7, 19, 52, 139, 373, 1000), (998, 999, 1000)]
+)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 20])
+def test_points_among_checkpoints_are_some_of_these_and_end_at_the_last(steps: tuple[int, ...], count: int) -> None:
+    found = log_spaced_among(steps, count)
+    assert set(found) <= set(steps)
+    assert list(found) == sorted(set(found))
+    assert len(found) == min(count, len(steps))
+    assert not found or found[-1] == steps[-1]
+    assert len(found) < 2 or found[0] == steps[0]
 
 
 @pytest.mark.parametrize("steps", [10, 1000, 100_000])
