@@ -140,7 +140,7 @@ def _checkpoints(
         row |= ranks.get(place, dict.fromkeys(names))
         for name in measures:
             row |= _columns_of(name, scores[place].forgetting.get(name) if place in scores else None)
-        rows.append(row | {"reason": _reason(place, ranks, scores, about)})
+        rows.append(row | {"reason": _reason(place, ranks, scores, about, place[0] in facts)})
     of_measures = [column for name in measures for column in _columns_of(name, None)]
     return typed(pd.DataFrame(rows, columns=["run", "step", *_FACTS, *names, *of_measures, "reason"]))
 
@@ -153,9 +153,14 @@ def _columns_of(name: str, change: Change | None) -> dict[str, Any]:
     return {name: change.value} | ends | about
 
 
-def _reason(place: _Place, ranks: Mapping[_Place, Any], scores: Mapping[_Place, Any], about: RunFacts) -> str:
+def _reason(
+    place: _Place, ranks: Mapping[_Place, Any], scores: Mapping[_Place, Any], about: RunFacts, reported: bool
+) -> str:
     found = []
-    for what, known, nowhere in (("ranks", ranks, "no report of this run"), ("scores", scores, "none of this run")):
+    unranked = (
+        "its report holds no update of a weight, and why in its coverage" if reported else "no report of this run"
+    )
+    for what, known, nowhere in (("ranks", ranks, unranked), ("scores", scores, "none of this run")):
         if place not in known:
             steps = sorted(other for name, other in known if name == place[0] and other is not None)
             listed = ", ".join(map(str, steps[:5])) + (" ..." if steps[5:] else "")

@@ -12,6 +12,7 @@ from rank_lab.evaluation.code_tasks import CODE_TASKS, CodeProblem, read_problem
 from rank_lab.evaluation.generation import Completion
 from rank_lab.evaluation.limited_process import run_all
 from rank_lab.score_table import ScoreRow
+from tests.evaluation.own_tasks import HUMANEVAL, MBPP, own_data
 
 PROBLEM = CodeProblem("one", "def one():\n", "    return 1\n", "def one():\n", "assert one() == 1")
 
@@ -31,6 +32,31 @@ def test_pass_at_k_is_the_share_of_subsets_with_one_that_passes(samples: int, ri
 def test_pass_at_k_of_more_than_there_are_is_refused() -> None:
     with pytest.raises(RankLabError, match="pass@3 of 2 samples"):
         pass_at_k(2, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Problems of our own, which are always there."""
+    return own_data(tmp_path_factory.mktemp("own"))
+
+
+@pytest.mark.parametrize(("task", "count"), [("humaneval", len(HUMANEVAL)), ("mbpp", len(MBPP))])
+def test_reference_solutions_of_our_own_problems_score_1_and_wrong_ones_0(task: str, count: int, own: Path) -> None:
+    problems = list(read_problems(CODE_TASKS[task], own))
+    row = scored(problems, [[problem.reference] for problem in problems])["pass@1"]
+    assert (row.value, row.n, row.stderr) == (1.0, count, None)  # no spread says nothing of the error
+    right = problems[0].reference
+    for text in (
+        right.replace("2 * ", "3 * ").replace("count(letter)", "index(letter)"),  # runs, and gives something else
+        right.replace("return", "retrun"),  # no Python
+        "    return None\n" if task == "humaneval" else "def count_of(word, letter):\n    return None",
+        "",
+    ):
+        row = scored(problems[:1], [[text]])["pass@1"]
+        assert (row.value, row.n) == (0.0, 1), text
+    mixed = [[problem.reference] for problem in problems[1:]]
+    row = scored(problems, [["    return 'no answer to anything'\n"], *mixed])["pass@1"]
+    assert row.examples == (0.0, *[1.0] * (count - 1))
 
 
 def test_all_reference_solutions_of_humaneval_pass(shared_data: Path) -> None:

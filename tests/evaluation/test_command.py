@@ -90,10 +90,14 @@ def test_the_same_command_goes_on_where_it_stopped(
     evaluate([run], study, choices)
     assert len(measured) == 3
     assert table(study) == whole
-    evaluate([run], study, replace(choices, stride=64))  # other settings are another measurement
-    assert len(measured) == 6
+    with pytest.raises(RankLabError, match=r"run 'base' has scores of it with another stride \(None, now 64\)"):
+        evaluate([run], study, replace(choices, stride=64))  # what other runs may be compared with is not lost
+    assert table(study) == whole
     evaluate([run], study, replace(choices, stride=64, again=True))
+    assert len(measured) == 6
+    evaluate([run], study, replace(choices, stride=64, kl=True))  # which adds to what is there
     assert len(measured) == 9
+    choices = replace(choices, kl=True)
     adapter(run / "checkpoint-10", LORA, seed=77)  # another model of the same name, too
     evaluate([run], study, replace(choices, stride=64))
     assert len(measured) == 10
