@@ -144,7 +144,7 @@ def _outcome(run: Callable[[], None]) -> tuple[bool, str]:
 
 def _said(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": ")
+        return f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": ") or "an error without a name"
     except BaseException:  # noqa: BLE001 - of the program's own making
         return "an error that cannot be printed"
 

@@ -37,6 +37,7 @@ def test_harmless_programs_come_to_their_end(program: str) -> None:
         ("def broken(:", "SyntaxError"),
         ("raise SystemExit(0)", "SystemExit"),
         ("import sys; sys.exit()", "SystemExit"),
+        ("raise type('', (Exception,), {})", "an error without a name"),
         ("import os; os._exit(0)", "left with code 0"),
         ("while True: pass", "killed"),
         ("f = lambda: f()\nf()", "RecursionError"),
