@@ -18,7 +18,7 @@ from rank_lab.spec import UpdateSpec
 from rank_lab.tables import Point, frames, records
 from rank_lab.trained_with import trained_with
 from rank_lab.training_record import TrainingRecord, record_beside
-from rank_lab.trajectory import open_run
+from rank_lab.trajectory import open_run, run_name
 from rank_lab.update import return_freed_memory
 
 __all__ = ["Progress", "Settings", "analyze"]
@@ -37,7 +37,7 @@ class Settings:
     Parameters
     ----------
     run
-        Name of the run in the tables; default the name of the folder.
+        Name of the run in the tables; default the name of the folder, of a ``checkpoint-N`` the folder above it.
     workers
         Processes; 0 for as many as cores where that pays. More than one starts
         fresh Python processes, which a script must allow by its
@@ -167,7 +167,7 @@ def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Chec
 
 
 def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
-    """What the user called it: the folder, the file without its ending, the repository."""
+    """What the user called it: the run's folder, the file without its ending, the repository."""
     first = checkpoints[0]
     source = (
         Path(tuned) if isinstance(tuned, str | Path) else first.folder.parent if len(checkpoints) > 1 else first.folder
@@ -175,7 +175,9 @@ def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
     if first.revision is not None:
         return first.source.split("@")[0].rsplit("/", 1)[-1]
     path = source.expanduser().absolute()
-    return path.stem if path.is_file() else path.resolve().name
+    if path.is_file():
+        return path.stem
+    return path.resolve().name if len(checkpoints) > 1 else run_name(path)
 
 
 def _steps(

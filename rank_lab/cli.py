@@ -591,7 +591,9 @@ def import_scores(
     run: Annotated[str | None, typer.Option(help="Which model it was; 'base' for the untuned one.")] = None,
     method: Annotated[str | None, typer.Option(help="Of it, such as lora; 'base' for the untuned one.")] = None,
     step: Annotated[int | None, typer.Option(min=0, help="Of its checkpoint; 0 for the untuned one.")] = None,
-    role: Annotated[list[str] | None, typer.Option(help="TASK=source or TASK=target.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="TASK=source, TASK=target or TASK= (none), where not the usual.")
+    ] = None,
     chance: Annotated[list[str] | None, typer.Option(help="TASK=SCORE of a model that guesses.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:

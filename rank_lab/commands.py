@@ -226,12 +226,18 @@ def _refuse_unchanged(source: str, base: str | None, report: RankReport) -> None
 
 def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
     try:
-        there = read_provenance(folder)["tuned"][0]["source"]
+        before = read_provenance(folder)["tuned"]
+        there = before[0]["source"]
     except (SchemaError, KeyError, IndexError, TypeError):
         return  # none there, or a damaged one, which this makes again
-    now = [Path(tuned["source"]) for tuned in report.provenance["tuned"]]
-    if not _is_same(Path(there), now[0]) and not _is_all_of(Path(there), now):
+    now = [Path(each["source"]) for each in report.provenance["tuned"]]
+    if not any(_is_same(Path(there), each) for each in now) and not _is_all_of(Path(there), now):
         raise RankLabError(f"{folder}: is the report of {there}; give this run another name with --name.")
+    if len(now) == 1 < len(before):
+        raise RankLabError(
+            f"{folder}: is the report of {len(before)} checkpoints, {now[0]} among them; give it alone another name"
+            " with --name."
+        )
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rank_lab.commands import console
 from rank_lab.durable import held
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
-from rank_lab.score_import import import_scores
+from rank_lab.score_import import import_scores, with_usual_roles
 from rank_lab.score_origin import Imported, Origin
 from rank_lab.score_table import SCORES_FILE, SCORES_LOCK, ScoreRow, ScoreTable
 from rank_lab.score_terminal import render_scores, scores_summary
@@ -28,7 +28,7 @@ def origin_of(
     run, method, step
         Which model it was; None where the file says it.
     roles, chances
-        ``TASK=source`` or ``TASK=target``, and ``TASK=SCORE``.
+        ``TASK=source``, ``TASK=target`` or ``TASK=`` (for none), and ``TASK=SCORE``.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def import_and_print(files: Sequence[Path], study: Path, origin: Origin, *, as_j
     study
         Its ``scores.parquet`` receives the rows; a score that is there already is replaced, and said to be.
     origin
-        From :func:`origin_of`.
+        From :func:`origin_of`. A task of which it says no role gets its usual one, see
+        :data:`rank_lab.score_row.USUAL_ROLES`, and that is said.
     as_json
         What was read as JSON, in place of a table.
 
@@ -65,20 +66,21 @@ def import_and_print(files: Sequence[Path], study: Path, origin: Origin, *, as_j
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
     found = [import_scores(file, origin) for file in files]
-    new = ScoreTable.of(row for each in found for row in each.rows)
+    rows, by_default = with_usual_roles((row for each in found for row in each.rows), origin.roles)
+    new = ScoreTable.of(rows)
     _refuse_unknown_tasks(new, origin)
     study.mkdir(parents=True, exist_ok=True)
     with held(study / SCORES_LOCK):
         there = ScoreTable.load(study / SCORES_FILE) if (study / SCORES_FILE).is_file() else ScoreTable()
         replaced = {row.key for row in there.rows} & {row.key for row in new.rows}
         there.merged(new).save(study / SCORES_FILE)
-    for line in _notes(found, len(replaced)):
+    for line in _notes(found, new.rows, by_default, len(replaced)):
         sys.stderr.write(f"note: {plain(line)}\n")
     _print(new.rows, found, study, as_json=as_json)
 
 
 def _roles(given: Sequence[str]) -> dict[str, str]:
-    return dict(_pair(each, "--role", "source or target") for each in given)
+    return dict(_pair(each, "--role", "source, target or nothing (for none)", empty=True) for each in given)
 
 
 def _chances(given: Sequence[str]) -> dict[str, float]:
@@ -92,9 +94,9 @@ def _chances(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _pair(given: str, option: str, what: str) -> tuple[str, str]:
+def _pair(given: str, option: str, what: str, *, empty: bool = False) -> tuple[str, str]:
     task, equals, value = given.partition("=")
-    if not (task and equals and value):
+    if not (task and equals and (value or empty)):
         raise RankLabError(f"{option} {plain(given)}: expected TASK= and {what}.")
     return task, value
 
@@ -106,11 +108,14 @@ def _refuse_unknown_tasks(table: ScoreTable, origin: Origin) -> None:
             raise RankLabError(f"task {task!r} is in none of the files; they hold {', '.join(sorted(known))}.")
 
 
-def _notes(found: Sequence[Imported], replaced: int) -> list[str]:
+def _notes(
+    found: Sequence[Imported], rows: Sequence[ScoreRow], by_default: Mapping[str, str], replaced: int
+) -> list[str]:
     told = [f"{left.name}: {left.reason}" for each in found for left in each.left_out]
+    told += [f"{task}: has the role {role} by default; --role {task}= for none" for task, role in by_default.items()]
     if replaced:
         told.append(f"{replaced} scores that were there are replaced")
-    if not any(row.role for each in found for row in each.rows):
+    if not any(row.role for row in rows):
         told.append("no task has a role: say what is learned and what may be forgotten (--role TASK=target, =source)")
     return told
 

@@ -1,5 +1,7 @@
 """Results that other programs left, as rows of scores."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
 from rank_lab.plain_text import plain
 from rank_lab.score_csv import csv_scores
 from rank_lab.score_origin import Imported, Origin
+from rank_lab.score_row import USUAL_ROLES, ScoreRow
 
-__all__ = ["import_scores"]
+__all__ = ["import_scores", "with_usual_roles"]
 
 
 def import_scores(file: Path | str, origin: Origin) -> Imported:
@@ -51,6 +54,37 @@ def import_scores(file: Path | str, origin: Origin) -> Imported:
         f"{path}: holds {plain(keys, limit=200) or 'nothing'}; expected results of lm-eval ('results' and 'versions'),"
         " of the BigCode harness (tasks and 'config'), or a .csv file."
     )
+
+
+def with_usual_roles(rows: Iterable[ScoreRow], told: Mapping[str, str]) -> tuple[tuple[ScoreRow, ...], dict[str, str]]:
+    """The rows, those that have no role with the one that their task usually has.
+
+    Parameters
+    ----------
+    rows
+        As they were read.
+    told
+        Task to role, as the caller said it; such tasks are left as they are, those with ``""`` among them.
+
+    Returns
+    -------
+    tuple
+        The rows, and task to role of those that were given one.
+
+    Examples
+    --------
+    >>> scores = [ScoreRow("r", "lora", 1, task, "acc", 0.5) for task in ("gsm8k", "winogrande", "piqa")]
+    >>> rows, given = with_usual_roles(scores, {"winogrande": ""})
+    >>> [row.role for row in rows], given
+    (['target', '', ''], {'gsm8k': 'target'})
+    """
+    found: list[ScoreRow] = []
+    given: dict[str, str] = {}
+    for row in rows:
+        usual = "" if row.role or row.task in told else USUAL_ROLES.get(row.task, "")
+        given |= {row.task: usual} if usual else {}
+        found.append(replace(row, role=usual) if usual else row)
+    return tuple(found), given
 
 
 def _content(path: Path) -> Any:

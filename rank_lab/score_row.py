@@ -1,16 +1,23 @@
 """One score of one model, checked."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rank_lab.errors import SchemaError
 from rank_lab.plain_text import is_plain, plain
 
-__all__ = ["ROLES", "SCORE_KEY", "ScoreKey", "ScoreRow"]
+__all__ = ["ROLES", "SCORE_KEY", "USUAL_ROLES", "ScoreKey", "ScoreRow"]
 
 ROLES = ("source", "target", "")
 """What a task is for: forgetting is measured on a source, learning on a target."""
+
+USUAL_ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("hellaswag", "arc_challenge", "winogrande"), "source"),
+    **dict.fromkeys(("gsm8k", "humaneval", "mbpp"), "target"),
+}
+"""What the papers measure forgetting and learning on; whoever says another role of a task goes before it."""
 
 SCORE_KEY = ("run", "step", "task", "metric", "few_shot")
 """What identifies a row."""

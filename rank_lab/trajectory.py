@@ -6,7 +6,7 @@ from pathlib import Path
 from rank_lab.checkpoint import Checkpoint, local_folder
 from rank_lab.errors import CheckpointError
 
-__all__ = ["open_run"]
+__all__ = ["open_run", "run_name"]
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -49,3 +49,21 @@ def open_run(source: str | Path, *, revision: str | None = None) -> tuple[Checkp
 
 def _subfolders(path: Path) -> list[Path]:
     return [child for child in path.iterdir() if child.is_dir()] if path.is_dir() else []
+
+
+def run_name(folder: Path) -> str:
+    """What the run of a folder is called: by the folder; of a ``checkpoint-N``, by the run's folder that it lies in.
+
+    Parameters
+    ----------
+    folder
+        Of a model. A ``checkpoint-N`` alone so has the name that it has in the trajectory.
+
+    Examples
+    --------
+    >>> run_name(Path("runs/lora/checkpoint-6")), run_name(Path("runs/lora")), run_name(Path("/checkpoint-6"))
+    ('lora', 'lora', 'checkpoint-6')
+    """
+    path = folder.expanduser().absolute().resolve()
+    above = path.parent.name if _NAME.fullmatch(path.name) else ""
+    return above or path.name

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rank_lab import MeasurementOptions, RankReport, Settings, analyze
-from rank_lab.errors import PairingError
+from rank_lab.commands import Choices, analyze_runs
+from rank_lab.errors import PairingError, RankLabError
 
 QUERY = "model.layers.{}.self_attn.q_proj.weight"
 
@@ -215,11 +216,24 @@ def test_provenance_names_inputs_versions_and_settings(
     assert provenance["versions"]["torch"] == torch.__version__
 
 
+def test_a_checkpoint_alone_does_not_replace_its_trajectory(
+    trajectory: tuple[Path, Path, list[dict[str, torch.Tensor]]], tmp_path: Path
+) -> None:
+    run, base, _ = trajectory
+    choices = Choices(workers=1)
+    analyze_runs([str(run / "checkpoint-10")], str(base), tmp_path / "study", choices)
+    analyze_runs([str(run)], str(base), tmp_path / "study", choices)
+    for step in (5, 10):
+        with pytest.raises(RankLabError, match="--name"):
+            analyze_runs([str(run / f"checkpoint-{step}")], str(base), tmp_path / "study", choices)
+    assert RankReport.load(tmp_path / "study" / f"{run.name}.rank").updates["step"].nunique() == 3
+
+
 def test_a_run_is_named_as_the_user_calls_it(tmp_path: Path, generator: torch.Generator) -> None:
     state = weights(generator)
     base = checkpoint(tmp_path / "base", state)
     folder = checkpoint(tmp_path / "run" / "checkpoint-7", moved(state, generator))
     assert analyze(tmp_path / "run", base).provenance["settings"]["run"] == "run"
-    assert analyze(folder, base).provenance["settings"]["run"] == "checkpoint-7"
+    assert analyze(folder, base).provenance["settings"]["run"] == "run"  # as in the trajectory
     assert analyze(folder / "model.safetensors", base).provenance["settings"]["run"] == "model"
     assert analyze(folder, base, settings=Settings(run="mine")).updates["run"].unique().tolist() == ["mine"]

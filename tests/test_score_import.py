@@ -9,10 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rank_lab.errors import DataError, RankLabError
+from rank_lab.evaluation.code_tasks import CODE_TASKS
+from rank_lab.evaluation.harness_tasks import LOCAL_TASKS
+from rank_lab.import_command import import_and_print, origin_of
 from rank_lab.lm_eval_results import Sample, lm_eval_scores
 from rank_lab.outcomes import OutcomeChoices
 from rank_lab.score_import import import_scores
 from rank_lab.score_origin import Origin
+from rank_lab.score_row import USUAL_ROLES
 from rank_lab.score_table import ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from tests.lm_eval_runs import QUESTIONS, evaluated
@@ -195,6 +199,29 @@ def test_bigcode(tmp_path: Path) -> None:
 
 
 CSV = "run,method,step,task,metric,value,stderr,n,few_shot,role,higher_is_better\n"
+
+
+def test_tasks_have_their_usual_roles_where_nobody_says_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = ("hellaswag", "arc_challenge", "winogrande", "gsm8k", "humaneval", "mbpp", "piqa")
+    text = CSV + "".join(f"r,lora,5,{task},acc,0.5,,,,,\n" for task in tasks)
+    file = written(tmp_path / "a.csv", text + "r,lora,6,winogrande,acc,0.5,,,,target,\n")
+    roles = ["humaneval=source", "gsm8k=", "piqa=source"]
+    import_and_print([file], tmp_path / "study", origin_of(None, None, None, roles, []))
+    rows = ScoreTable.load(tmp_path / "study" / "scores.parquet").rows
+    assert {(row.task, row.step): row.role for row in rows} == {
+        ("hellaswag", 5): "source", ("arc_challenge", 5): "source", ("winogrande", 5): "source", ("gsm8k", 5): "",
+        ("humaneval", 5): "source", ("mbpp", 5): "target", ("piqa", 5): "source", ("winogrande", 6): "target",
+    }  # fmt: skip
+    said = capsys.readouterr().err.splitlines()
+    assert "note: hellaswag: has the role source by default; --role hellaswag= for none" in said
+    assert [line.split(":")[1] for line in said] == [" hellaswag", " arc_challenge", " winogrande", " mbpp"]
+
+
+def test_roles_of_the_import_are_those_of_evaluate() -> None:
+    assert {*LOCAL_TASKS, *CODE_TASKS} == {*USUAL_ROLES}
+    assert all(task.role == USUAL_ROLES[name] for name, task in LOCAL_TASKS.items())
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rank_lab.evaluation.text_sets import TextSet, read_texts
 from rank_lab.evaluation.tuned_models import EvaluatedModel
 from rank_lab.glue import GLUE
 from rank_lab.plain_text import plain
+from rank_lab.score_row import USUAL_ROLES
 from rank_lab.score_table import ROLES, ScoreRow
 
 __all__ = ["Choices", "Job", "jobs_of"]
@@ -209,7 +210,7 @@ def _settings(options: Any, task: str = "") -> dict[str, Any]:
 
 def _task_job(task: str, kind: str, choices: Choices, roles: Mapping[str, str]) -> Job:
     if task in CODE_TASKS:
-        return _code_job(task, choices, roles.get(task, "target"))
+        return _code_job(task, choices, roles.get(task, USUAL_ROLES[task]))
     if kind in _WITH_HEAD:
         return _glue_job(task, choices, roles.get(task, "target"))
     lm_eval_version()
@@ -222,7 +223,7 @@ def _task_job(task: str, kind: str, choices: Choices, roles: Mapping[str, str]) 
         refuse_unknown(task, [*CODE_TASKS, *GLUE])
     with tasks_folder(task, choices.data, few_shot=choices.few_shot):
         pass  # its files are there, and are what they should be
-    role = roles.get(task, LOCAL_TASKS[task].role if task in LOCAL_TASKS else "")
+    role = roles.get(task, USUAL_ROLES.get(task, ""))
     options = HarnessOptions(
         data=choices.data,
         few_shot=choices.few_shot,

@@ -48,7 +48,7 @@ def evaluate_and_print(
     loading, choices
         As typed.
     name
-        Of the run; empty for the folder's.
+        Of the run; empty for the folder's, of a ``checkpoint-N`` alone that of the folder above it.
     skip_base
         Whether the base is left out, and with it what forgetting is measured against.
     as_json
@@ -77,8 +77,12 @@ def evaluate_and_print(
     jobs = jobs_of(choices, kind)
     models = _with_base(tuned, base, choices, skip=skip_base)
     refuse_twice(models)
+    evaluated = Evaluated(study, loading)
+    evaluated.refuse_others(models)
+    if not choices.again:
+        evaluated.refuse_other_settings(models, jobs)
     _tell_missing_base(base, skip_base=skip_base, jobs=jobs)
-    run = _Run(Evaluated(study, loading), loading, choices, base)
+    run = _Run(evaluated, loading, choices, base)
     with progress_bar() as bar:
         rows = run.measured(models, jobs, bar)
     if run.failures and not rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.plain_text import plain
+from rank_lab.score_row import USUAL_ROLES
 from rank_lab.scores import nearest
 from rank_lab.task_rows import json_lines
 
@@ -64,10 +65,8 @@ def _kept(*names: str) -> Callable[[Row], Row]:
     return lambda row: {name: row[name] for name in names}
 
 
-def _local(
-    name: str, recipe: str, split: str, columns: tuple[str, ...], chance: float, role: str = "source"
-) -> LocalTask:
-    return LocalTask(name, recipe, split, columns, _kept(*columns), chance, role)
+def _local(name: str, recipe: str, split: str, columns: tuple[str, ...], chance: float) -> LocalTask:
+    return LocalTask(name, recipe, split, columns, _kept(*columns), chance, USUAL_ROLES[name])
 
 
 _WINOGRANDE = ("sentence", "option1", "option2", "answer")
@@ -77,11 +76,12 @@ LOCAL_TASKS: Mapping[str, LocalTask] = {
     for task in (
         LocalTask(
             "hellaswag", "hellaswag/hellaswag.yaml", "validation", ("activity_label", "endings", "label", "ctx"),
-            _hellaswag, 0.25, "source", "the context as it is, where lm-eval writes the second sentence with a capital",
+            _hellaswag, 0.25, USUAL_ROLES["hellaswag"],
+            "the context as it is, where lm-eval writes the second sentence with a capital",
         ),
         _local("arc_challenge", "arc/arc_challenge.yaml", "test", ("question", "choices", "answerKey"), 0.25),
         _local("winogrande", "winogrande/default.yaml", "validation", _WINOGRANDE, 0.5),
-        _local("gsm8k", "gsm8k/gsm8k.yaml", "test", ("question", "answer"), 0.0, "target"),
+        _local("gsm8k", "gsm8k/gsm8k.yaml", "test", ("question", "answer"), 0.0),
     )
 }  # fmt: skip
 """By name: what the papers measure learning and forgetting on."""

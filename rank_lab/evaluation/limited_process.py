@@ -6,7 +6,10 @@ outside of an empty folder), and of Python everywhere (its audit hooks refuse
 processes, connections and writes elsewhere). That is enough for what models
 write, and no prison for what an enemy writes: files can be read, and where
 :attr:`Outcome.guards` says that the system has no such guard, native code
-could get around Python's. Run code of an enemy in a virtual machine.
+could get around Python's. What says that a program passed is kept out of its sight,
+as far as that goes within one process: see
+:mod:`rank_lab.evaluation.limited_child` for what remains. Run code of an enemy
+in a virtual machine.
 """
 
 import contextlib
@@ -140,6 +143,7 @@ def _run(given: Any, folder: str, seconds: float) -> tuple[int | None, bytes]:
         [sys.executable, "-I", "-B", str(_CHILD)], stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         cwd=folder, env=environment, start_new_session=True, close_fds=True,
     )  # fmt: skip
+    given.close()  # among this process's open files it could be read again
     code: int | None = None
     try:
         code = process.wait(seconds)
@@ -165,13 +169,13 @@ def _outcome(answer: bytes, token: str, code: int | None, limits: CodeLimits) ->
     if code is None:
         return Outcome(False, f"no end within {limits.seconds:g} seconds")
     try:
-        said = json.loads(answer)
+        told, _, error = answer.partition(b"\n")
+        said = json.loads(told)
     except ValueError:
         said = {}
     if not isinstance(said, dict) or said.get("token") != token:
         return Outcome(False, _death(code, limits))
-    error = str(said["error"]).removesuffix(": ")
-    return Outcome(not error, error, said["guards"])
+    return Outcome(said["passed"] is True, error.decode("utf-8", "replace"), said["guards"])
 
 
 def _death(code: int, limits: CodeLimits) -> str:

@@ -13,6 +13,7 @@ from rank_lab.evaluation.model_folders import model_folder
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import first_line, plain
 from rank_lab.training_record import record_beside
+from rank_lab.trajectory import run_name
 
 __all__ = ["Tuned", "kind_of_model", "kind_of_source", "refuse_twice", "tuned_of"]
 
@@ -31,8 +32,8 @@ class Tuned:
     Parameters
     ----------
     run, method, step
-        As in a report: the folder's name, the trainer's record or else the adapter's type or ``"full"``, and the
-        optimizer step where it is known.
+        As in a report: the name of the run's folder, the trainer's record or else the adapter's type or ``"full"``, and
+        the optimizer step where it is known.
     source
         Folder or hub id.
     adapter
@@ -60,7 +61,7 @@ def tuned_of(source: str | Path, *, name: str = "") -> tuple[Tuned, ...]:
     source
         A checkpoint, an adapter, a trainer's folder of ``checkpoint-N``, or a hub id.
     name
-        Of the run; empty for the folder's.
+        Of the run; empty for the folder's, of a ``checkpoint-N`` alone that of the run's folder above it.
 
     Raises
     ------
@@ -74,9 +75,11 @@ def tuned_of(source: str | Path, *, name: str = "") -> tuple[Tuned, ...]:
     [('base', 'full', None, 'causal')]
     """
     path, text = model_folder(source), str(source)
-    called = path.absolute().resolve().name if Path(source).expanduser().is_dir() else _of_hub(text)
-    run = name or called
     steps = sorted((int(match[1]), child) for child in path.iterdir() if (match := _CHECKPOINT.fullmatch(child.name)))
+    called = _of_hub(text)
+    if Path(source).expanduser().is_dir():
+        called = path.absolute().resolve().name if len(steps) > 1 else run_name(path)
+    run = name or called
     if not steps:
         return (_one(str(path), run),)
     return tuple(_one(str(folder), run) for _, folder in steps)
@@ -127,7 +130,7 @@ def kind_of_source(source: str) -> str:
 
 
 def _one(source: str, run: str) -> Tuned:
-    folder = Path(source)
+    folder = Path(source).absolute()  # "." has no name, and nothing above it
     record = record_beside(folder)
     adapter = json_object(folder / "adapter_config.json")
     kind = record.kind if record is not None else None

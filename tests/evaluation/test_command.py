@@ -99,19 +99,88 @@ def test_the_same_command_goes_on_where_it_stopped(
     assert len(measured) == 10
 
 
-def test_another_base_or_type_of_number_is_another_measurement(run: Path, texts: str, tmp_path: Path) -> None:
-    other = shutil.copytree(BASE, tmp_path / "other")
+def other_base(folder: Path) -> Path:
+    other = shutil.copytree(BASE, folder)
     weights = load_file(BASE / "model.safetensors")
     save_file({name: value * 1.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    return other
+
+
+def test_another_type_of_number_is_another_measurement(run: Path, texts: str, tmp_path: Path) -> None:
     study, choices = tmp_path / "study", Choices(source_texts=(texts,), kl=True)
     adapters = [run / "checkpoint-5"]
 
-    def distance(base: Path, dtype: str = "auto") -> float:
-        evaluate_and_print([*map(str, adapters)], study, LoadOptions(str(base), dtype=dtype), choices)
+    def distance(dtype: str) -> float:
+        evaluate_and_print([*map(str, adapters)], study, LoadOptions(str(BASE), dtype=dtype), choices)
         (row,) = (row for row in table(study).rows if row.metric == "kl_from_base" and row.step == 5)
         return row.value
 
-    assert len({distance(BASE), distance(other), distance(BASE, "bfloat16")}) == 3
+    assert len({distance("auto"), distance("bfloat16")}) == 2
+
+
+def test_a_study_has_one_base(run: Path, texts: str, tmp_path: Path) -> None:
+    """Earlier runs' forgetting would be measured against a base that they were not tuned from."""
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,))
+    evaluate([run / "checkpoint-5"], study, choices)
+    before, other = table(study), other_base(tmp_path / "other")
+    for skip in (False, True):
+        with pytest.raises(RankLabError, match=r"other: is another base than that of the scores in .*study.*with -o"):
+            evaluate([run / "checkpoint-10"], study, choices, base=str(other), skip_base=skip)
+    assert table(study) == before
+    evaluate([run / "checkpoint-10"], study, choices, base=str(shutil.copytree(BASE, tmp_path / "copy")))
+    assert {row.step for row in table(study).rows} == {0, 5, 10}
+    first = Evaluated(tmp_path / "at-once", LoadOptions(base=str(BASE)))
+    second = Evaluated(tmp_path / "at-once", LoadOptions(base=str(other)))  # looked before the first one wrote
+    second.refuse_others([])
+    first.add(base_tuned(str(BASE)), Job("set", {}, lambda *_: ()), [])
+    with pytest.raises(RankLabError, match="is another base"):
+        second.add(base_tuned(str(other)), Job("set", {}, lambda *_: ()), [])
+
+
+def test_a_checkpoint_alone_is_named_after_its_run(
+    run: Path, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "run"
+    adapter(other / "checkpoint-5", LORA, seed=9)
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,))
+    for folder in (run, other):
+        evaluate([folder / "checkpoint-5"], study, choices)
+    monkeypatch.chdir(run / "checkpoint-10")
+    evaluate([Path()], study, choices)
+    rows = [row for row in table(study).rows if row.metric == "cross_entropy"]
+    assert {(row.run, row.step) for row in rows} == {("base", 0), ("lora", 5), ("run", 5), ("lora", 10)}
+    assert len({row.value for row in rows}) == 4
+
+
+def test_scores_of_another_model_are_not_replaced(run: Path, texts: str, tmp_path: Path) -> None:
+    same = tmp_path / "other" / "lora"
+    adapter(same / "checkpoint-5", LORA, seed=9)
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,))
+    evaluate([run], study, choices)
+    before = table(study)
+    for source in (same, same / "checkpoint-5"):
+        for again in (False, True):
+            with pytest.raises(
+                RankLabError, match=r"'lora' at step 5 are there of another model, .*/lora/checkpoint-5; .*--name"
+            ):
+                evaluate([source], study, replace(choices, again=again))
+    assert table(study) == before
+    evaluate([same], study, choices, name="second")
+    evaluate([shutil.move(run, tmp_path / "moved" / "lora")], study, choices)  # the same, elsewhere
+    assert {(row.run, row.step) for row in table(study).rows} == {
+        ("base", 0), ("lora", 5), ("lora", 10), ("second", 5),
+    }  # fmt: skip
+
+
+def test_a_record_of_an_earlier_rank_lab_is_read(run: Path, texts: str, tmp_path: Path) -> None:
+    study, choices = tmp_path / "study", Choices(source_texts=(texts,))
+    evaluate([run], study, choices)
+    file = study / "evaluated.json"
+    there = {key: each["fingerprint"] for key, each in json.loads(file.read_text()).items() if key != "base"}
+    file.write_text(json.dumps(there))
+    evaluated = Evaluated(study, LoadOptions(base=str(BASE), kind="causal"))
+    (job,) = jobs_of(choices, "causal")
+    assert evaluated.rows(base_tuned(str(BASE)), job)
 
 
 def test_full_checkpoints_and_the_divergence_need_one_base_in_memory(
@@ -128,7 +197,7 @@ def test_full_checkpoints_and_the_divergence_need_one_base_in_memory(
     evaluate([run / "checkpoint-5", full], tmp_path / "other", choices)
     assert len(loads) == 3
     distances = {row.run: row.value for row in table(tmp_path / "other").rows if row.metric == "kl_from_base"}
-    assert distances["full"] == 0.0 < distances["checkpoint-5"]
+    assert distances["full"] == 0.0 < distances["lora"]
 
 
 def test_scores_of_a_killed_process_do_not_pass_for_those_of_other_settings(
@@ -171,7 +240,7 @@ def test_scores_of_others_stay(run: Path, texts: str, tmp_path: Path) -> None:
     study = tmp_path / "study"
     evaluate([], study, Choices(source_texts=(texts,)))
     evaluate([run / "checkpoint-5"], study, Choices(source_texts=(texts,)), skip_base=True)
-    assert {(row.run, row.step) for row in table(study).rows} == {("base", 0), ("checkpoint-5", 5)}
+    assert {(row.run, row.step) for row in table(study).rows} == {("base", 0), ("lora", 5)}
 
 
 def test_without_a_base_it_says_what_is_missing(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 """What code that a model wrote may do, and that nothing else comes of it."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from rank_lab.errors import RankLabError
+from rank_lab.evaluation import limited_process
 from rank_lab.evaluation.limited_process import CodeLimits, run_all, run_limited
 
 SHORT = CodeLimits(seconds=40.0, cpu_seconds=1, memory_bytes=400_000_000)
@@ -19,6 +21,7 @@ SHORT = CodeLimits(seconds=40.0, cpu_seconds=1, memory_bytes=400_000_000)
         "import typing, math, collections, itertools, re, heapq, random, datetime",
         "open('note.txt', 'w').write('here')\nassert open('note.txt').read() == 'here'",
         "print('x' * 10_000_000)",
+        "import collections, logging; collections.namedtuple('P', 'x y')(1, 2); logging.warning('here')",
         "assert __import__('sys').stdin.read() == ''",
     ],
 )
@@ -56,6 +59,96 @@ def test_others_end_for_a_reason(program: str, reason: str) -> None:
     outcome = run_limited(program, SHORT)
     assert not outcome.passed
     assert outcome.reason.startswith(reason), outcome.reason
+
+
+LOOK = """
+import os, sys
+def look(frame):
+    while frame is not None:
+        for names in (frame.f_locals, frame.f_globals):
+            for name, value in list(names.items()):
+                closure = getattr(value, '__closure__', None) or ()
+                for each in [value, *[cell.cell_contents for cell in closure]]:
+                    found.append((name, each))
+                    found.extend((name, inner) for inner in each.values()) if isinstance(each, dict) else None
+        frame = frame.f_back
+found = []
+look(sys._getframe())
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    look(error.__traceback__.tb_frame)
+assert len(found) > 20
+texts = [each for _, each in found if isinstance(each, str) and len(each) == 32]
+tokens = [each for each in texts if set(each) <= set('0123456789abcdef')]
+names = {name for name, _ in found}
+"""
+
+
+def test_neither_token_nor_descriptor_is_in_a_frame_that_a_program_reaches() -> None:
+    outcome = run_limited(LOOK + "assert not tokens and not names & {'token', 'answer', 'asked', 'descriptor'}", SHORT)
+    assert outcome.passed, outcome.reason
+
+
+END = "rank_lab.end"
+FORGED = (
+    LOOK
+    + """
+import json
+for token in tokens:
+    for place in range(3, 20):
+        try: os.write(place, json.dumps({'token': token, 'passed': True, 'error': '', 'guards': {}}).encode())
+        except OSError: pass
+os._exit(0)
+"""
+)
+TAKEN = """
+import os, sys, json
+frame = sys._getframe()
+while 'token' not in frame.f_locals: frame = frame.f_back
+token, answer = frame.f_locals['token'], frame.f_locals['answer']
+os.write(answer, json.dumps({'token': token, 'passed': True, 'error': '', 'guards': {}}).encode())
+os._exit(0)
+"""
+PATCHED = """
+import json
+real = json.JSONEncoder.iterencode
+json.JSONEncoder.iterencode = lambda s, o, *a, **k: real(s, {**o, 'error': '', 'passed': True})
+assert 0
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        FORGED,
+        TAKEN,
+        "raise type('', (Exception,), {})",  # whose text is empty
+        "class E(Exception):\n  def __str__(self): import os; os._exit(0)\nraise E",
+        "class E(Exception):\n  def __str__(self): raise SystemExit\nraise E",
+        "import json; real = json.dumps\njson.dumps = lambda o: real({**o, 'error': '', 'passed': True})\nassert 0",
+        PATCHED,
+        f"import sys; sys.audit({END!r}, True, ''); assert 0",
+        f"import sys, functools; sys.audit = functools.partial(sys.audit, {END!r}, True, ''); assert 0",
+        "import __main__; __main__._outcome = lambda *_: (True, ''); __main__._said = lambda _: 7; assert 0",
+        "import sys\nseen = []\nsys.addaudithook(lambda *_: seen.append(1))\nopen('x', 'w')\nassert seen",
+        "import sys; sys.settrace(print)",
+        "import gc; gc.get_objects()",
+        "import sys; sys._current_frames()",
+    ],
+)
+def test_a_program_does_not_pass_by_looking_around(program: str) -> None:
+    assert not run_limited(program, SHORT).passed
+
+
+def test_what_is_asked_is_not_open_in_the_parent_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, in /proc/PARENT/fd, a program could read its token where the system has no Landlock."""
+    made, closed = [], []
+    make, end = tempfile.TemporaryFile, limited_process._end
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: made.append(make()) or made[-1])
+    monkeypatch.setattr(limited_process, "_end", lambda process: closed.append(made[-1].closed) or end(process))
+    assert run_limited("pass", SHORT).passed
+    assert closed == [True]
 
 
 def test_one_that_sleeps_is_ended_by_the_clock() -> None:
@@ -135,8 +228,6 @@ def test_what_the_system_guards_is_said() -> None:
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    import tempfile
-
     monkeypatch.setattr(tempfile, "tempdir", None)
     run_limited("open('left', 'w').write('x')\nwhile True: pass", SHORT)
     assert list(tmp_path.iterdir()) == []
