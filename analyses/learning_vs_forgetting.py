@@ -44,7 +44,7 @@ from rank_lab.training.methods import METHODS
 
 __all__ = ["main"]
 
-CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 120, 5
+CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 100, 5
 _RESULTS = Path(__file__).parent / "results" / "learning_vs_forgetting"
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
@@ -230,7 +230,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the results")
     options = parser.parse_args()
     if options.quick:
-        options.study, options.steps, options.seeds = options.study / "quick", 4, [0, 1]
+        options.study, options.steps, options.seeds = options.study / "quick", 4, [0]
     options.out = options.out or (options.study / "results" if options.quick else _RESULTS)
     options.arms = (quick_arms if options.quick else arms)(options.steps)
     return options

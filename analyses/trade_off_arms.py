@@ -13,7 +13,7 @@ from rank_lab.training.method import MethodChoices
 __all__ = ["Arm", "Texts", "arms", "quick_arms", "texts_of"]
 
 _PIECE = 400  # characters of a held-out text: some 115 tokens of the demo's base, one window
-_HELD_OUT = 40
+_HELD_OUT = 24
 
 
 @dataclass(frozen=True)

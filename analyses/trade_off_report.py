@@ -146,14 +146,18 @@ def _equal(found: Outcomes) -> str:
 
 
 def _said(found: Outcomes) -> list[str]:
-    """Per level of learning, each arm at its rate with the least forgetting; claims only where intervals part."""
+    """Per level of learning, each arm at the rate with which it learned most; claims only where intervals part."""
     said = []
+    groups = found.trade_offs.groups
+    groups = groups[(groups["measure"] == MEASURE) & groups["best_learning_rate"]]
+    chosen = {(row["method"], row["setting"], row["learning_rate"]) for row in groups.to_dict("records")}
     for level, rows in _equal_rows(found).groupby("at_learning"):
-        known = rows[rows["low"].notna()]
-        best = known.loc[known.groupby("arm")["forgetting"].idxmin()] if len(known) else known
+        keys = zip(rows["method"], rows["setting"], rows["learning_rate"], strict=True)
+        best = rows[pd.Series([key in chosen for key in keys], rows.index) & rows["low"].notna()]
         missing = [title for arm, title in titles().items() if arm in set(rows["arm"]) - set(best["arm"])]
-        if missing:
-            said.append(f"At {level:.3f} learned: nothing of {', '.join(missing)} (no rate whose runs all reach it).")
+        if missing and len(best):
+            why = "not all runs at its best rate reach it, or there is one seed only"
+            said.append(f"At {level:.3f} learned: nothing of {', '.join(missing)} ({why}).")
         ordered = best.sort_values("forgetting").to_dict("records")
         for index, first in enumerate(ordered):
             for second in ordered[index + 1 :]:
@@ -164,6 +168,8 @@ def _said(found: Outcomes) -> list[str]:
                     + f" {titles()[second['arm']]} (rate {second['learning_rate']:g})"
                     + (": the intervals over seeds do not meet." if apart else " cannot be told apart by these seeds.")
                 )
+    if any("forgot less" in line for line in said):
+        said.append("Intervals are not widened for the number of pairs that are compared.")
     return said or ["Nothing: with one seed there is no interval, or no level of learning that all methods reach."]
 
 

@@ -9,6 +9,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.engine import available_cores, run
 from rank_lab.errors import PairingError, SchemaError
+from rank_lab.kept_start import kept_start
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.provenance import provenance_of
@@ -49,7 +50,8 @@ class Settings:
     split_fused
         Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
     initial
-        The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`.
+        The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`. Default, where the
+        record of a training says that its method starts from a part of the base: the one that it kept.
     """
 
     run: str = ""
@@ -109,8 +111,9 @@ def analyze(
     """
     checkpoints = _opened(tuned)
     original = _one(base)
-    initial = _one(settings.initial)
     training, unread = _training(checkpoints)
+    given = _one(settings.initial)
+    initial = {each.folder: _kept(each, training) if given is None else given for each in checkpoints}
     steps = _steps(checkpoints, original, settings, initial, training)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
@@ -120,8 +123,8 @@ def analyze(
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
     if settings.base_rounded:
         chosen["base_rounded"] = True
-    if initial is not None:
-        chosen["initial"] = initial.source
+    if sources := dict.fromkeys(start.source for start in initial.values() if start is not None):
+        chosen |= {"initial": ", ".join(sources), "initial_kept_by_training": given is None}
     about = provenance_of(checkpoints, original, options, settings=chosen)
     record = next(iter(training.values()), None)
     about |= {"training": None if record is None else asdict(record)} | ({"training_unread": unread} if unread else {})
@@ -140,6 +143,10 @@ def _training(checkpoints: Sequence[Checkpoint]) -> tuple[dict[Path, TrainingRec
         if record is not None:
             found[folder] = record
     return found, unread
+
+
+def _kept(checkpoint: Checkpoint, training: Mapping[Path, TrainingRecord]) -> Checkpoint | None:
+    return kept_start(checkpoint, checkpoint.folder, training.get(checkpoint.folder))
 
 
 def _one(source: Checkpoint | str | Path | None) -> Checkpoint | None:
@@ -175,14 +182,15 @@ def _steps(
     checkpoints: Sequence[Checkpoint],
     base: Checkpoint | None,
     settings: Settings,
-    initial: Checkpoint | None,
+    initial: Mapping[Path, Checkpoint | None],
     training: Mapping[Path, TrainingRecord],
 ) -> list[Point]:
     steps: list[Point] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
+        start = initial[checkpoint.folder]
         plan = plan_updates(
-            checkpoint, base, lora_alpha=settings.lora_alpha, initial=initial, split_fused=settings.split_fused
+            checkpoint, base, lora_alpha=settings.lora_alpha, initial=start, split_fused=settings.split_fused
         )
         if settings.base_rounded:
             plan = replace(plan, specs=tuple(replace(spec, base_rounded=True) for spec in plan.specs))

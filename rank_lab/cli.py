@@ -334,7 +334,10 @@ def finetune(
             " series, parallel or compacter."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run, such as STUDY/runs/NAME.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder of the run, such as STUDY/NAME; its ranks go to STUDY/NAME.rank."),
+    ],
     task: Annotated[
         str, typer.Option(help="One of GLUE's (rte, mrpc, cola ...), or a name of your own.", rich_help_panel=_DATA)
     ] = "",
@@ -440,10 +443,10 @@ def finetune(
 ) -> None:
     """Train one method, save on a logarithmic schedule, follow its ranks along the way.
 
-    Example: rank-lab finetune base/ --method lora --data code/ --packing --max-length 512 --steps 500 -o runs/lora
+    Example: rank-lab finetune base/ --method lora --data code/ --packing --max-length 512 --steps 500 -o study/lora
 
     A run that was stopped goes on where it was: run the same command again. On several
-    GPUs: accelerate launch -m rank_lab finetune ...
+    GPUs: accelerate launch --multi_gpu --num_processes N -m rank_lab finetune ...
     """
     from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
     from rank_lab.training.finetune_command import finetune_and_print
@@ -557,7 +560,7 @@ def evaluate(
 ) -> None:
     """Scores of models and their base: what was learned, what was forgotten.
 
-    Example: rank-lab evaluate runs/lora --source-text prose=prose.jsonl --target-text code=code.jsonl --kl -o study/
+    Example: rank-lab evaluate study/lora --source-text prose=prose.jsonl --target-text code=code.jsonl --kl -o study/
 
     What is there is not measured again: a command that was stopped goes on.
     """
@@ -613,7 +616,7 @@ def fairness(
 ) -> None:
     """What would make a comparison of these runs unfair, with where that was seen.
 
-    Example: rank-lab fairness runs/full-1e-5 runs/lora-1e-4
+    Example: rank-lab fairness study/full-1e-5 study/lora-1e-4
     """
     from rank_lab.fairness_command import fairness_and_print
 

@@ -34,6 +34,7 @@ from rank_lab.training_record import TrainingRecord
 __all__ = ["Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
 _WIDTH_IN_FILES = 150
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def console() -> Console:
@@ -44,7 +45,7 @@ def console() -> Console:
 def progress_bar() -> Progress:
     """Progress with time left on standard error; silent where that is no terminal."""
     screen = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
@@ -111,7 +112,7 @@ def analyze_runs(
         summaries.append(summary(report) | {"report": str(folder)})
         if not as_json:
             console().print(render(report))
-            console().print(f"written: {folder}", highlight=False)
+            console().print(f"written: {folder}", highlight=False, markup=False)
     if as_json:
         sys.stdout.write(json.dumps(summaries, indent=1) + "\n")
     return failed
@@ -228,11 +229,20 @@ def _refuse_to_replace_another(folder: Path, report: RankReport) -> None:
         there = read_provenance(folder)["tuned"][0]["source"]
     except (SchemaError, KeyError, IndexError, TypeError):
         return  # none there, or a damaged one, which this makes again
-    now = report.provenance["tuned"][0]["source"]
-    if Path(there).name != Path(now).name or (
-        Path(there).exists() and Path(now).exists() and not Path(there).samefile(now)
-    ):
+    now = [Path(tuned["source"]) for tuned in report.provenance["tuned"]]
+    if not _is_same(Path(there), now[0]) and not _is_all_of(Path(there), now):
         raise RankLabError(f"{folder}: is the report of {there}; give this run another name with --name.")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.name == other.name and not (one.exists() and other.exists() and not one.samefile(other))
+
+
+def _is_all_of(run: Path, checkpoints: Sequence[Path]) -> bool:
+    """Whether these are all checkpoints of a run's folder, at a few steps of which a tracker has looked."""
+    if not all(_CHECKPOINT.fullmatch(path.name) and _is_same(run, path.parent) for path in checkpoints):
+        return False
+    return {path.name for path in checkpoints} >= {path.name for path in run.glob("checkpoint-*")}
 
 
 def _file_name(run: str) -> str:

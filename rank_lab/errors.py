@@ -16,6 +16,7 @@ __all__ = [
     "SchemaError",
     "ShapeMismatchError",
     "UnsupportedUpdateError",
+    "is_out_of_memory",
 ]
 
 
@@ -57,3 +58,22 @@ class IncompleteSpectrumError(RankLabError, ValueError):
 
 class SchemaError(RankLabError, ValueError):
     """A file of rank_lab's own is not of the form that its schema promises."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of the machine or of a device; torch says some of it in words alone.
+
+    Examples
+    --------
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    (True, True)
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("a shape is wrong"))
+    False
+    """
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in ("can't allocate memory", "out of memory", "not enough memory"))

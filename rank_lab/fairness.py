@@ -130,15 +130,15 @@ def _rates(records: Sequence[TrainingRecord]) -> list[float]:
 
 
 def _not_swept(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    for method, runs in _by_method(records).items():
-        rates = _rates(runs)
-        if len(rates) < _SWEPT:
-            yield Finding(
-                "rate not swept",
-                f"{method}: trained at {_listed(rates)} only; the best rate differs from method to method: try at"
-                f" least {_SWEPT}, and compare the best of each.",
-                WITHOUT_REGRET,
-            )
+    rates = {method: _rates(runs) for method, runs in _by_method(records).items()}
+    told = [f"{method} at {_listed(tried)}" for method, tried in rates.items() if len(tried) < _SWEPT]
+    if told:
+        yield Finding(
+            "rate not swept",
+            f"{'; '.join(told)} only; the best rate differs from method to method: try at least {_SWEPT}, and compare"
+            " the best of each.",
+            WITHOUT_REGRET,
+        )
 
 
 def _same_rate(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
@@ -162,14 +162,18 @@ def _alpha(record: TrainingRecord) -> tuple[float, int] | None:
 
 def _alpha_small(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
     pairs = sorted({(method, *found) for method, found in _alphas(records) if method != "rslora"})
-    for method, alpha, rank in pairs:
-        if rank >= _LARGE_RANK and alpha < 2 * rank:
-            yield Finding(
-                "alpha too small",
-                f"{method}: alpha {alpha:g} at rank {rank} scales the update by alpha / r = {alpha / rank:g}; at rank"
-                " 256, alpha 512 was far better than 32. Take alpha = 2 r, or scale by alpha / sqrt(r).",
-                LEARNS_LESS,
-            )
+    told = [
+        f"{method}: alpha {alpha:g} at rank {rank} scales the update by alpha / r = {alpha / rank:g}"
+        for method, alpha, rank in pairs
+        if rank >= _LARGE_RANK and alpha < 2 * rank
+    ]
+    if told:
+        yield Finding(
+            "alpha too small",
+            f"{'; '.join(told)}; at rank 256, alpha 512 was far better than 32. Take alpha = 2 r, or scale by"
+            " alpha / sqrt(r).",
+            LEARNS_LESS,
+        )
 
 
 def _alpha_fixed(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
@@ -177,15 +181,14 @@ def _alpha_fixed(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
     for method, (alpha, rank) in _alphas(records):
         if method != "rslora":
             ranks.setdefault(alpha, set()).add(rank)
-    for alpha, found in sorted(ranks.items()):
-        if len(found) > 1:
-            listed = ", ".join(map(str, sorted(found)))
-            yield Finding(
-                "alpha fixed",
-                f"alpha is {alpha:g} at ranks {listed}, so that the scaling falls as the rank grows; compare ranks at"
-                " alpha = 2 r, or sweep the learning rate at each.",
-                LEARNS_LESS,
-            )
+    told = [f"{alpha:g} at ranks {_listed(sorted(found))}" for alpha, found in sorted(ranks.items()) if len(found) > 1]
+    if told:
+        yield Finding(
+            "alpha fixed",
+            f"alpha is {'; '.join(told)}, so that the scaling falls as the rank grows; compare ranks at alpha = 2 r, or"
+            " sweep the learning rate at each.",
+            LEARNS_LESS,
+        )
 
 
 def _scalings(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
@@ -208,22 +211,24 @@ def _alphas(records: Sequence[TrainingRecord]) -> Iterator[tuple[str, tuple[floa
 
 
 def _targets(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    targets = {str(record.choices["targets"]) for record in _low_rank(records) if "targets" in record.choices}
-    for target in sorted(targets):
-        names = {name.strip().rsplit(".", 1)[-1] for name in target.split(",")}
-        if target == "attention" or names <= _ATTENTION:
-            yield Finding(
-                "MLP left out",
-                f"targets {target}: LoRA on attention alone was worse than on the MLP with fewer parameters; take all.",
-                WITHOUT_REGRET,
-            )
-        elif {"up_proj", "down_proj"} <= names and "gate_proj" not in names:
-            yield Finding(
-                "gate_proj left out",
-                f"targets {target}: up_proj and down_proj without gate_proj, as in the first version of that paper; its"
-                " second version adapts it, too: add gate_proj.",
-                LEARNS_LESS,
-            )
+    chosen = {str(record.choices["targets"]) for record in _low_rank(records) if "targets" in record.choices}
+    names = {target: {name.strip().rsplit(".", 1)[-1] for name in target.split(",")} for target in sorted(chosen)}
+    attention = [target for target in names if target == "attention" or names[target] <= _ATTENTION]
+    ungated = [t for t in names if {"up_proj", "down_proj"} <= names[t] and "gate_proj" not in names[t]]
+    if attention:
+        yield Finding(
+            "MLP left out",
+            f"targets {'; '.join(attention)}: LoRA on attention alone was worse than on the MLP with fewer parameters;"
+            " take all.",
+            WITHOUT_REGRET,
+        )
+    if ungated:
+        yield Finding(
+            "gate_proj left out",
+            f"targets {'; '.join(ungated)}: up_proj and down_proj without gate_proj, as in the first version of that"
+            " paper; its second version adapts it, too: add gate_proj.",
+            LEARNS_LESS,
+        )
 
 
 def _embeddings(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
@@ -239,18 +244,21 @@ def _embeddings(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
 
 
 def _unequal_budget(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    budgets = {method: {(r.steps, r.batch_size) for r in runs} for method, runs in _by_method(records).items()}
-    if len({frozenset(found) for found in budgets.values()}) > 1:
-        told = "; ".join(
-            f"{method} " + ", ".join(f"{steps} x {size}" for steps, size in sorted(found))
-            for method, found in budgets.items()
-        )
-        yield Finding(
-            "unequal budget",
-            f"steps x batch size differ ({told}); large batches hurt LoRA more than full fine-tuning, whatever the"
-            " rank: train all alike.",
-            WITHOUT_REGRET,
-        )
+    for name, why, source in (
+        ("steps", "what is learned and forgotten grows with the length of the training", LEARNS_LESS),
+        ("batch_size", "large batches hurt LoRA more than full fine-tuning, whatever the rank", WITHOUT_REGRET),
+    ):
+        told = _differing(records, name)
+        if told:
+            yield Finding(f"unequal {name.replace('_', ' ')}", f"{told}; {why}: train all alike.", source)
+
+
+def _differing(records: Sequence[TrainingRecord], name: str) -> str:
+    """The values of a setting by method; empty where all methods have the same."""
+    values = {method: {getattr(record, name) for record in runs} for method, runs in _by_method(records).items()}
+    if len({frozenset(found) for found in values.values()}) == 1:
+        return ""
+    return "; ".join(f"{method} {_listed(sorted(found))}" for method, found in values.items())
 
 
 def _unequal_data(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
@@ -267,23 +275,21 @@ def _unequal_data(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
 
 
 def _one_seed(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    for method, runs in _by_method(records).items():
-        seeds = {record.seed for record in runs}
-        if len(seeds) == 1:
-            yield Finding(
-                "one seed",
-                f"{method}: seed {seeds.pop()} only; a difference within the spread of seeds cannot be told (it was"
-                " found negligible for intruder dimensions, not for scores).",
-                _ILLUSION,
-            )
+    seeds = {method: {record.seed for record in runs} for method, runs in _by_method(records).items()}
+    told = [f"{method} with seed {min(found)}" for method, found in seeds.items() if len(found) == 1]
+    if told:
+        yield Finding(
+            "one seed",
+            f"{'; '.join(told)} only; a difference within the spread of seeds cannot be told (it was found negligible"
+            " for intruder dimensions, not for scores).",
+            _ILLUSION,
+        )
 
 
 def _unequal_settings(records: Sequence[TrainingRecord]) -> Iterator[Finding]:
-    methods = _by_method(records)
     for name in _SETTINGS:
-        values = {method: {getattr(record, name) for record in runs} for method, runs in methods.items()}
-        if len({frozenset(found) for found in values.values()}) > 1:
-            told = "; ".join(f"{method} {_listed(sorted(found))}" for method, found in values.items())
+        told = _differing(records, name)
+        if told:
             yield Finding(
                 f"unequal {name.replace('_', ' ')}", f"{told}; the published comparison used one for all.", LEARNS_LESS
             )

@@ -19,7 +19,7 @@ from rank_lab.fused_pairing import pair_fused
 from rank_lab.key_space import canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
 from rank_lab.names import identify, natural_order
-from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, since
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, may_be_tied, since
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["plan_step", "plan_updates"]
@@ -272,9 +272,10 @@ def _only_tuned(
     if aside is not None:
         return aside
     module = key.removesuffix(".weight")
-    if identify(module).kind != "head" or base.config.get("tie_word_embeddings") is not True:
+    if base.config.get("tie_word_embeddings") is not True:
         return row
-    embeddings = [k for k, t in base_tensors.items() if _may_be_tied(t, tuned.get(k), tensor, k)]
+    named = {k: t for k, t in base_tensors.items() if may_be_tied(module, k.removesuffix(".weight"))}
+    embeddings = [k for k, t in named.items() if _fits_head(t, tuned.get(k), tensor)]
     if len(embeddings) != 1:
         return row
     note = f"{BASE_IS_TIED} to {embeddings[0]}, compared with that"
@@ -282,8 +283,8 @@ def _only_tuned(
     return CoverageRow(tensor.name, "tuned", "analysed", note, module, tensor)
 
 
-def _may_be_tied(base: StoredTensor, tuned: StoredTensor | None, head: StoredTensor, key: str) -> bool:
-    if tuned is None or unreadable(base) or identify(key.removesuffix(".weight")).kind != "embed":
+def _fits_head(base: StoredTensor, tuned: StoredTensor | None, head: StoredTensor) -> bool:
+    if tuned is None or unreadable(base):
         return False
     return tuned.shape == head.shape and base.shape[1:] == head.shape[1:] and len(head.shape) == 2
 

@@ -11,7 +11,7 @@ from rank_lab.errors import CheckpointError, PairingError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
 from rank_lab.names import identify
 from rank_lab.orientation import stored_transposed
-from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, may_be_tied
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = [
@@ -148,9 +148,9 @@ def _beside_a_tied_embedding(row: CoverageRow, key: str, tensor: StoredTensor, b
     alike = {
         name: found
         for name, found in canonical(base.tensors, base.source).items()
-        if identify(name.removesuffix(".weight")).kind == "embed" and found.shape == tensor.shape
+        if may_be_tied(module, name.removesuffix(".weight")) and found.shape == tensor.shape
     }
-    tied = identify(module).kind == "head" and base.config.get("tie_word_embeddings") is True
+    tied = base.config.get("tie_word_embeddings") is True
     if not tied or len(alike) != 1 or len(tensor.shape) != 2 or unreadable(next(iter(alike.values()))):
         return Fate(row.but("new", "saved whole beside the adapter and not in the base"))
     ((name, embedding),) = alike.items()

@@ -1,8 +1,8 @@
 """Scores of models: one row for each run, step, task and metric, whoever measured it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,16 +156,6 @@ class ScoreTable:
                 f"{file}: is no table of scores ({(str(error).splitlines() or [''])[0][:300]}); make one with"
                 " 'rank-lab evaluate', or import results of a harness."
             ) from error
-
-    def with_roles(self, roles: Mapping[str, str]) -> "ScoreTable":
-        """The table with the roles of the named tasks set; other tasks keep theirs.
-
-        Parameters
-        ----------
-        roles
-            Task to one of :data:`ROLES`.
-        """
-        return ScoreTable(tuple(replace(row, role=roles[row.task]) if row.task in roles else row for row in self.rows))
 
 
 def _check_schema(schema: pa.Schema) -> None:

@@ -1,9 +1,11 @@
 """Scores in the terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -11,11 +13,12 @@ from rank_lab.score_table import ScoreRow
 
 __all__ = ["render_scores", "scores_summary"]
 
+_CUT = re.compile(r"\d+ (?:prompts )?cut on the left(?: to \d+ tokens)?")
 _LEFT = ("run", "method", "task", "metric", "role", "harness")
 
 
-def render_scores(rows: Sequence[ScoreRow]) -> Table:
-    """Scores as a table, each with its standard error, number of examples and what guessing gives.
+def render_scores(rows: Sequence[ScoreRow]) -> Group:
+    """Scores as a table, each with its standard error, number of examples and what guessing gives; notes below it.
 
     Parameters
     ----------
@@ -24,7 +27,7 @@ def render_scores(rows: Sequence[ScoreRow]) -> Table:
 
     Examples
     --------
-    >>> render_scores([ScoreRow("lora", "lora", 100, "winogrande", "acc", 0.5)]).row_count
+    >>> render_scores([ScoreRow("lora", "lora", 100, "winogrande", "acc", 0.5)]).renderables[0].row_count
     1
     """
     table = Table(title="scores", title_justify="left")
@@ -37,7 +40,18 @@ def render_scores(rows: Sequence[ScoreRow]) -> Table:
             f"{row.harness} {row.harness_version}".strip(),
         )  # fmt: skip
         table.add_row(*map(Text, cells))  # what stands in brackets in a name is no markup
-    return table
+    return Group(table, *(Text(note, style="yellow") for note in _cut_prompts(rows)))
+
+
+def _cut_prompts(rows: Sequence[ScoreRow]) -> list[str]:
+    """Of each task whose prompts did not fit, on how many: what was cut off is the task, or its solved examples."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        cut = _CUT.search(row.source)
+        if cut is not None:
+            shots = f" {row.few_shot}-shot" if row.few_shot else ""
+            found.setdefault(f"{row.task}{shots}", {})[cut[0]] = None
+    return [f"note: {task}: prompts longer than the model's room: {'; '.join(cuts)}" for task, cuts in found.items()]
 
 
 def scores_summary(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:

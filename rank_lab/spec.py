@@ -1,6 +1,7 @@
 """What is needed to read one update: built from headers, small, and sent to workers."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ __all__ = [
     "common_rows",
     "dense_spec",
     "has_vocabulary",
+    "may_be_tied",
     "read_update",
     "since",
 ]
@@ -35,6 +37,10 @@ BASE_CHANGED = "the base was changed at the start"
 
 _VOCABULARY_HEADS = frozenset(
     {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
+)
+
+_WORD_EMBEDDING = re.compile(
+    r"wte|shared|embed|embed_in|embed_tokens|tokens_embed|embeddings?|w|(\w+_)?(word|tok|token|input)_emb(ed|edding)?s?"
 )
 
 
@@ -160,6 +166,27 @@ def has_vocabulary(module: str) -> bool:
     """
     kind = identify(module).kind
     return kind == "embed" or (kind == "head" and module.rsplit(".", 1)[-1] in _VOCABULARY_HEADS)
+
+
+def may_be_tied(head: str, embedding: str) -> bool:
+    """Whether a model may tie these two: a head over words to the embedding of words.
+
+    A classifier's rows are labels, and those of positions or token types no words, however many there are of them.
+
+    Parameters
+    ----------
+    head, embedding
+        Paths of the modules.
+
+    Examples
+    --------
+    >>> may_be_tied("lm_head", "model.embed_tokens"), may_be_tied("lm_head", "transformer.wpe")
+    (True, False)
+    >>> may_be_tied("classifier", "bert.embeddings.token_type_embeddings")
+    False
+    """
+    of_words = identify(embedding).kind == "embed" and _WORD_EMBEDDING.fullmatch(embedding.rsplit(".", 1)[-1])
+    return bool(of_words) and identify(head).kind == "head" and has_vocabulary(head)
 
 
 def common_rows(tuned: StoredTensor, base: StoredTensor, module: str) -> int | None:

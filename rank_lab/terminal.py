@@ -57,7 +57,7 @@ def render(report: RankReport, *, modules: bool = False) -> Group:
     modules
         One line per matrix instead of one per kind of module.
     """
-    parts: list[Any] = [_heading(report), _coverage(report), *_problems(report)]
+    parts: list[Any] = [_heading(report), *_start(report), _coverage(report), *_problems(report)]
     cumulative = report.updates[report.updates["delta"] == "cumulative"]
     if len(cumulative):
         last = _last(cumulative)
@@ -90,10 +90,21 @@ def _heading(report: RankReport) -> Text:
     return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}{_trained(report.updates)}")
 
 
+def _start(report: RankReport) -> list[Text]:
+    """What was taken out of an adapter without having been asked for."""
+    settings = report.provenance["settings"]
+    if not settings.get("initial_kept_by_training"):
+        return []
+    method = (report.provenance.get("training") or {}).get("method")
+    return [Text(f"since the adapter as it started, {settings['initial']}: training.json says {method}")]
+
+
 def _trained(updates: pd.DataFrame) -> str:
     """Method, optimizer and learning rate, where a record or the tracker says them."""
     told = updates.dropna(subset=["optimizer"]).drop_duplicates(["method", "optimizer", "learning_rate"])
-    return "".join(f"; {row.method}, {row.optimizer} at {row.learning_rate:g}" for row in told.itertuples())
+    rates = ["" if pd.isna(rate) else f" at {rate:g}" for rate in told["learning_rate"]]
+    names = zip(told["method"], told["optimizer"], rates, strict=True)
+    return "".join(f"; {method}, {optimizer}{rate}" for method, optimizer, rate in names)
 
 
 def _coverage(report: RankReport) -> Text:

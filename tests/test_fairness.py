@@ -39,7 +39,7 @@ def other_for_lora(**changes: Any) -> list[TrainingRecord]:
 @pytest.mark.parametrize(
     ("rule", "records", "words"),
     [
-        ("rate not swept", runs("full") + runs("lora", (1e-4, 1e-2)), "lora: trained at 0.0001, 0.01 only"),
+        ("rate not swept", runs("full") + runs("lora", (1e-4, 1e-2)), "lora at 0.0001, 0.01 only"),
         ("same rate", runs("full") + runs("lora"), "0.001, is not above that of full fine-tuning, 0.001"),
         (
             "alpha too small",
@@ -53,10 +53,10 @@ def other_for_lora(**changes: Any) -> list[TrainingRecord]:
         ("gate_proj left out", chosen(targets="q_proj,up_proj,down_proj"), "without gate_proj"),
         ("embeddings left out", chosen(embeddings=False), "6 of 6 runs"),
         ("embeddings left out", chosen(head=False), "6 of 6 runs"),
-        ("unequal budget", other_for_lora(steps=1000), "full 500 x 8; lora 1000 x 8"),
-        ("unequal budget", other_for_lora(batch_size=16), "full 500 x 8; lora 500 x 16"),
+        ("unequal steps", other_for_lora(steps=1000), "full 500; lora 1000; what is learned and forgotten grows"),
+        ("unequal batch size", other_for_lora(batch_size=16), "full 8; lora 16; large batches hurt LoRA more"),
         ("unequal data", other_for_lora(data={"train": "other"}), "full, lora were not trained on the same rows"),
-        ("one seed", [each for each in fair() if each.method == "full" or not each.seed], "lora: seed 0 only"),
+        ("one seed", [each for each in fair() if each.method == "full" or not each.seed], "lora with seed 0 only"),
         ("unequal optimizer", other_for_lora(optimizer="lion_32bit"), "full adamw_torch; lora lion_32bit"),
         ("unequal precision", other_for_lora(precision="bfloat16"), "full float32; lora bfloat16"),
         ("unequal weight decay", other_for_lora(weight_decay=0.1), "full 0; lora 0.1"),
@@ -69,6 +69,23 @@ def test_each_rule_fires_alone_on_what_breaks_it(rule: str, records: list[Traini
     assert words in found.text
     assert found.source.startswith(("arXiv:2", "LoRA Without Regret"))
     assert render_findings([found]) == f"{rule}: {found.text} [{found.source}]"
+
+
+def test_a_rule_is_one_line_for_all_methods_that_it_concerns() -> None:
+    alone = [record(method, rate, 0) for method, rate in (("full", 1e-5), ("lora", 1e-4), ("dora", 2e-4))]
+    swept, seeded = (found for found in fairness(alone) if found.rule in ("rate not swept", "one seed"))
+    assert "full at 1e-05; lora at 0.0001; dora at 0.0002 only" in swept.text
+    assert "full with seed 0; lora with seed 0; dora with seed 0 only" in seeded.text
+    two = chosen(rank=256, alpha=32.0, targets="attention") + chosen(rank=128, alpha=64.0, targets="q_proj")
+    rules = [found.rule for found in fairness(two)]
+    assert len(rules) == len(set(rules))
+
+
+def test_steps_and_batch_size_have_their_own_reasons() -> None:
+    steps, size = fairness(other_for_lora(steps=1000, batch_size=16))
+    assert (steps.rule, size.rule) == ("unequal steps", "unequal batch size")
+    assert "batch" not in steps.text
+    assert steps.source != size.source
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,14 @@ def test_brackets_in_names_are_shown() -> None:
     assert "[red]a[/x]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_roles_by_task() -> None:
-    assert [row.role for row in TABLE.with_roles({"wiki": "source", "gsm8k": ""}).rows] == ["source", "", "source"]
+def test_prompts_that_were_cut_are_told_below_the_table() -> None:
+    console = Console(width=200, file=io.StringIO())
+    cut = "gsm8k version 3, hub, 7 cut on the left to 128 tokens"
+    console.print(render_scores([replace(TUNED, source=cut), replace(TUNED, step=200, source=cut), PERPLEXITY]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    told = "note: gsm8k 5-shot: prompts longer than the model's room: 7 cut on the left to 128 tokens"
+    assert text.splitlines().count(told) == 1
+    assert text.count("note: ") == 1
 
 
 @pytest.mark.parametrize(

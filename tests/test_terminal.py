@@ -45,6 +45,13 @@ def test_ranks_stand_beside_their_nulls(report: RankReport) -> None:
         assert f"/ {report.updates[f'null_{name}'].iloc[0]:.0f}" in row
 
 
+@pytest.mark.parametrize(("rate", "shown"), [(1e-4, "full, adamw_torch at 0.0001"), (None, "full, adamw_torch\n")])
+def test_what_trained_is_said_as_far_as_it_is_known(report: RankReport, rate: float | None, shown: str) -> None:
+    updates = report.updates.assign(optimizer="adamw_torch", learning_rate=rate)
+    found = text(RankReport(updates, report.spectra, report.coverage, report.provenance))
+    assert shown in "\n".join(line.rstrip() for line in found.splitlines())
+
+
 def test_modules_are_in_natural_order(report: RankReport) -> None:
     shown = text(report, modules=True)
     places = [shown.index(f"model.layers.{i}.mlp") for i in (0, 2, 10)]

@@ -213,6 +213,11 @@ def _task_job(task: str, kind: str, choices: Choices, roles: Mapping[str, str]) 
     if kind in _WITH_HEAD:
         return _glue_job(task, choices, roles.get(task, "target"))
     lm_eval_version()
+    if task in GLUE and choices.data is not None:
+        raise RankLabError(
+            f"task {task!r}: its classes need a model with a classification head, and this one is {kind}, without one;"
+            " give a model that was trained for it, or leave out --data to ask a causal one by lm-eval's prompts."
+        )
     if task not in LOCAL_TASKS:
         refuse_unknown(task, [*CODE_TASKS, *GLUE])
     with tasks_folder(task, choices.data, few_shot=choices.few_shot):

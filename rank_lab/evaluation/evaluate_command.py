@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 
 from rank_lab.commands import console, progress_bar
-from rank_lab.errors import RankLabError
+from rank_lab.errors import RankLabError, is_out_of_memory
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
 from rank_lab.evaluation.model_folders import model_folder
@@ -140,7 +140,7 @@ class _Run:
         except RankLabError as error:
             self.failures.append(f"{what}: {error}")
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self.failures.append(
                 f"{what}: out of memory ({first_line(error)[:120]}); lower --batch-size (now {self.choices.batch_size})"
@@ -148,14 +148,6 @@ class _Run:
                 " bfloat16."
             )
         gc.collect()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(text in str(error) for text in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
 def _advance(bar: Any, name: str) -> Progress:

@@ -59,10 +59,15 @@ class Evaluated:
         self.study.mkdir(parents=True, exist_ok=True)
         key = (tuned.run, tuned.step, job.name)
         with held(self.study / SCORES_LOCK):
+            told = self._record()
+            if told.pop(_key(tuned, job), None) is not None:  # killed before the end, it would pass for these scores'
+                self._tell(told)
             others = ScoreTable(tuple(row for row in self.table().rows if (row.run, row.step, row.task) != key))
             others.merged(ScoreTable.of(rows)).save(self.study / SCORES_FILE)
-            content = {**self._record(), _key(tuned, job): fingerprint(tuned, job, self.loading)}
-            write_whole(self.study / EVALUATED_FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+            self._tell(told | {_key(tuned, job): fingerprint(tuned, job, self.loading)})
+
+    def _tell(self, record: Mapping[str, Any]) -> None:
+        write_whole(self.study / EVALUATED_FILE, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
     def _record(self) -> dict[str, Any]:
         try:

@@ -75,11 +75,13 @@ def glue_rows(
             " model that was trained for it, or say with --kind what this one predicts."
         )
     folder = options.data / chosen.name if options.data is not None else None
-    data = encoded(
-        chosen, folder, model.tokenizer, max_length=options.max_length, subset=Subset(validation=options.limit)
-    )  # fmt: skip
+    # Classes are told from the labels of all training rows; their texts, which nobody asks, are not tokenised.
+    asked = Subset(train=1, validation=options.limit)
+    data = encoded(chosen, folder, model.tokenizer, max_length=options.max_length, subset=asked)
     _refuse_other_classes(model, data)
-    found = predictions_of(model.model, data.validation, data.collator, chosen.kind, options.batch_size)
+    found = predictions_of(
+        model.model, data.validation, data.collator, chosen.kind, options.batch_size, show_labels=False
+    )
     record = data.source["validation"]
     source = f"{data.source['from']}, validation, {len(found.labels)} of {record['rows']} examples"
     return tuple(_row(model, chosen, name, found, data, source, role) for name in (chosen.score, *chosen.other_scores))

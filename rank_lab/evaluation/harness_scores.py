@@ -17,6 +17,7 @@ from rank_lab.score_table import ScoreRow
 
 __all__ = ["HarnessOptions", "harness_rows"]
 
+_ASKS_GIT = "get_git_commit_hash"  # of lm-eval's evaluator; we keep no commit
 _NEW_TOKENS = 256  # lm-eval's own, where a task does not say it
 
 
@@ -39,7 +40,8 @@ class HarnessOptions:
     new_tokens
         Of tasks that let the model write: at most so many; None for the task's own number.
     seconds
-        For one batch of generations; what is written until then is scored.
+        For one batch of generations; what is written until then is scored, and what was cut off by it is counted in
+        the rows' ``source``.
     """
 
     data: Path | None = None
@@ -81,64 +83,79 @@ def harness_rows(model: EvaluatedModel, task: str, options: HarnessOptions, *, r
         raise RankLabError(f"{model.tuned.source}: of kind {model.kind}; tasks of lm-eval need a causal model.")
     context, chance = context_of(model, options.context), chance_of(task)
     with tasks_folder(task, options.data, few_shot=options.few_shot) as folder, quiet():
-        found = _evaluated(model, task, folder, options)
+        found, late = _evaluated(model, task, folder, options)
         cut = _cut_on_the_left(found["samples"][task], model.tokenizer, context, options.new_tokens)
     origin = Origin(
         **model.named, roles={task: role} if role else {}, chance={} if chance is None else {task: chance}
     )  # fmt: skip
-    source = _source(
-        task, options, found["versions"].get(task), f"{cut} cut on the left to {context} tokens" * bool(cut)
-    )
+    notes = (f"{cut} cut on the left to {context} tokens" * bool(cut), f"{late} answers out of time" * bool(late))
+    source = _source(task, options, found["versions"].get(task), notes)
     samples = {task: [Sample.of(each) for each in found["samples"][task]]}
     rows = lm_eval_scores(found, origin, source=source, samples=samples).rows
     return tuple(replace(row, stderr=_stderr(row), harness_version=version) for row in rows)
 
 
-def _evaluated(model: EvaluatedModel, task: str, folder: Path | None, options: HarnessOptions) -> Mapping[str, Any]:
+def _evaluated(
+    model: EvaluatedModel, task: str, folder: Path | None, options: HarnessOptions
+) -> tuple[Mapping[str, Any], int]:
+    """lm-eval's results, and how many answers the time did not suffice for."""
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+    from rank_lab.evaluation.harness_model import TimedModel
 
     written = {"max_gen_toks": options.new_tokens} if options.new_tokens is not None else None
     manager = TaskManager(include_path=str(folder) if folder else None, include_defaults=folder is None)
-    language_model = HFLM(
+    asked = TimedModel(
         pretrained=model.model,
         tokenizer=model.tokenizer,
         batch_size=options.batch_size,
         max_length=context_of(model, options.context),
     )
-    with _limited(model.model, options.seconds):
-        try:
-            found: Mapping[str, Any] | None = simple_evaluate(
-                model=language_model, tasks=[task], num_fewshot=options.few_shot, limit=options.limit,
-                task_manager=manager, bootstrap_iters=0, log_samples=True, gen_kwargs=written,
-            )  # fmt: skip
-        except AssertionError as error:  # lm-eval's own, of a task that lets the model write more than it can
-            raise RankLabError(
-                f"task {task!r}: {plain(first_line(error), limit=300)} Lower --new-tokens, or raise --max-length."
-            ) from error
-        except (OSError, ConnectionError, ValueError, KeyError) as error:
-            raise RankLabError(
-                plain(
-                    f"task {task!r}: lm-eval could not carry it out ({first_line(error)}); where its data cannot be"
-                    f" fetched, give --data (of {', '.join(LOCAL_TASKS)}).",
-                    limit=600,
-                )
-            ) from error
+    asked.seconds = options.seconds
+    with _told(task), _without_git():
+        found: Mapping[str, Any] | None = simple_evaluate(
+            model=asked, tasks=[task], num_fewshot=options.few_shot, limit=options.limit,
+            task_manager=manager, bootstrap_iters=0, log_samples=True, gen_kwargs=written,
+        )  # fmt: skip
     if found is None:
         raise RankLabError(f"task {task!r}: lm-eval gives results in the first process only; run it in one process.")
-    return found
+    return found, asked.late
 
 
 @contextmanager
-def _limited(model: Any, seconds: float) -> Iterator[None]:
-    """lm-eval has no limit of time for what is generated; transformers looks for one in the model's own settings."""
-    settings = model.generation_config
-    before, settings.max_time = settings.max_time, seconds
+def _told(task: str) -> Iterator[None]:
+    """What lm-eval fails by, in our words."""
+    try:
+        yield
+    except AssertionError as error:  # lm-eval's own, of a task that lets the model write more than it can
+        raise RankLabError(
+            f"task {task!r}: {plain(first_line(error), limit=300)} Lower --new-tokens, or raise --max-length."
+        ) from error
+    except (OSError, ImportError, ValueError, KeyError) as error:  # some tasks need packages of their own
+        raise RankLabError(
+            plain(
+                f"task {task!r}: lm-eval could not carry it out ({first_line(error)}); where its data cannot be"
+                f" fetched, give --data (of {', '.join(LOCAL_TASKS)}).",
+                limit=600,
+            )
+        ) from error
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """lm-eval asks git for the commit of whatever folder the user is in, which says "fatal" where there is none."""
+    from lm_eval import evaluator
+
+    before = getattr(evaluator, _ASKS_GIT, None)
+    if before is None:  # another version, which does not ask here
+        yield
+        return
+    setattr(evaluator, _ASKS_GIT, lambda: None)
     try:
         yield
     finally:
-        settings.max_time = before
+        setattr(evaluator, _ASKS_GIT, before)
 
 
 def _stderr(row: ScoreRow) -> float | None:
@@ -148,10 +165,10 @@ def _stderr(row: ScoreRow) -> float | None:
     return standard_error(row.examples)
 
 
-def _source(task: str, options: HarnessOptions, version: Any, cut: str) -> str:
+def _source(task: str, options: HarnessOptions, version: Any, notes: tuple[str, ...]) -> str:
     note = LOCAL_TASKS[task].note if options.data is not None else ""
     limit = f"the first {options.limit} examples" if options.limit is not None else ""
-    parts = [f"{task} version {version}", str(options.data / task) if options.data else "hub", note, limit, cut]
+    parts = [f"{task} version {version}", str(options.data / task) if options.data else "hub", note, limit, *notes]
     return ", ".join(filter(None, parts))
 
 

@@ -51,7 +51,9 @@ class Predictions:
 
 
 @torch.no_grad()
-def predictions_of(model: nn.Module, dataset: Any, collator: Any, kind: str, batch_size: int) -> Predictions:
+def predictions_of(
+    model: nn.Module, dataset: Any, collator: Any, kind: str, batch_size: int, *, show_labels: bool = True
+) -> Predictions:
     """Ask a model for every example, without dropout and without anything random, in its own precision.
 
     Parameters
@@ -68,6 +70,9 @@ def predictions_of(model: nn.Module, dataset: Any, collator: Any, kind: str, bat
         place, given all true tokens before.
     batch_size
         Examples at a time, in order.
+    show_labels
+        Whether the model sees the labels and gives the loss. Otherwise the loss is computed here, of its outputs:
+        AdaLoRA as PEFT loads it for inference fails on a batch with labels.
 
     Raises
     ------
@@ -94,7 +99,7 @@ def predictions_of(model: nn.Module, dataset: Any, collator: Any, kind: str, bat
         for start in range(0, len(dataset), batch_size):
             rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
             batch = {name: value.to(device) for name, value in collator(rows).items()}
-            loss, logits = _outputs(model, batch)
+            loss, logits = _outputs(model, batch) if show_labels else _unlabelled(model, batch, kind)
             parts.append(_READ[kind](logits, batch["labels"]))
             weights.append(float(parts[-1][0].sum()) if kind == "causal" else float(len(rows)))
             losses.append(loss)
@@ -193,6 +198,15 @@ def _outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, Tens
     return float(loss), logits
 
 
+def _unlabelled(model: nn.Module, batch: Mapping[str, Tensor], kind: str) -> tuple[float, Tensor]:
+    """The loss of outputs that the model gives without having seen the labels."""
+    if kind not in _LOSS:
+        raise RankLabError(f"predictions of kind {kind!r} without labels: expected one of {', '.join(_LOSS)}.")
+    logits: Tensor = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    _READ[kind](logits, batch["labels"])  # refuses outputs of another kind, of which there is no loss
+    return float(_LOSS[kind](logits.float(), batch["labels"])), logits
+
+
 def _mean(losses: list[float], weights: list[float]) -> float:
     parts = [loss * weight for loss, weight in zip(losses, weights, strict=True) if weight]
     mean = sum(parts) / sum(weights) if sum(weights) else np.nan
@@ -245,4 +259,9 @@ _READ: Mapping[str, Callable[[Tensor, Tensor], _Pair]] = {
     "classification": _classes,
     "regression": _values,
     "causal": _tokens,
+}
+
+_LOSS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": nn.functional.cross_entropy,
+    "regression": lambda logits, labels: nn.functional.mse_loss(logits.reshape(-1), labels.float()),
 }

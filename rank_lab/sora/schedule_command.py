@@ -103,7 +103,7 @@ def run_and_print(
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
     else:
         console().print(render_curve(curve))
-        console().print(f"written: {study}", highlight=False)
+        console().print(f"written: {study}", highlight=False, markup=False)
 
 
 def _quiet() -> None:

@@ -4,39 +4,37 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from rank_lab.base_model import load_base, refuse_unfit_data
-from rank_lab.errors import CheckpointError, RankLabError
+from rank_lab.errors import CheckpointError, RankLabError, is_out_of_memory
+from rank_lab.kept_start import INITIAL
 from rank_lab.masking import MaskingCollator
 from rank_lab.plain_text import first_line
 from rank_lab.sora.adapter_files import weight_digests
 from rank_lab.sora.predictions import model_columns
 from rank_lab.sora.stage_checkpoints import last_whole
-from rank_lab.sora.study_lock import study_lock
 from rank_lab.tasks import TaskData
 from rank_lab.training.checkpoint_steps import first_change, steps_to_save
-from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments
+from rank_lab.training.finetune_checks import refuse_adapted, refuse_arguments, refuse_crowded
 from rank_lab.training.finetune_trainer import trainer_class
 from rank_lab.training.loss_rows import LossRow, read_losses, write_rows
 from rank_lab.training.method import Method, MethodChoices
 from rank_lab.training.run_callback import RunCallback
 from rank_lab.training.run_configuration import RunSettings, keep_settings, record_of, recorded_arguments
+from rank_lab.training.run_folder import held_folder
 from rank_lab.training.validation import TargetBatches
 from rank_lab.training_record import TrainingRecord
 
-__all__ = ["INITIAL", "Finetuned", "TrainingRun", "Watching", "finetune"]
+__all__ = ["Finetuned", "TrainingRun", "Watching", "finetune"]
 
 CHECKPOINTS = 8
-INITIAL = "initial"
-"""In a run's folder, of a method whose factors start from a part of the base: the adapter before training."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,7 @@ def finetune(
     run = dataclasses.replace(
         run, arguments=arguments, choices=dataclasses.replace(run.choices, steps=arguments.max_steps)
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, arguments), _memory_named(folder):
+    with held_folder(folder, first=arguments.process_index == 0), _memory_named(folder):
         return _finetune(run, data, folder, resume, watching or Watching())
 
 
@@ -181,6 +178,7 @@ def _finetune(run: TrainingRun, data: TaskData, folder: Path, resume: bool, watc
     set_seed(arguments.seed)
     base, name = _base(run.base, data)
     digest = _digest(base)
+    refuse_crowded(base, data, run.method.name, run.choices.prompt_tokens)
     model = _adapted(base, run, data.task.kind)
     record = record_of(run.method, run.choices, data, arguments, name, model)
     settings = RunSettings(record, save_at, recorded_arguments(arguments), digest)
@@ -325,20 +323,11 @@ def _run_arguments(template: TrainingArguments, folder: Path) -> TrainingArgumen
 
 
 @contextmanager
-def _alone(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
-    """Of the processes of one run, the first holds the folder for all."""
-    with ExitStack() as held:
-        if arguments.process_index == 0:
-            held.enter_context(study_lock(folder))
-        yield
-
-
-@contextmanager
 def _memory_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RankLabError) or not _is_memory(error):
+        if isinstance(error, RankLabError) or not is_out_of_memory(error):
             raise
         last = last_whole(folder) if int(os.environ.get("RANK", "0")) == 0 else None
         kept = (
@@ -348,7 +337,3 @@ def _memory_named(folder: Path) -> Iterator[None]:
             f"{folder}: out of memory ({first_line(error)}); {kept}: lower --batch-size and raise --accumulation by the"
             " same factor, lower --max-length, or give --gradient-checkpointing."
         ) from error
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

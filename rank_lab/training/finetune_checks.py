@@ -11,7 +11,9 @@ from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.tasks import TaskData
 from rank_lab.training.method import KINDS
 
-__all__ = ["refuse_adapted", "refuse_arguments"]
+__all__ = ["refuse_adapted", "refuse_arguments", "refuse_crowded"]
+
+_BEFORE_INPUT = frozenset({"prefix", "prompt", "prelayer"})  # methods whose virtual tokens take positions
 
 _NEEDED: Mapping[str, str] = {  # starts of names of optimizers, and what they are made of
     "lion": "bitsandbytes", "paged": "bitsandbytes", "ademamix": "bitsandbytes", "adamw_bnb": "bitsandbytes",
@@ -96,6 +98,35 @@ def refuse_adapted(model: Any, arguments: TrainingArguments, method: str) -> Non
         raise UnsupportedUpdateError(
             f"method {method!r} with gradient checkpointing: the prefix is handed to the model as its cache, which"
             " grows when a layer is computed again; leave out --gradient-checkpointing."
+        )
+
+
+def refuse_crowded(base: Any, data: TaskData, method: str, prompt_tokens: int) -> None:
+    """Refuse virtual tokens that leave the longest input no room within the model's positions.
+
+    Parameters
+    ----------
+    base
+        The model, not adapted yet.
+    data
+        Both sets.
+    method, prompt_tokens
+        Its name, and how many virtual tokens it has, if it is one that has any.
+
+    Raises
+    ------
+    RankLabError
+        With both numbers, and what to lower.
+    """
+    positions = getattr(base.config, "max_position_embeddings", None)
+    if method not in _BEFORE_INPUT or not isinstance(positions, int):
+        return
+    longest = max(len(row) for part in (data.train, data.validation) for row in part["input_ids"])
+    if prompt_tokens + longest > positions:
+        fit = f"at most {positions - longest} fit" if longest < positions else "none fits"
+        raise RankLabError(
+            f"--prompt-tokens {prompt_tokens}: with an input of {longest} tokens they are more than the model's"
+            f" {positions} positions ({fit}); give fewer, or a smaller --max-length."
         )
 
 

@@ -28,6 +28,7 @@ from rank_lab.training_record import TrainingRecord
 
 __all__ = ["finetune_and_print"]
 
+_OF_ONE_RUN = ("rate not swept", "one seed")  # rules of fairness that one run always breaks
 _HEADINGS = ("step", "training loss", "validation loss", "learning rate", "tokens", "seconds")
 
 
@@ -113,8 +114,8 @@ def finetune_and_print(
         done = finetune(run, task, out, watching=watching)
     for tracker in trackers:
         tell(f"ranks: {tracker.statement}")
-    for finding in fairness([done.record, *others]):
-        tell(f"before a comparison: {finding.rule}: {finding.text} [{finding.source}]")
+    for warning in _before_a_comparison(done.record, others):
+        tell(f"before a comparison: {warning}")
     if arguments.process_index == 0:
         _print(done, as_json=as_json)
 
@@ -154,6 +155,13 @@ def _tell_what_is_known(
         )
     if method.at_start:
         tell(f"note: before training its outputs are not the base's: {method.at_start}")
+
+
+def _before_a_comparison(record: TrainingRecord, others: Sequence[TrainingRecord]) -> list[str]:
+    """What would make it unfair; that one run is no sweep and has one seed needs no more than a short line."""
+    found = fairness([record, *others])
+    lines = [f"{each.rule}: {each.text} [{each.source}]" for each in found if others or each.rule not in _OF_ONE_RUN]
+    return lines if others else [*lines, "this is one rate and one seed; try several of both for each method"]
 
 
 def _sentence(row: LossRow, total: int) -> str:

@@ -1,6 +1,7 @@
 """Methods whose trained tensors belong to linear layers: the LoRA family, AdaLoRA, SoRA, VeRA and IA3."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ def lora_adapter(**settings: Any) -> Callable[[Any, MethodChoices, str], nn.Modu
         targets = _chosen(model, choices)
         if settings.get("init_lora_weights") == "pissa":
             _check_directions(model, targets, choices.rank)
+        _check_low(model, targets, choices.rank)
         config = LoraConfig(**_shared(model, targets, kind), **_size(choices), **settings)
         return adapt_exactly(model, config, [target.name for target in targets])
 
@@ -55,6 +57,7 @@ def adapt_loftq(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         As of :class:`rank_lab.training.method.Method`.
     """
     targets = _chosen(model, choices)
+    _check_low(model, targets, choices.rank)
     config = LoftqAdapterConfig(**_shared(model, targets, kind), **_size(choices))
     return adapt_exactly(model, config, [target.name for target in targets])
 
@@ -71,6 +74,7 @@ def adapt_adalora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     """
     targets = _chosen(model, choices)
     _check_size(choices)
+    _check_low(model, targets, choices.rank)
     if choices.steps < 1:
         raise RankLabError(f"steps {choices.steps}: expected 1 or more, as AdaLoRA's budget falls over the training.")
     config = AdaLoraConfig(
@@ -96,6 +100,7 @@ def adapt_sora(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
         As of :class:`rank_lab.training.method.Method`.
     """
     targets = _chosen(model, choices)
+    _check_low(model, targets, choices.rank)
     config = SoraConfig(
         **_shared(model, targets, kind), **_size(choices), threshold=choices.threshold, gate_lr=choices.gate_lr
     )
@@ -145,6 +150,35 @@ def _check_directions(model: nn.Module, targets: Sequence[Target], rank: int) ->
                 f"rank {rank}: PiSSA takes as many singular values of each weight, and {target.name!r} has"
                 f" {min(weight.shape)}; choose a smaller rank or fewer targets."
             )
+
+
+def _check_low(model: nn.Module, targets: Sequence[Target], rank: int) -> None:
+    """Refuse a rank that is low for no target, and warn of one that is not for some.
+
+    VeRA is not asked: its matrices are not trained, and a rank costs it one number a module.
+    """
+    smaller = {target.name: _smaller_side(model.get_submodule(target.name)) for target in targets}
+    over = [name for name, side in smaller.items() if rank > side]
+    if not over:
+        return
+    largest = max(smaller.values())
+    if len(over) == len(smaller):
+        raise RankLabError(
+            f"rank {rank}: is above the smaller side of every target ({largest} at most), so that nothing is of low"
+            f" rank; choose {largest} or less, or train with the method full."
+        )
+    warnings.warn(
+        f"rank {rank} is above the smaller side of {len(over)} of {len(smaller)} targets, the first {over[0]!r} with"
+        f" {smaller[over[0]]}: their updates may be of full rank",
+        stacklevel=2,
+    )
+
+
+def _smaller_side(module: Any) -> int:
+    """By what the layer says of itself where it can: quantised weights are stored in another shape."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return min(int(module.in_features), int(module.out_features))
+    return min(int(side) for side in module.weight.shape)
 
 
 def _chosen(model: Any, choices: MethodChoices) -> list[Target]:

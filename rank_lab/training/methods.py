@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from rank_lab.errors import RankLabError
+from rank_lab.kept_start import STARTS_ELSEWHERE
 from rank_lab.training.bitfit import adapt_bitfit
 from rank_lab.training.bottleneck import adapt_parallel, adapt_series
 from rank_lab.training.compacter import adapt_compacter
@@ -97,11 +98,8 @@ def _checked(name: str, adapt: _Adapt, reads: tuple[str, ...]) -> _Adapt:
 def _method(
     name: str, title: str, reference: str, learning_rate: float, adapt: _Adapt, *reads: str, at_start: str = ""
 ) -> Method:
-    starts_elsewhere = name in _STARTS_ELSEWHERE
+    starts_elsewhere = name in STARTS_ELSEWHERE
     return Method(name, title, reference, learning_rate, _checked(name, adapt, reads), at_start, starts_elsewhere)
-
-
-_STARTS_ELSEWHERE = ("pissa", "loftq")
 
 
 _ALL = (

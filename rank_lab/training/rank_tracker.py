@@ -180,13 +180,14 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
         refuse_spread(model, args)
         if self._base is None and self._copied is None and not step and not is_adapted(model):
             self._copy(model)
-        what = tracked(model, self._base or self._copied, step=step)
+        base, output = self._base or self._copied, Path(args.output_dir)
+        what = tracked(model, base, step=step, output=output, record=self.settings.record)
         optimizer = kwargs.get("optimizer")
         what = told(what, self.settings.record, optimizer_name(args, optimizer), largest_rate(optimizer))
         device = self.settings.device or best_device(next(model.parameters()).device)
         options = MeasurementOptions(device=device, noise=self.settings.noise)
         journal = PointJournal(self.folder)
-        session = _Session(what, journal, options, Path(args.output_dir), int(state.max_steps), began=began)
+        session = _Session(what, journal, options, output, int(state.max_steps), began=began)
         notes = journal.begin(self._head(what, args), step=step)
         self._session = session
         if what.reason:
@@ -326,7 +327,9 @@ class RankTracker(TrainerCallback):  # type: ignore[misc]
             return
         begun = time.perf_counter()
         base = self._base
-        about = provenance_of([], base, session.options, settings={"run": self.name})
+        start = session.tracked.initial
+        kept = {} if start is None else {"initial": start.source, "initial_kept_by_training": True}
+        about = provenance_of([], base, session.options, settings={"run": self.name} | kept)
         if base is None and self._copied is not None:
             about["base"] = {"source": self._copied.source}
         record = self.settings.record

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rank_lab.change import WeightNorms
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import CoverageRow, Plan
 from rank_lab.errors import RankLabError
+from rank_lab.kept_start import kept_start
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.pairing import plan_step, plan_updates
 from rank_lab.spec import UpdateSpec, since
@@ -42,6 +44,8 @@ class Tracked:
         What stands beside every row.
     reason
         Why nothing is measured; empty if something is.
+    initial
+        The adapter before training, where its factors start from a part of the base and the training kept it.
     """
 
     model: Any
@@ -50,6 +54,7 @@ class Tracked:
     plan: Plan
     trained_with: TrainedWith
     reason: str = ""
+    initial: Checkpoint | None = None
 
     @property
     def adapted(self) -> bool:
@@ -59,7 +64,7 @@ class Tracked:
     def now(self, step: int) -> tuple[Checkpoint, Plan]:
         """The model as a checkpoint, and what is compared, at this moment."""
         live = live_checkpoint(self.model, "the model in training", step)
-        plan = plan_updates(live, self.base)
+        plan = plan_updates(live, self.base, initial=self.initial)
         return live, plan if self.adapted else only_trained(plan, self.trained)
 
     def norms(self) -> dict[str, WeightNorms]:
@@ -83,7 +88,7 @@ class Tracked:
         if last is None:
             return plan.specs
         if self.adapted:
-            return plan_step(plan, plan_updates(last.checkpoint, self.base))
+            return plan_step(plan, plan_updates(last.checkpoint, self.base, initial=self.initial))
         earlier = earlier_specs(plan.specs, last)
         return tuple(since(spec, earlier[spec.module]) for spec in plan.specs)
 
@@ -109,7 +114,9 @@ class Tracked:
         return records([Point(step, self.plan, (("cumulative", ()),), self.trained_with)], {}, run)
 
 
-def tracked(model: Any, base: Checkpoint | None, *, step: int) -> Tracked:
+def tracked(
+    model: Any, base: Checkpoint | None, *, step: int, output: Path, record: TrainingRecord | None = None
+) -> Tracked:
     """What there is to track.
 
     Parameters
@@ -120,6 +127,10 @@ def tracked(model: Any, base: Checkpoint | None, *, step: int) -> Tracked:
         Files, or a copy from before training.
     step
         From which training goes on.
+    output
+        Folder of the run, where a training keeps how it started.
+    record
+        How the run is trained, where that is known.
 
     Raises
     ------
@@ -129,7 +140,7 @@ def tracked(model: Any, base: Checkpoint | None, *, step: int) -> Tracked:
     live = live_checkpoint(model, "the model in training", step)
     trained = trained_names(model)
     if is_adapted(model):
-        return _adapter(model, live, base, trained)
+        return _adapter(model, live, base, trained, kept_start(live, output, record))
     if base is None and step:
         raise RankLabError(
             f"training goes on from step {step}, so that the weights are no longer those of the base; give RankTracker"
@@ -141,10 +152,12 @@ def tracked(model: Any, base: Checkpoint | None, *, step: int) -> Tracked:
     return Tracked(model, against, trained, plan, TrainedWith(plan.method), reason)
 
 
-def _adapter(model: Any, live: Checkpoint, base: Checkpoint | None, trained: frozenset[str]) -> Tracked:
+def _adapter(
+    model: Any, live: Checkpoint, base: Checkpoint | None, trained: frozenset[str], initial: Checkpoint | None
+) -> Tracked:
     method = str((live.adapter_config or {}).get("peft_type", "")).lower()
     try:
-        plan = plan_updates(live, base)
+        plan = plan_updates(live, base, initial=initial)
     except RankLabError as error:
         reason = f"{method}: {error} Or {_BY_ANALYZE}."
         rows = tuple(
@@ -153,7 +166,7 @@ def _adapter(model: Any, live: Checkpoint, base: Checkpoint | None, trained: fro
         )
         return Tracked(model, base, trained, Plan((), rows, method), TrainedWith(method), reason)
     reason = "" if plan.specs else f"{method} changes no weight matrix"
-    return Tracked(model, base, trained, plan, TrainedWith(plan.method), reason)
+    return Tracked(model, base, trained, plan, TrainedWith(plan.method), reason, initial)
 
 
 def trained_names(model: Any) -> frozenset[str]:

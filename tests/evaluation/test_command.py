@@ -131,6 +131,27 @@ def test_full_checkpoints_and_the_divergence_need_one_base_in_memory(
     assert distances["full"] == 0.0 < distances["checkpoint-5"]
 
 
+def test_scores_of_a_killed_process_do_not_pass_for_those_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the scores and their record, which is still that of the settings before."""
+    first, second = (Job("set", {"stride": stride}, lambda *_: ()) for stride in (1, 2))
+    evaluated, tuned = Evaluated(tmp_path, LoadOptions()), base_tuned(str(BASE))
+    evaluated.add(tuned, first, [ScoreRow("base", "base", 0, "set", "acc", 0.5)])
+    assert evaluated.rows(tuned, first)
+    save = ScoreTable.save
+
+    def killed(*given: Any) -> Any:
+        save(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScoreTable, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated.add(tuned, second, [ScoreRow("base", "base", 0, "set", "acc", 0.25)])
+    assert not evaluated.rows(tuned, first)
+    assert not evaluated.rows(tuned, second)
+
+
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     """Each reads the table, adds to it and writes it; without a turn of its own it would undo what others added."""
     jobs = [Job(f"set{number}", {}, lambda *_: ()) for number in range(24)]
@@ -261,6 +282,11 @@ def test_a_classifier_is_measured_and_its_base_has_no_head(
 def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(choices: Choices, message: str) -> None:
     with pytest.raises(RankLabError, match=message):
         jobs_of(choices, "causal")
+
+
+def test_a_task_of_classes_names_the_head_that_is_missing(shared_data: Path) -> None:
+    with pytest.raises(RankLabError, match=r"'rte': its classes need a model with a classification head, .* causal"):
+        jobs_of(Choices(tasks=("rte",), data=shared_data), "causal")
 
 
 def test_code_is_not_run_without_being_allowed_to(shared_data: Path) -> None:

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from rank_lab.base_model import load_base
 from rank_lab.demo.adapt import BASE
 from rank_lab.errors import CheckpointError, RankLabError
+from rank_lab.evaluation import glue_scores
 from rank_lab.evaluation.glue_scores import GlueOptions, glue_rows
 from rank_lab.evaluation.sources import tuned_of
 from rank_lab.evaluation.tuned_models import LoadOptions, Shelf
@@ -76,6 +77,22 @@ def test_all_scores_of_a_task(
     accuracy = rows[-1]
     assert np.mean(np.array(accuracy.examples) == (labels == predicted)) == 1.0
     assert accuracy.chance == pytest.approx(max(labels.mean(), 1 - labels.mean()))
+
+
+def test_training_texts_are_not_tokenised(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    found = glue_scores.encoded
+
+    def counted(*given: Any, **named: Any) -> Any:
+        data = found(*given, **named)
+        seen.append(len(data.train))
+        return data
+
+    monkeypatch.setattr(glue_scores, "encoded", counted)
+    rows = glue_rows(
+        evaluated(classifier(2), padded(), kind="classification"), "rte", GlueOptions(data=shared_data, limit=8)
+    )
+    assert (seen, rows[0].n) == ([1], 8)
 
 
 def padded() -> Any:

@@ -1,6 +1,7 @@
 """Tasks of lm-eval through our path: the same scores as lm-eval's own, example by example."""
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_scores_are_those_of_lm_eval(task: str, shared_data: Path, tmp_path: Pat
 @pytest.mark.parametrize("task", list(LIMITS))
 def test_scores_of_our_own_problems_are_those_of_lm_eval(task: str, own: Path, tmp_path: Path) -> None:
     rows = (own / task / f"{LOCAL_TASKS[task].split}.jsonl").read_text(encoding="utf-8").splitlines()
-    assert same_as_lm_eval(task, own, tmp_path) == len(rows)
+    assert same_as_lm_eval(task, own, tmp_path) == min(len(rows), LIMITS[task])
 
 
 def same_as_lm_eval(task: str, data: Path, tmp_path: Path) -> int | None:
@@ -134,6 +135,34 @@ def test_requests_that_do_not_fit_are_counted(own: Path) -> None:
     assert row.source.endswith("4 cut on the left to 16 tokens")
 
 
+def test_answers_that_were_cut_by_the_time_are_counted(own: Path) -> None:
+    model = evaluated(demo_base(), demo_tokenizer())
+    options = HarnessOptions(data=own, limit=3, few_shot=0, new_tokens=16, batch_size=2)
+    late = harness_rows(model, "gsm8k", replace(options, seconds=0.001))
+    assert all(row.source.endswith("3 answers out of time") for row in late)
+    assert all("out of time" not in row.source for row in harness_rows(model, "gsm8k", options))
+    assert model.model.generation_config.max_time is None
+
+
+def test_an_answer_that_ended_by_itself_is_in_time() -> None:
+    from rank_lab.evaluation.harness_model import TimedModel
+
+    tokenizer = demo_tokenizer()
+    model = TimedModel(pretrained=demo_base(), tokenizer=tokenizer, batch_size=2, max_length=64)
+    stopped, going_on = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("four. Q: And", "four"))
+    assert model._ended(stopped, ["Q:"])
+    assert model._ended([*going_on, tokenizer.eos_token_id], ["Q:"])
+    assert not model._ended(going_on, ["Q:", ""])
+
+
+def test_git_is_not_asked_where_there_is_no_repository(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", HarnessOptions(data=own, limit=1))
+    assert "fatal" not in capfd.readouterr().err
+
+
 def test_few_shot_examples_need_a_training_file(own: Path) -> None:
     model, options = evaluated(demo_base(), demo_tokenizer()), HarnessOptions(data=own, few_shot=2, limit=2)
     with pytest.raises(DataError, match=r"winogrande/train\.jsonl: is not there \(nor \.gz\), needed for few-shot"):
@@ -144,6 +173,17 @@ def test_few_shot_examples_need_a_training_file(own: Path) -> None:
 def test_more_to_write_than_the_model_can_is_refused(own: Path) -> None:
     with pytest.raises(RankLabError, match=r"Lower --new-tokens"):
         harness_rows(evaluated(demo_base(), demo_tokenizer()), "gsm8k", HarnessOptions(data=own, limit=1))
+
+
+def test_a_task_that_needs_a_package_says_so(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval
+
+    def lacking(**_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'langdetect'")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lacking)
+    with pytest.raises(RankLabError, match=r"could not carry it out \(No module named 'langdetect'"):
+        harness_rows(evaluated(demo_base(), demo_tokenizer()), "winogrande", HarnessOptions(data=shared_data, limit=1))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the verb ``finetune`` prints and refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rank_lab.demo.adapt import BASE
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.finetune_command import finetune_and_print
+from tests.checkpoints import rank_lab
 from tests.training.runs import sentences
 from tests.training_records import record
 
@@ -62,12 +64,31 @@ def test_a_run_prints_its_losses_and_ranks_and_is_left_when_complete(
         tuned(texts, tmp_path / "run", learning_rate=1e-2)
 
 
+def test_the_analysis_of_all_checkpoints_replaces_the_points_of_the_same_run(texts: Path, tmp_path: Path) -> None:
+    study, run = tmp_path / "study", tmp_path / "study" / "lora"
+    tuned(texts, run, track_at="4")
+    report = study / "lora.rank" / "report.json"
+    tracked = report.read_bytes()
+    one = rank_lab("analyze", run / "checkpoint-4", "-o", study, "--name", "lora")
+    assert (one.code, report.read_bytes()) == (2, tracked)
+    shutil.copytree(run, tmp_path / "elsewhere" / "lora")
+    other = rank_lab("analyze", tmp_path / "elsewhere" / "lora", "-o", study)
+    assert (other.code, report.read_bytes()) == (2, tracked)
+    assert f"is the report of {run}; give this run another name" in other.err
+    for _ in range(2):
+        done = rank_lab("analyze", run, "--base", BASE, "-o", study)
+        assert (done.code, done.err) == (0, "")
+        assert set(RankReport.load(report.parent).updates["step"]) == {2, 3, 4}
+
+
 def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned(texts, tmp_path / "lora", track_at=None, steps=2)
     assert not (tmp_path / "lora.rank").exists()
-    capsys.readouterr()
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("before a comparison")] == [
+        "before a comparison: this is one rate and one seed; try several of both for each method"
+    ]
     tuned(
         texts, tmp_path / "full", "full", packing=True, max_length=8, learning_rate=None, steps=None, epochs=1.5,
         against=(tmp_path / "lora",), track_at=None,
@@ -76,7 +97,8 @@ def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
     assert "note: learning rate 1e-05, where a search for the best of full would begin" in told.err
     assert "tokens at the end of the training texts fill no block of 8" in told.err
     assert "before a comparison: one seed: " in told.err
-    assert "before a comparison: rate not swept: " in told.err
+    assert "before a comparison: rate not swept: full at 1e-05; lora at 0.001 only" in told.err
+    assert "before a comparison: unequal steps: full " in told.err
     record = json.loads((tmp_path / "full" / "training.json").read_text())
     assert record["data"]["packed"] is True
     blocks = record["data"]["train"]["blocks"]
@@ -109,6 +131,36 @@ def test_refusals(options: dict[str, Any], message: str, texts: Path, tmp_path: 
         tuned(texts, tmp_path / "run", **options)
     assert "\n" not in str(found.value)
     assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "choices", "message"),
+    [
+        ("lora", {"rank": 5000}, r"rank 5000: is above the smaller side of every target \(128 at most\)"),
+        ("lora", {"targets": "nothing"}, "no linear layer of the model has this name"),
+        ("series", {"place": "middle"}, "place 'middle': expected one of"),
+        ("bitfit", {}, "bias"),
+        ("prompt", {"prompt_tokens": 500}, r"--prompt-tokens 500: .* model's 128 positions \(at most \d+ fit\)"),
+        ("prelayer", {"prompt_tokens": 125}, r"--prompt-tokens 125: with an input of \d+ tokens"),
+    ],
+)
+def test_what_a_method_refuses_leaves_no_folder(
+    method: str, choices: dict[str, Any], message: str, texts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study" / "run"
+    with pytest.raises(RankLabError, match=message) as found:
+        finetune_and_print(
+            DataChoices(str(BASE), data=texts, text_columns=("said",)), Adaptation(method, **choices),
+            TrainingChoices(**SHORT), out,
+        )  # fmt: skip
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_that_was_there_stays_when_a_run_is_refused(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(RankLabError, match="rank 5000"):
+        tuned(texts, tmp_path, rank=5000)
+    assert tmp_path.is_dir()
 
 
 def test_a_comparison_with_another_base_is_refused_before_the_training(texts: Path, tmp_path: Path) -> None:

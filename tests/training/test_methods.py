@@ -202,6 +202,10 @@ def test_an_unknown_method_is_refused_with_the_nearest(asked: str, hint: str) ->
     [
         ("lora", {"rank": 0}, "rank 0: expected 1 or more"),
         ("pissa", {"rank": 17}, "'model.layers.0.self_attn.k_proj' has 16"),
+        ("lora", {"rank": 33}, "rank 33: is above the smaller side of every target (32 at most)"),
+        ("adalora", {"rank": 33}, "choose 32 or less, or train with the method full"),
+        ("sora", {"rank": 33}, "so that nothing is of low rank"),
+        ("loftq", {"rank": 33}, "so that nothing is of low rank"),
         ("adalora", {"rank": -1}, "rank -1: expected 1 or more"),
         ("vera", {"rank": 0}, "rank 0: expected 1 or more"),
         ("lora", {"alpha": 0.0}, "alpha 0.0: expected a number above 0"),
@@ -226,6 +230,12 @@ def test_a_bad_choice_is_refused_in_one_line(name: str, options: dict[str, Any],
         METHODS[name].adapt(fresh("llama", "causal"), MethodChoices(**options), "causal")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rank_that_is_not_low_for_some_targets_is_told() -> None:
+    choices = MethodChoices(rank=VALUES + 1)
+    with pytest.warns(UserWarning, match=r"rank 17 is above the smaller side of 4 of 14 targets, the first .*k_proj'"):
+        METHODS["lora"].adapt(fresh("llama", "causal"), choices, "causal")
 
 
 def test_a_kind_that_the_model_is_not_of_is_refused() -> None:

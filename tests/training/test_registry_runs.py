@@ -1,5 +1,7 @@
 """Every method of the registry under the trainer: trains, is stopped and goes on to the same bits, is read again."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from transformers import TrainerCallback
 
 from rank_lab import RankReport, Settings, analyze
 from rank_lab.errors import UnsupportedUpdateError
+from rank_lab.kept_start import INITIAL
 from rank_lab.masking import MaskingCollator
 from rank_lab.tasks import TaskData
-from rank_lab.training.finetune import INITIAL, Watching
+from rank_lab.training.finetune import Watching
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
 from rank_lab.training.rank_tracker import RankTracker, TrackerSettings
 from rank_lab.training_record import TrainingRecord
+from tests.checkpoints import rank_lab
 from tests.training.models import CASES, loaded, saved_base
 from tests.training.runs import assert_same, run, timeless
 from tests.training.test_finetune import StopAt, StopError
@@ -157,28 +161,86 @@ def test_a_masked_run_hides_other_tokens_in_each_epoch_and_validates_on_the_same
     assert done.losses[-1].train_loss != other.losses[-1].train_loss
 
 
-@pytest.mark.parametrize("name", ["pissa", "loftq"])
-def test_an_update_is_told_from_where_the_factors_started(
-    name: str, bases: dict[tuple[str, str], Path], tmp_path: Path
-) -> None:
-    base = bases["llama", "causal"]
+@pytest.fixture(scope="module", params=["pissa", "loftq"])
+def started_elsewhere(
+    request: pytest.FixtureRequest, bases: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Path]:
+    """Such a method, the base, and its run, tracked at each of its three steps."""
+    base, study = bases["llama", "causal"], tmp_path_factory.mktemp(request.param)
+
+    def follow(record: TrainingRecord) -> list[TrainerCallback]:
+        return [RankTracker(study, "run", base=base, settings=TrackerSettings(points=(1, 2, 3), record=record))]
+
     run(
-        tmp_path / "run", METHODS[name], base=base, data=token_data("causal"), max_steps=4, save_at=(4,),
-        learning_rate=1e-2, choices=MethodChoices(rank=4, targets="q_proj"),
+        study / "run", METHODS[request.param], base=base, data=token_data("causal"), max_steps=3, save_at=(1, 2, 3),
+        learning_rate=1e-2, choices=MethodChoices(rank=4, targets="q_proj"), watching=Watching(callbacks=follow),
     )  # fmt: skip
-    start, end = (
-        load_file(tmp_path / "run" / place / "adapter_model.safetensors") for place in (INITIAL, "checkpoint-4")
-    )
-    report = analyze(tmp_path / "run", base, settings=Settings(initial=tmp_path / "run" / INITIAL))
-    last = report.updates[(report.updates["step"] == 4) & (report.updates["delta"] == "cumulative")]
-    assert len(last) == 2
-    for row in last.to_dict("records"):
-        product = [
-            2 * factors[f"base_model.model.{row['module']}.lora_B.weight"].double()
-            @ factors[f"base_model.model.{row['module']}.lora_A.weight"].double()
-            for factors in (start, end)
-        ]  # fmt: skip
-        norm = float(torch.linalg.matrix_norm(product[1] - product[0]))
-        assert norm > 0
-        assert row["frobenius_norm"] == pytest.approx(norm, rel=1e-5)
-    assert not (tmp_path / "run" / f".{INITIAL}.part").exists()
+    return request.param, base, study / "run"
+
+
+def changes(run: Path, one: str, other: str) -> dict[str, float]:
+    """Norms of the updates from one of its adapters to the other."""
+    files = [load_file(run / place / "adapter_model.safetensors") for place in (one, other)]
+    found = {}
+    for name in files[0]:
+        if name.endswith("lora_A.weight"):
+            first, second = (2 * each[name.replace("_A.", "_B.")].double() @ each[name].double() for each in files)
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            found[module] = float(torch.linalg.matrix_norm(second - first))
+    return found
+
+
+def assert_since_the_start(report: RankReport, run: Path) -> None:
+    """Cumulative changes since the adapter before training, and those of each step since the one before."""
+    places = {0: INITIAL} | {step: f"checkpoint-{step}" for step in (1, 2, 3)}
+    for step in (1, 2, 3):
+        for delta, before in (("cumulative", 0), ("step", step - 1)):
+            rows = report.updates[(report.updates["step"] == step) & (report.updates["delta"] == delta)]
+            norms = dict(zip(rows["module"], rows["frobenius_norm"], strict=True))
+            assert len(norms) == 2
+            assert norms == pytest.approx(changes(run, places[before], places[step]), rel=1e-5)
+
+
+def test_an_update_is_told_from_where_the_factors_started(started_elsewhere: tuple[str, Path, Path]) -> None:
+    method, base, folder = started_elsewhere
+    start = folder / INITIAL
+    for against in (base, None):
+        report = analyze(folder, against)
+        assert_since_the_start(report, folder)
+        settings = report.provenance["settings"]
+        assert (settings["initial"], settings["initial_kept_by_training"]) == (str(start), True)
+        given = analyze(folder, against, settings=Settings(initial=start))
+        assert given.updates.equals(report.updates)
+        assert given.provenance["settings"]["initial_kept_by_training"] is False
+    alone = analyze(folder / "checkpoint-3", base).updates
+    norms = dict(zip(alone["module"], alone["frobenius_norm"], strict=True))
+    assert norms == pytest.approx(changes(folder, INITIAL, "checkpoint-3"), rel=1e-5)
+    done = rank_lab("analyze", folder, "-o", folder.parent, "--name", "told")
+    assert (done.code, done.err) == (0, "")
+    assert f"since the adapter as it started, {start}: training.json says {method}" in " ".join(done.out.split())
+    assert not (folder / f".{INITIAL}.part").exists()
+
+
+def test_the_tracker_tells_it_from_there_too(started_elsewhere: tuple[str, Path, Path]) -> None:
+    _, _, folder = started_elsewhere
+    report = RankReport.load(folder.parent / "run.rank")
+    assert_since_the_start(report, folder)
+    assert report.provenance["settings"]["initial"] == str(folder / INITIAL)
+    first = report.updates[report.updates["delta"] == "cumulative"]
+    assert first["warning"].str.contains("the initial adapter is taken out").all()
+
+
+def test_a_start_is_not_guessed_from_a_folders_name(started_elsewhere: tuple[str, Path, Path], tmp_path: Path) -> None:
+    _, base, folder = started_elsewhere
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    record = TrainingRecord.load(folder)
+    replace(record, method="lora").save(copy)
+    other = analyze(copy, base)
+    (copy / "training.json").unlink()
+    for report in (other, analyze(copy, base)):
+        assert "initial" not in report.provenance["settings"]
+        assert not report.updates["warning"].str.contains("the initial adapter is taken out").any()
+    record.save(copy)
+    assert "initial" in analyze(copy, base).provenance["settings"]
+    merged = analyze(copy / INITIAL, base)  # the start itself has none
+    assert "initial" not in merged.provenance["settings"]
