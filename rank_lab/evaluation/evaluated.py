@@ -169,9 +169,9 @@ def _refuse_other_settings(model: Tuned, job: Job, before: Mapping[str, Any]) ->
     if different:
         name = different[0]
         raise RankLabError(
-            f"{job.name}: run {model.run!r} has scores of it with another {name} ({str(before.get(name)):.40}, now"
-            f" {str(now[name]):.40}), and other runs may be compared with them; give the set another name, another study with"
-            " -o, or --again to replace them."
+            f"{job.name}: run {model.run!r} has scores of it with another {name} ({before.get(name)!s:.40}, now"
+            f" {now[name]!s:.40}), and other runs may be compared with them; give the set another name, a study of its"
+            " own with -o, or --again to replace them."
         )
 
 

@@ -84,7 +84,7 @@ GSM8K: Sequence[Row] = tuple(
         "answer": f"She has {number}+{number + 2}=<<{number}+{number + 2}={2 * number + 2}>>{2 * number + 2}.\n"
                   f"#### {2 * number + 2}",
     }
-    for number in range(1, 9)
+    for number in range(1, 10)
 )  # fmt: skip
 
 FILES: Mapping[str, Sequence[Row]] = {
@@ -94,8 +94,8 @@ FILES: Mapping[str, Sequence[Row]] = {
     "arc_challenge/train.jsonl": ARC[2:],
     "arc_challenge/test.jsonl": ARC,
     "winogrande/validation.jsonl": WINOGRANDE,
-    "gsm8k/train.jsonl": GSM8K[2:],
-    "gsm8k/test.jsonl": GSM8K[:2],
+    "gsm8k/train.jsonl": GSM8K[3:],
+    "gsm8k/test.jsonl": GSM8K[:3],
 }
 """As the folder of data holds them."""
 
