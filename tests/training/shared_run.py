@@ -38,7 +38,7 @@ def verb(folder: Path) -> None:
         (data / f"{name}.jsonl").write_text(rows, encoding="utf-8")
     finetune_and_print(
         DataChoices(str(BASE), data=data, text_columns=("said",)), Adaptation("lora", rank=2),
-        TrainingChoices(steps=2, batch_size=2), folder / "verb",
+        TrainingChoices(steps=2, batch_size=2), folder / "verb", track_at="2",
     )  # fmt: skip
 
 
