@@ -47,7 +47,10 @@ def analyze(
         ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for the reports.")],
-    base: Annotated[str | None, typer.Option(help="What it was tuned from; LoRA factors need none.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="What it was tuned from; default what its training.json names. LoRA needs none."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run; default the folder's.")] = "",
     method: Annotated[str, typer.Option(help="auto, gram, svd or randomized.")] = "auto",
     k: Annotated[int | None, typer.Option(min=1, help="Number of values for --method randomized.")] = None,

@@ -24,12 +24,13 @@ from rank_lab.outcomes import Outcomes
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.plain_text import plain
+from rank_lab.recorded_base import recorded_base
 from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.score_table import SCORES_FILE
 from rank_lab.spectrum import METHODS
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.terminal import render, summary
-from rank_lab.training_record import TrainingRecord
+from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
 __all__ = ["Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study"]
 
@@ -103,7 +104,11 @@ def analyze_runs(
             base_rounded=choices.base_rounded,
             initial=choices.initial_adapter,
         )
-        report = _with_progress(source, original, options, settings)
+        used = original or recorded_base(source)
+        report = _with_progress(source, used, options, settings)
+        if original is None and used is not None:
+            report.provenance["base"]["named_by"] = RECORD_FILE
+            sys.stderr.write(plain(f"note: {source}: its base is {used.source}, as its {RECORD_FILE} says") + "\n")
         folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
         _refuse_unchanged(source, base, report)
         _refuse_to_replace_another(folder, report)
@@ -136,7 +141,8 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
         console().print(render_curve(curve))
     if outcomes is not None:
         console().print(render_outcomes(outcomes))
-        console().print(_unfair(reports), highlight=False, markup=False)
+        if reports:
+            console().print(_unfair(reports), highlight=False, markup=False)
 
 
 def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:

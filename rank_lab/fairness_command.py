@@ -48,7 +48,9 @@ def fairness_and_print(
         raise RankLabError("--train-text and --test-text: give both, to look for one in the other, or neither.")
     findings = fairness([TrainingRecord.load(folder) for folder in runs])
     if train_text is not None and test_text is not None:
-        found = contamination(_texts(train_text, train_column), _texts(test_text, test_column))
+        found = contamination(
+            _texts(train_text, train_column, "--train-column"), _texts(test_text, test_column, "--test-column")
+        )
         findings = (*findings, *found.findings)
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
@@ -56,12 +58,15 @@ def fairness_and_print(
         sys.stdout.write("".join(f"{plain(line)}\n" for line in render_findings(findings).split("\n")))
 
 
-def _texts(file: Path, column: str) -> list[str]:
+def _texts(file: Path, column: str, option: str) -> list[str]:
     found = []
     for line, row in json_lines(file):
         if column not in row:
             names = sorted(map(str, row))
-            raise DataError(plain(f"{file}, line {line}: has no column {column!r}. Nearest: {nearest(column, names)}."))
+            near = nearest(column, names)
+            raise DataError(
+                plain(f"{file}, line {line}: has no column {column!r}; name the texts' by {option}. Nearest: {near}.")
+            )
         if not isinstance(row[column], str):
             raise DataError(plain(f"{file}, line {line}: column {column!r} holds {row[column]!r:.60}, not a text."))
         found.append(row[column])

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,10 @@ __all__ = ["outcome_summary", "render_outcomes"]
 
 _LEFT = frozenset({"run", "method", "setting", "measure", "item", "level", "why"})
 _STRONGEST = 10
+_NOTHING = frozenset({"", "-"})
+_SMALL = 1e-3  # below it, four decimals show one digit or none
 _MOST_REASONS = 12
+_SHORT = {"forgetting_normalised": "normalised", "cross_entropy_increase": "loss_rise"}  # headings of measures
 
 
 def outcome_summary(found: Outcomes) -> dict[str, Any]:
@@ -71,7 +74,9 @@ def _heading(target: str | None) -> Text:
 
 def _checkpoints(found: Outcomes, target: str | None) -> Table:
     measures = [name for name in MEASURES if name in found.checkpoints.columns]
-    table = _table("run", "step", "method", "rate", "seed", "k90 / null", "erank / null", "learning", *measures, "")
+    headings = [_SHORT.get(name, name) for name in measures]
+    columns = ("run", "step", "method", "rate", "seed", "k90", "erank", "learning", *headings, "")
+    lines = []
     learnt = {_place(row): row for row in _records(found.learning[found.learning["target"] == target])}
     points = found.trade_offs.points
     own = {(*_place(row), row["measure"]): row for row in _records(points[points["target"] == target])}
@@ -80,19 +85,9 @@ def _checkpoints(found: Outcomes, target: str | None) -> Table:
         ranks = [_beside_null(row, name) for name in ("energy_rank_90", "effective_rank")]
         cells = [_front(_interval(row, name), own.get((*place, name))) for name in measures]
         gained = _interval(learnt[place], "learning") if place in learnt else "-"
-        _add(
-            table,
-            row["run"],
-            _whole(row["step"]),
-            row["method"],
-            _number(row["learning_rate"], "{:.3g}"),
-            _whole(row["seed"]),
-            *ranks,
-            gained,
-            *cells,
-            "" if row["reason"] == "" else "!",
-        )
-    return table
+        told = (row["run"], _whole(row["step"]), row["method"], _number(row["learning_rate"], "{:.3g}"))
+        lines.append((*told, _whole(row["seed"]), *ranks, gained, *cells, "" if row["reason"] == "" else "!"))
+    return _table(columns, lines)
 
 
 def _front(text: str, point: Mapping[str, Any] | None) -> str:
@@ -122,42 +117,44 @@ def _of_target(found: Outcomes, target: str) -> list[Any]:
     return parts
 
 
-def _areas(areas: pd.DataFrame) -> Table:
-    table = _table(
-        "measure", "method", "hypervolume", "down to learning, forgetting", title="area that each front dominates"
-    )
-    for row in _records(areas):
-        reference = f"{row['reference_learning']:.4g}, {row['reference_forgetting']:.4g}"
-        _add(table, row["measure"], row["method"], _ends(row["hypervolume"], row["low"], row["high"]), reference)
-    return table
+def _areas(areas: pd.DataFrame) -> Table | Text:
+    columns = ("measure", "method", "hypervolume", "down to learning, forgetting")
+    lines = [
+        (
+            row["measure"],
+            row["method"],
+            _ends(row["hypervolume"], row["low"], row["high"]),
+            f"{row['reference_learning']:.4g}, {row['reference_forgetting']:.4g}",
+        )
+        for row in _records(areas)
+    ]
+    return _table_or_why(columns, lines, "area that each front dominates", ("hypervolume",))
 
 
-def _groups(groups: pd.DataFrame) -> Table:
+def _groups(groups: pd.DataFrame) -> Table | Text:
     title = "at the last step: means over seeds, with Student's interval; > marks the best rate by the target"
-    table = _table("measure", "method", "setting", "rate", "seeds", "learning", "forgetting", "why", title=title)
-    for row in _records(groups):
-        best = "> " if row["best_learning_rate"] else ""
-        why = "; ".join(text for text in (row["reason"], row["note"]) if text)
-        _add(
-            table,
+    columns = ("measure", "method", "setting", "rate", "seeds", "learning", "forgetting", "why")
+    lines = [
+        (
             row["measure"],
             row["method"],
             row["setting"],
-            best + _number(row["learning_rate"], "{:.3g}"),
+            ("> " if row["best_learning_rate"] else "") + _number(row["learning_rate"], "{:.3g}"),
             str(row["seeds"]),
             _interval(row, "learning"),
             _interval(row, "forgetting"),
-            why,
+            "; ".join(text for text in (row["reason"], row["note"]) if text),
         )
-    return table
+        for row in _records(groups)
+    ]
+    return _table_or_why(columns, lines, title, ("learning", "forgetting"))
 
 
-def _equal(rows: pd.DataFrame) -> Table:
+def _equal(rows: pd.DataFrame) -> Table | Text:
     title = "forgetting at equal learning, on straight lines along each run; mean over seeds"
-    table = _table("measure", "learning", "method", "setting", "rate", "seeds", "forgetting", "why", title=title)
-    for row in _records(rows):
-        _add(
-            table,
+    columns = ("measure", "learning", "method", "setting", "rate", "seeds", "forgetting", "why")
+    lines = [
+        (
             row["measure"],
             f"{row['at_learning']:.4g}",
             row["method"],
@@ -167,7 +164,9 @@ def _equal(rows: pd.DataFrame) -> Table:
             _ends(row["forgetting"], row["low"], row["high"]),
             row["reason"],
         )
-    return table
+        for row in _records(rows)
+    ]
+    return _table_or_why(columns, lines, title, ("forgetting",))
 
 
 def _associations(rows: pd.DataFrame) -> list[Any]:
@@ -181,12 +180,9 @@ def _associations(rows: pd.DataFrame) -> list[Any]:
             f"{rank} and {measure}, {methods}: of {len(modules)} matrices {called} go together"
             " (false discovery rate 5 %)"
         )
-        table = _table(
-            "level", "item", "runs", "correlation", "p (BH)", "p (Holm)", "given learning", "p (BH) given", title=title
-        )
-        for row in _records(pd.concat([own[own["level"] != "module"], modules.head(_STRONGEST)])):
-            _add(
-                table,
+        columns = ("level", "item", "runs", "correlation", "p (BH)", "p (Holm)", "given learning", "p (BH) given")
+        lines = [
+            (
                 row["level"],
                 row["item"],
                 str(row["runs"]),
@@ -196,7 +192,9 @@ def _associations(rows: pd.DataFrame) -> list[Any]:
                 _ends(row["partial"], row["partial_low"], row["partial_high"]),
                 _number(row["partial_p_bh"], "{:.3g}"),
             )
-        parts.append(table)
+            for row in _records(pd.concat([own[own["level"] != "module"], modules.head(_STRONGEST)]))
+        ]
+        parts.append(_table(columns, lines, title))
     return parts
 
 
@@ -235,7 +233,7 @@ def _line(reason: str, places: Iterable[str]) -> Text:
 
 def _legend(found: Outcomes) -> str:
     measures = [
-        f"{name}, {text} ({'; '.join(filter(None, found.checkpoints[f'{name}_tasks'].unique()))})"
+        f"{_named(name)}, {text} ({'; '.join(filter(None, found.checkpoints[f'{name}_tasks'].unique()))})"
         for name, text in MEASURES.items()
         if name in found.checkpoints.columns
     ]
@@ -250,18 +248,35 @@ def _legend(found: Outcomes) -> str:
     )
 
 
-def _table(*columns: str, title: str = "") -> Table:
+def _named(measure: str) -> str:
+    """A measure, and its heading where that is shorter."""
+    return f"{measure} ({_SHORT[measure]})" if measure in _SHORT else measure
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Lines of plain text: what stands in brackets in a name is no markup; columns that say nothing are left out."""
     table = Table(
         box=None, pad_edge=False, header_style="bold", title=Text(f"\n{title}") if title else None, title_justify="left"
     )
-    for name in columns:
+    told = [place for place in range(len(columns)) if any(line[place] not in _NOTHING for line in lines)]
+    for place in told:
+        name = columns[place]
         table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(line[place]) for place in told))
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
-    """A row of plain text: what stands in brackets in a name is no markup."""
-    table.add_row(*map(Text, cells))
+def _table_or_why(
+    columns: Sequence[str], lines: Sequence[Sequence[str]], title: str, values: Sequence[str]
+) -> Table | Text:
+    """The table, or in one line why it would hold no value."""
+    places = [columns.index(name) for name in values]
+    if any(line[place] not in _NOTHING for line in lines for place in places):
+        return _table(columns, lines, title)
+    reasons = dict.fromkeys(line[columns.index("why")] for line in lines) if "why" in columns else {}
+    why = "; ".join(filter(None, reasons))
+    return Text(f"\n{title}: none{f' ({why})' if why else ''}", style="yellow")
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -279,7 +294,11 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 def _ends(value: Any, low: Any, high: Any) -> str:
     if pd.isna(value):
         return "-"
-    return f"{value:.4f}" if pd.isna(low) or pd.isna(high) else f"{value:.4f} ({low:.4f} to {high:.4f})"
+    ends = [] if pd.isna(low) or pd.isna(high) else [float(low), float(high)]
+    largest = max(map(abs, [float(value), *ends]))
+    form = "{:z.2g}" if 0 < largest < _SMALL else "{:z.4f}"
+    shown = [form.format(float(each)) for each in (value, *ends)]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})" if ends else shown[0]
 
 
 def _beside_null(row: Mapping[str, Any], name: str) -> str:

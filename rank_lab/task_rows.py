@@ -209,6 +209,8 @@ def json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(f"{file}: is no whole gzip file, after line {line} ({error}); fetch it again.") from error
     except CheckpointError as error:
         raise DataError(str(error)) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: is not there; check the path.") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions.") from error
 

@@ -92,6 +92,10 @@ class TrainingRecord:
             If there is none, or it is not what :meth:`save` writes: a field more or less, or of another kind.
         """
         file = Path(folder) / RECORD_FILE
+        if not file.exists() and not file.is_symlink():
+            raise SchemaError(
+                f"{folder}: has no {RECORD_FILE}, which 'rank-lab finetune' leaves in a run's folder; give such a one."
+            )
         try:
             size_of(file)
             content = dict(parse_json(file.read_bytes()))

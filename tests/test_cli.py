@@ -16,6 +16,7 @@ import torch
 
 from rank_lab import RankReport, __version__
 from tests.checkpoints import factors, llama, moved, rank_lab, save, save_adapter
+from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
@@ -131,6 +132,26 @@ def test_analyze_prints_a_table_and_where_it_wrote(tmp_path: Path, generator: to
     assert "written: " in done.out
     assert (tmp_path / "study" / "my_run.rank" / "report.json").is_file()
     assert set(RankReport.load(tmp_path / "study" / "my_run.rank").updates["run"]) == {"my run"}
+
+
+def test_analyze_takes_the_base_that_the_run_names(tmp_path: Path, generator: torch.Generator) -> None:
+    state = llama(generator)
+    base, run = save(tmp_path / "base", state), tmp_path / "run"
+    save(run / "checkpoint-5", moved(state, generator))
+    save_adapter(tmp_path / "adapter" / "checkpoint-5", factors(generator))
+    assert rank_lab("analyze", run, "-o", tmp_path / "study").code == 2
+    for folder, method in ((run, "full"), (tmp_path / "adapter", "lora")):
+        record(method, base=str(base)).save(folder)
+        done = rank_lab("analyze", folder, "-o", tmp_path / "study")
+        assert (done.code, done.err) == (0, f"note: {folder}: its base is {base}, as its training.json says\n")
+        report = RankReport.load(tmp_path / "study" / f"{folder.name}.rank")
+        assert (report.provenance["base"]["source"], report.provenance["base"]["named_by"]) == (
+            str(base), "training.json",
+        )  # fmt: skip
+        assert report.updates["relative_frobenius"].notna().all()
+    record("lora", base=str(tmp_path / "moved")).save(tmp_path / "adapter")
+    done = rank_lab("analyze", tmp_path / "adapter", "-o", tmp_path / "study")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_analyze_as_json(tmp_path: Path, generator: torch.Generator) -> None:

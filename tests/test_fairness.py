@@ -11,6 +11,7 @@ import pytest
 from rank_lab.contamination import contamination
 from rank_lab.errors import DataError, SchemaError
 from rank_lab.fairness import Finding, fairness, render_findings
+from rank_lab.fairness_command import fairness_and_print
 from rank_lab.training_record import TrainingRecord
 from tests.training_records import LORA, record
 
@@ -146,6 +147,25 @@ def test_records_that_are_none(tmp_path: Path, change: dict[str, Any], words: st
     with pytest.raises(SchemaError, match=words) as found:
         TrainingRecord.load(tmp_path)
     assert str(found.value).isprintable()
+
+
+def test_a_folder_without_a_record_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError) as found:
+        TrainingRecord.load(tmp_path)
+    assert str(found.value).startswith(f"{tmp_path}: has no training.json, which 'rank-lab finetune' leaves")
+    assert "Errno" not in str(found.value)
+
+
+@pytest.mark.parametrize(("option", "lacking"), [("--train-column", "train"), ("--test-column", "test")])
+def test_a_column_that_is_not_there_names_its_option(tmp_path: Path, option: str, lacking: str) -> None:
+    record().save(tmp_path)
+    for name in ("train", "test"):
+        row = {"said" if name == lacking else "text": "one"}
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=rf"has no column 'text'; name the texts' by {option}\. Nearest: said"):
+        fairness_and_print(
+            [tmp_path], tmp_path / "train", tmp_path / "test", train_column="text", test_column="text"
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("choices", [{"rank": 8, "alpha": "large"}, {"dropout": "much"}, {"rank": "8", "targets": 3}])

@@ -18,6 +18,7 @@ from rank_lab.score_draws import Resampling
 from rank_lab.score_row import ScoreRow
 from rank_lab.score_table import ScoreTable
 from rank_lab.study_outcomes import study_outcomes
+from tests.checkpoints import rank_lab
 from tests.outcome_studies import BASE, MODULES, matrix, report, scores, training
 
 QUICK = OutcomeChoices(resampling=Resampling(200), sampling=Sampling(199, 50))
@@ -65,6 +66,57 @@ def test_the_terminal_shows_all_of_it(study: Path) -> None:
     assert "! no ranks: no report of this run - odd step 5" in text
     assert "left out: arc_easy acc: has no role" in text
     assert "they say nothing of other seeds" in " ".join(text.split())
+
+
+@pytest.fixture
+def small_differences(tmp_path: Path) -> Path:
+    """Scores without reports, of which no two differ by more than a few millionths; five measures of forgetting."""
+    rows = [*BASE]
+    for run, by in (("base", 0), ("a-run-of-a-long-name", 1), ("another-run-of-a-long-name", 2)):
+        rows += scores(run, 5, 1e-6 * by, -3e-6 * by) if by else []
+        about = {"higher_is_better": False, "stderr": 0.01, "n": 100}
+        step, method = (5, "full") if by else (0, "base")
+        rows.append(ScoreRow(run, method, step, "wiki", "cross_entropy", 2.0 + by, role="source", **about))
+        for task, role in (("wiki", "source"), ("news", "target")) if by else ():
+            rows.append(ScoreRow(run, method, step, task, "kl_from_base", 0.1 * by, role=role, **about))
+    ScoreTable.of(rows).save(tmp_path / "scores.parquet")
+    return tmp_path
+
+
+def test_columns_that_say_nothing_are_left_out(small_differences: Path) -> None:
+    text = shown(small_differences, width=150)
+    (heading,) = (line for line in text.splitlines() if line.startswith("run "))
+    assert heading.split() == [
+        "run", "step", "method", "learning", "forgetting", "normalised", "loss_rise", "kl_source", "kl_target",
+    ]  # fmt: skip
+    assert "p (BH)" not in text
+
+
+def test_small_differences_have_digits_and_zero_no_sign(small_differences: Path) -> None:
+    text = shown(small_differences)
+    assert "-0.0000" not in text
+    assert "-3e-06" in text
+    assert "0.0000 (-0.0277 to 0.0277)" in text
+
+
+def test_a_table_without_a_value_is_a_line_with_the_reason(tmp_path: Path) -> None:
+    rows = [*BASE, *scores("a", 5, 0.2, 0.1), *scores("b", 5, 0.1, 0.1)]
+    ScoreTable.of(rows).save(tmp_path / "scores.parquet")
+    found = study_outcomes(tmp_path, QUICK)
+    equal = found.trade_offs.equal_learning
+    equal[["forgetting", "low", "high"]] = float("nan")
+    equal["reason"] = "1 of 1 runs do not reach it"
+    screen = Console(file=StringIO(), width=300)
+    screen.print(render_outcomes(found))
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "mean over seeds: none (1 of 1 runs do not reach it)\n" in text
+
+
+def test_show_without_reports_says_nothing_of_their_records(small_differences: Path) -> None:
+    done = rank_lab("show", small_differences)
+    assert (done.code, done.err) == (0, "")
+    assert "loss_rise" in done.out
+    assert "fairness" not in done.out
 
 
 def test_nothing_is_cut_off_in_a_narrow_terminal(study: Path) -> None:

@@ -136,6 +136,8 @@ def _whole(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except CheckpointError as error:
         raise DataError(str(error)) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: is not there; check the path.") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); give a file of texts.") from error
     except UnicodeDecodeError as error:

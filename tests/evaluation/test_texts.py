@@ -184,8 +184,9 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text(" \n")
     with pytest.raises(DataError, match="holds no text"):
         read_texts("blank", tmp_path / "blank.txt")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_texts("absent", tmp_path / "absent.txt")
+    for absent in ("absent.txt", "absent.jsonl", "absent.jsonl.gz"):
+        with pytest.raises(DataError, match=f"{absent}: is not there; check the path"):
+            read_texts("absent", tmp_path / absent)
     with pytest.raises(DataError, match=r"expected \.jsonl"):
         read_texts("table", tmp_path / "table.csv")
 

@@ -137,7 +137,7 @@ def test_packed_text_the_methods_own_rate_and_an_unfair_comparison(
         ({"kind": "ranking"}, "--kind ranking: expected one of causal"),
         ({"text_columns": ("saaid",)}, "has no column 'saaid'.* Nearest: said"),
         ({"packing": True, "max_length": 1000}, "max_length 1000: more than the 128 tokens"),
-        ({"against": (Path("nowhere"),)}, "nowhere/training.json: is no record of a training"),
+        ({"against": (Path("nowhere"),)}, "nowhere: has no training.json, which"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str, texts: Path, tmp_path: Path) -> None:
