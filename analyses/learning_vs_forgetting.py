@@ -179,6 +179,7 @@ def keep(options: argparse.Namespace, texts: Texts) -> None:
     found = study_outcomes(options.study)
     options.out.mkdir(parents=True, exist_ok=True)
     export_outcomes(found, options.out, formats=["csv"])
+    (options.out / "score_examples.csv").unlink()  # of every text, large, and made again by the study
     about: dict[str, Any] = json.loads((options.study / "about.json").read_text(encoding="utf-8"))
     about |= _stated(options, texts) | {"seeds": options.seeds}
     text = report(found, about)
