@@ -13,6 +13,7 @@ from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.sora.stop_rule import StopRule
 from rank_lab.sora.thresholds import threshold_list
 from rank_lab.tasks import GLUE, Subset, Task, TaskData, encoded, task_named
+from rank_lab.training_options import refuse_below_one, refuse_device, refuse_negative, refuse_rate
 
 __all__ = ["Adapter", "Inputs", "Plan", "Training"]
 
@@ -274,20 +275,13 @@ class Training:
         RankLabError
             If transformers refuses a value, or the device is not there.
         """
-        import torch
-
-        if self.device not in {"cpu", "cuda"} or (self.device == "cuda" and not torch.cuda.is_available()):
-            raise RankLabError(f"--device {self.device}: expected cpu, or cuda where torch sees a GPU.")
+        refuse_device(self.device)
         if not 0 <= self.warmup < 1:
             raise RankLabError(f"--warmup {self.warmup:g}: expected a fraction of a stage, from 0 to below 1.")
-        for name in ("batch_size", "accumulation", "evaluation_batch_size"):
-            if getattr(self, name) < 1:
-                raise RankLabError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
-        if not 0 < self.learning_rate < math.inf:
-            raise RankLabError(f"--lr {self.learning_rate!r}: expected a finite number above 0.")
-        for name, value in (("weight-decay", self.weight_decay), ("clip", self.clip)):
-            if not 0 <= value < math.inf:
-                raise RankLabError(f"--{name} {value!r}: expected a finite number, 0 or more.")
+        counts = ("batch_size", "accumulation", "evaluation_batch_size")
+        refuse_below_one({name: getattr(self, name) for name in counts})
+        refuse_rate("--lr", self.learning_rate)
+        refuse_negative({"--weight-decay": self.weight_decay, "--clip": self.clip})
         if self.scheduler not in _SCHEDULERS:
             raise RankLabError(f"--scheduler {self.scheduler}: expected one of {', '.join(_SCHEDULERS)}.")
         try:

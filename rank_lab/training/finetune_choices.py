@@ -1,6 +1,5 @@
 """What the verb ``finetune`` was asked for, as typed; checked when it is carried out."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rank_lab.errors import DataError, RankLabError
 from rank_lab.plain_text import first_line
 from rank_lab.tasks import GLUE, HubData, Subset, Task, TaskData, encoded, task_named
 from rank_lab.training.method import KINDS, MethodChoices
+from rank_lab.training_options import refuse_below_one, refuse_device, refuse_negative, refuse_rate
 
 __all__ = ["Adaptation", "DataChoices", "TrainingChoices", "steps_named"]
 
@@ -240,10 +240,7 @@ class TrainingChoices:
         RankLabError
             If transformers refuses a value, or the device is not there.
         """
-        import torch
-
-        if self.device not in {"cpu", "cuda"} or (self.device == "cuda" and not torch.cuda.is_available()):
-            raise RankLabError(f"--device {self.device}: expected cpu, or cuda where torch sees a GPU.")
+        refuse_device(self.device)
         self._refuse_numbers()
         try:
             return self._template(out, learning_rate, examples)
@@ -263,16 +260,11 @@ class TrainingChoices:
         return steps_named("--save-at", self.save_at) or self.checkpoints
 
     def _refuse_numbers(self) -> None:
-        for name in ("batch_size", "accumulation", "evaluation_batch_size", "checkpoints", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RankLabError(f"--{name.replace('_', '-')} {value}: expected 1 or more.")
-        for option, value in (("--lr", self.learning_rate), ("--epochs", self.epochs)):
-            if value is not None and not 0 < value < math.inf:
-                raise RankLabError(f"{option} {value!r}: expected a finite number above 0.")
-        for name, value in (("weight-decay", self.weight_decay), ("clip", self.clip)):
-            if not 0 <= value < math.inf:
-                raise RankLabError(f"--{name} {value!r}: expected a finite number, 0 or more.")
+        counts = ("batch_size", "accumulation", "evaluation_batch_size", "checkpoints", "steps")
+        refuse_below_one({name: getattr(self, name) for name in counts})
+        refuse_rate("--lr", self.learning_rate)
+        refuse_rate("--epochs", self.epochs)
+        refuse_negative({"--weight-decay": self.weight_decay, "--clip": self.clip})
         if not 0 <= self.warmup < 1:
             raise RankLabError(f"--warmup {self.warmup:g}: expected a share of the steps, from 0 to below 1.")
         if self.scheduler not in _SCHEDULERS:
