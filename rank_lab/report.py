@@ -17,7 +17,7 @@ from rank_lab.plain_file import parse_json, size_of
 from rank_lab.plain_text import holds_controls, plain
 from rank_lab.schema import ADDED, COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
 
-__all__ = ["RankReport", "read_provenance", "reports_of"]
+__all__ = ["RankReport", "read_provenance", "read_table", "reports_of"]
 
 _ROW_GROUP = 200  # one spectrum is then read without its neighbours
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
@@ -128,10 +128,7 @@ class RankReport:
         """
         path = Path(folder)
         head = _head(path)
-        tables: dict[str, pd.DataFrame] = {}
-        for name, schema in _tables().items():
-            file = path / f"{name}.parquet"
-            tables[name] = _table(file, schema, _added_since(head["schema_version"]) if name == "updates" else ())
+        tables = {name: _read(path, name, head["schema_version"]) for name in _tables()}
         return cls(tables["updates"], tables["spectra"], tables["coverage"], head["provenance"])
 
 
@@ -164,6 +161,22 @@ def read_provenance(folder: Path | str) -> dict[str, Any]:
         If the folder has no head of a report.
     """
     return dict(_head(Path(folder))["provenance"])
+
+
+def read_table(folder: Path | str, name: str) -> pd.DataFrame:
+    """One table of a stored report, ``updates`` or ``coverage``: the spectra are large and not always wanted.
+
+    Raises
+    ------
+    SchemaError
+        As of :meth:`RankReport.load`.
+    """
+    path = Path(folder)
+    return _read(path, name, _head(path)["schema_version"])
+
+
+def _read(folder: Path, name: str, version: int) -> pd.DataFrame:
+    return _table(folder / f"{name}.parquet", _tables()[name], _added_since(version) if name == "updates" else ())
 
 
 def _tables() -> dict[str, pa.Schema]:

@@ -1,0 +1,159 @@
+"""How all figures look: colours that the colour-blind can tell apart, light, dark and on paper."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import plotly.graph_objects as go
+
+from rank_lab.plain_text import plain
+
+__all__ = ["SCALE", "STYLES", "Mark", "Palette", "Style", "label", "marks", "new_plot", "palette"]
+
+Style: TypeAlias = Literal["light", "dark", "paper"]
+STYLES: tuple[Style, ...] = ("light", "dark", "paper")
+"""On screen, on a dark screen, and in print (no title in the graphic, smaller text)."""
+
+SCALE = "Cividis"
+"""Continuous colours: even in lightness, and the same to the colour-blind."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of one style; every mark has a contrast of at least 3 to the background, text one of at least 4.5.
+
+    Parameters
+    ----------
+    background, text, grid
+        Of the plot.
+    null
+        Of what noise would show.
+    edge
+        Of the edge of the noise.
+    empty
+        Of a cell that has no value.
+    cycle
+        Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), darkened or lightened to the contrast.
+    """
+
+    background: str
+    text: str
+    grid: str
+    null: str
+    edge: str
+    empty: str
+    cycle: tuple[str, ...]
+
+
+_LIGHT = Palette(
+    "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
+    ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"),
+)  # fmt: skip
+_DARK = Palette(
+    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff7b5a", "#4a4f59",
+    ("#56b4e9", "#ff8a3d", "#2fcf9f", "#e39ac8", "#f0e442", "#ffffff"),
+)  # fmt: skip
+
+_FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one run or method is drawn, in colour and without.
+
+    Parameters
+    ----------
+    color, symbol, dash
+        In plotly's terms.
+    """
+
+    color: str
+    symbol: str
+    dash: str
+
+
+def palette(style: Style) -> Palette:
+    """Colours of a style."""
+    return _DARK if style == "dark" else _LIGHT
+
+
+def marks(names: Sequence[str], style: Style) -> dict[str, Mark]:
+    """A mark for each run or method: full, LoRA, SoRA and AdaLoRA look alike in all figures.
+
+    Parameters
+    ----------
+    names
+        Distinct. Names are told apart by symbol and dash where there are more than colours.
+    style
+        Of the plot.
+
+    Examples
+    --------
+    >>> found = marks(["full", "lora", "my run"], "light")
+    >>> found["full"].color, len({(mark.color, mark.symbol) for mark in found.values()})
+    ('#0072b2', 3)
+    """
+    colors = palette(style).cycle
+    taken = {_FIXED[name] for name in names if name in _FIXED}
+    free = [index for index in range(len(names) + len(colors)) if index not in taken]
+    places = {name: _FIXED[name] if name in _FIXED else free.pop(0) for name in names}
+    return {
+        name: Mark(
+            colors[place % len(colors)],
+            _SYMBOLS[place % len(_SYMBOLS)],
+            _DASHES[place // len(colors) % len(_DASHES)],
+        )
+        for name, place in places.items()
+    }
+
+
+def label(name: str) -> str:
+    r"""A name from a file as text in a plot: plotly takes tags and dollar signs for markup.
+
+    Examples
+    --------
+    >>> label("<b>q</b> $x$"), label("a\x1b[2J")
+    ('&lt;b&gt;q&lt;/b&gt; &#36;x&#36;', 'a\\x1b[2J')
+    """
+    return html.escape(plain(str(name)), quote=False).replace("$", "&#36;")
+
+
+def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.Figure:
+    """An empty plot of a style.
+
+    Parameters
+    ----------
+    style
+        On paper the title is left to the caption.
+    title, x, y
+        Axes carry symbol and unit; names from files go through :func:`label` first.
+    layout
+        Further settings of plotly's layout.
+    """
+    colors = palette(style)
+    axis = {
+        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text, "showline": True,
+        "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
+    }  # fmt: skip
+    paper = style == "paper"
+    font = {"family": "Times New Roman, Times, serif", "size": 11} if paper else {"family": "sans-serif", "size": 13}
+    heading = {"text": title, "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
+    plot = go.Figure()
+    plot.update_layout(
+        template="none",
+        paper_bgcolor=colors.background,
+        plot_bgcolor=colors.background,
+        font=font | {"color": colors.text},
+        title=None if paper else heading,
+        margin={"l": 60, "r": 15, "t": 12 if paper else 48, "b": 50},
+        colorway=list(colors.cycle),
+        legend={"bgcolor": "rgba(0,0,0,0)"},
+        hoverlabel={"bgcolor": colors.background, "font": {"color": colors.text}},
+        xaxis={"title": {"text": x}} | axis,
+        yaxis={"title": {"text": y}} | axis,
+    )
+    plot.update_layout(**layout)
+    return plot
