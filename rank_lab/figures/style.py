@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import get_colorscale
 
 from rank_lab.plain_text import plain
 
-__all__ = ["SCALE", "STYLES", "Mark", "Palette", "Style", "label", "marks", "new_plot", "palette"]
+__all__ = ["STYLES", "Mark", "Palette", "Style", "label", "marks", "new_plot", "palette"]
 
 Style: TypeAlias = Literal["light", "dark", "paper"]
 STYLES: tuple[Style, ...] = ("light", "dark", "paper")
 """On screen, on a dark screen, and in print (no title in the graphic, smaller text)."""
-
-SCALE = "Cividis"
-"""Continuous colours: even in lightness, and the same to the colour-blind."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class Palette:
         Of a cell that has no value.
     cycle
         Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), darkened or lightened to the contrast.
+    scale
+        Continuous colours for values: Cividis, even in lightness and the same to the colour-blind; on a dark screen
+        without its darkest end, which would look like a cell that is not there.
     """
 
     background: str
@@ -44,15 +46,18 @@ class Palette:
     edge: str
     empty: str
     cycle: tuple[str, ...]
+    scale: tuple[tuple[float, str], ...]
 
 
+_CIVIDIS = tuple((float(at), str(color)) for at, color in get_colorscale("Cividis"))
+_CIVIDIS_LIT = tuple((at, color) for at, (_, color) in zip(np.linspace(0.0, 1.0, 7).tolist(), _CIVIDIS[3:], strict=True))
 _LIGHT = Palette(
     "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
-    ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"),
+    ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"), _CIVIDIS,
 )  # fmt: skip
 _DARK = Palette(
     "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff7b5a", "#4a4f59",
-    ("#56b4e9", "#ff8a3d", "#2fcf9f", "#e39ac8", "#f0e442", "#ffffff"),
+    ("#56b4e9", "#ff8a3d", "#2fcf9f", "#e39ac8", "#f0e442", "#ffffff"), _CIVIDIS_LIT,
 )  # fmt: skip
 
 _FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
@@ -136,7 +141,7 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
     colors = palette(style)
     axis = {
         "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text, "showline": True,
-        "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
+        "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power", "automargin": True,
     }  # fmt: skip
     paper = style == "paper"
     font = {"family": "Times New Roman, Times, serif", "size": 11} if paper else {"family": "sans-serif", "size": 13}

@@ -1,0 +1,41 @@
+"""The pages, and what stands around each of them."""
+
+import sys
+
+import streamlit as st
+
+from . import layers
+from .guarded import guarded
+from .opened import study
+
+__all__ = ["run"]
+
+_PAGES = ((layers.page, "Layers", "layers"),)
+
+
+def run() -> None:
+    """Show the page that the URL names."""
+    st.set_page_config(page_title="rank_lab", page_icon="📐", layout="wide")
+    pages = [
+        st.Page(guarded(page), title=title, url_path=path, default=index == 0)
+        for index, (page, title, path) in enumerate(_PAGES)
+    ]
+    chosen = st.navigation(pages)
+    with st.sidebar:
+        _follow()
+    chosen.run()
+
+
+@st.fragment(run_every=3.0)
+def _follow() -> None:
+    """Look whether files have changed; a study can be open while it is being written."""
+    follow = st.toggle("Follow changes", value=True, key="follow", help="Show what is new in the study's files.")
+    try:
+        now = study().signature()
+    except Exception as error:  # noqa: BLE001 - the page itself says what is wrong
+        sys.stderr.write(f"rank-lab dashboard: {error}\n")
+        return
+    before = st.session_state.get("seen_signature")
+    st.session_state["seen_signature"] = now
+    if follow and before is not None and before != now:
+        st.rerun()

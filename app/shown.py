@@ -1,0 +1,93 @@
+"""A figure or a table in a page, with its caption and everything to take along."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from rank_lab.figures import Figure, Style
+from rank_lab.pictures import PICTURES, find_browser, html_page, picture
+
+from .text import escaped
+
+__all__ = ["screen_style", "show_figure", "show_table"]
+
+Draw = Callable[[Style], Figure]
+Clicked = Callable[[list[object]], None]
+
+_MIME = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+
+
+def screen_style() -> Style:
+    """Light or dark, as the browser has it."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None:
+    """A figure, its caption and its downloads.
+
+    Parameters
+    ----------
+    draw
+        From a style to the figure: the screen's now, the paper's when it is downloaded.
+    key
+        Of the element, one on each page.
+    clicked
+        Gets the customdata of the mark that was clicked, before the page is drawn again.
+    """
+    figure = draw(screen_style())
+
+    def selected() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points and clicked is not None and points[0].get("customdata"):
+            clicked(list(points[0]["customdata"]))
+
+    st.plotly_chart(
+        figure.plot, theme=None, key=key, alt=figure.caption, config={"displaylogo": False},
+        on_select=selected if clicked is not None else "ignore", selection_mode="points",
+    )  # fmt: skip
+    st.caption(escaped(figure.caption))
+    with st.popover("Download", icon="⬇️"):
+        _downloads(figure, draw, key)
+
+
+def _downloads(figure: Figure, draw: Draw, key: str) -> None:
+    name = figure.name
+    st.download_button(
+        "Data (CSV)", figure.data.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+    )
+    st.download_button(
+        "Interactive page (HTML)", lambda: html_page(figure), f"{name}.html", "text/html", key=f"{key}-html",
+        on_click="ignore",
+    )  # fmt: skip
+    if find_browser() is None:
+        st.caption("SVG, PDF and PNG need Chromium or Chrome, which was not found; data and HTML need neither.")
+        return
+    for kind in PICTURES:
+        st.download_button(
+            f"For print ({kind.upper()})", partial(_drawn, draw, kind), f"{name}.{kind}", _MIME[kind],
+            key=f"{key}-{kind}", on_click="ignore",
+        )  # fmt: skip
+
+
+def _drawn(draw: Draw, kind: str) -> bytes:
+    return picture(draw("paper"), kind)
+
+
+def show_table(table: pd.DataFrame, *, name: str, key: str) -> None:
+    """A table and its download.
+
+    Parameters
+    ----------
+    table
+        As it is shown.
+    name
+        File name without its ending.
+    key
+        Of the element, one on each page.
+    """
+    st.dataframe(table, hide_index=True, key=key)
+    st.download_button(
+        "Table (CSV)", table.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+    )
