@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import get_colorscale
 
@@ -50,7 +49,7 @@ class Palette:
 
 
 _CIVIDIS = tuple((float(at), str(color)) for at, color in get_colorscale("Cividis"))
-_CIVIDIS_LIT = tuple((at, color) for at, (_, color) in zip(np.linspace(0.0, 1.0, 7).tolist(), _CIVIDIS[3:], strict=True))
+_CIVIDIS_LIT = tuple((1.5 * at - 0.5, color) for at, color in _CIVIDIS[3:])
 _LIGHT = Palette(
     "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
     ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"), _CIVIDIS,
