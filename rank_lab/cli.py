@@ -111,11 +111,12 @@ def export(
     study: Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="csv, json or parquet; may be repeated; default all.")
+        list[str] | None,
+        typer.Option("--format", "-f", help="csv, json, parquet or latex; may be repeated; default all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write updates, spectra, coverage and the curve of a schedule as CSV, JSON and Parquet.
+    """Write the tables of a study as CSV, JSON, Parquet and LaTeX, with BibTeX and a README of how each was made.
 
     Example: rank-lab export study/ -o tables/ -f csv
     """
