@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,5 +119,6 @@ class WhiteNoise:
         return part * (self.norm / math.sqrt(math.prod(self.shape)))
 
     def _drawn(self, row: int, column: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 50) + (row << 25) + column)
-        return torch.randn(_BLOCK, _BLOCK, dtype=torch.float64, generator=generator)
+        # Not torch's generator, which takes 32 bits of a seed: blocks would come again.
+        generator = np.random.default_rng((self.seed, row, column))
+        return torch.from_numpy(generator.standard_normal((_BLOCK, _BLOCK)))

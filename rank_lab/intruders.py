@@ -162,7 +162,8 @@ class IntruderCount:
     intruders
         :math:`\#\{j \le k : \max_i |\cos(u_i, y_j)| < \epsilon\}`.
     projected
-        :math:`\#\{j \le k : \lVert P_{U_K} y_j \rVert < \epsilon\}`.
+        :math:`\#\{j \le k : \lVert P_{U_K} y_j \rVert < \epsilon\}`. A random direction keeps
+        :math:`\sqrt{K / d}` of its length: where that is above the threshold, it cannot count.
     span
         ``K``: twice ``k``, at most all.
     gap, smallest_gap

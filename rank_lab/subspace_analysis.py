@@ -101,11 +101,12 @@ def compare_runs(
     original = Checkpoint.open(base) if isinstance(base, str | Path) else base
     one, other = _opened(first, original), _opened(second, original)
     _refuse_same(one, other)
+    _refuse_empty(one, other)
     common = sorted(one.members.keys() & other.members.keys(), key=natural_order)
     if not common:
         raise PairingError(
             f"{one.checkpoint.source} and {other.checkpoint.source} have no updated module in common; nearest: "
-            f"{nearest_pairs(list(one.members), list(other.members)) or 'none, one of them has no weight update'}."
+            f"{nearest_pairs(list(one.members), list(other.members))}."
             " Are they of one model? Adapters of another naming meet a full checkpoint only with --base."
         )
 
@@ -151,6 +152,15 @@ def _refuse_same(one: _Run, other: _Run) -> None:
             f"{other.checkpoint.source}: both runs are the same files, whose subspaces agree; give two runs, or two"
             " checkpoints of one."
         )
+
+
+def _refuse_empty(*runs: _Run) -> None:
+    for run in runs:
+        if not run.members:
+            raise PairingError(
+                f"{run.checkpoint.source}: {run.plan.method} has no weight update, so that there are no subspaces to"
+                " compare; give two runs that change weights."
+            )
 
 
 def _work(member: Member, options: ComparisonOptions) -> float:

@@ -45,8 +45,13 @@ def subspace_summary(report: SubspaceReport) -> dict[str, Any]:
         "first": {key: report.provenance["first"][key] for key in ("run", "step", "source")},
         "second": {key: report.provenance["second"][key] for key in ("run", "step", "source")},
         "coverage": {str(status): int(count) for status, count in coverage["status"].value_counts().items()},
+        "modules": _records(coverage),
         "failures": [{"module": str(row.module), "reason": str(row.reason)} for row in failed.itertuples()],
-        **{name: _records(getattr(report, name)) for name in SUBSPACE_TABLES if name not in ("phi", "angles")},
+        **{
+            name: _records(getattr(report, name))
+            for name in SUBSPACE_TABLES
+            if name not in ("phi", "angles", "coverage")
+        },
         "similarity": _records(_similarity(report)),
     }
 
