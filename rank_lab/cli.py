@@ -101,7 +101,7 @@ def subspace(
         typer.Option(help="What both were tuned from; adapters need one only for amplification and intruders."),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the comparison; default both runs'.")] = "",
-    k: Annotated[int, typer.Option(min=1, max=256, help="Leading directions of each update.")] = 16,
+    k: Annotated[int, typer.Option(min=1, max=128, help="Leading directions of each update.")] = 16,
     intruder_k: Annotated[
         int, typer.Option(min=1, max=256, help="Leading directions of the tuned weight looked at for intruders.")
     ] = 64,

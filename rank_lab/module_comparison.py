@@ -29,7 +29,7 @@ __all__ = ["ComparisonOptions", "Member", "Rows", "compare_module", "coverage_ro
 Array = npt.NDArray[np.float64]
 Record = dict[str, Any]
 Rows = dict[str, list[Record]]
-"""Rows of each table of the report."""
+"""Rows of each table of the report; a record whose values are arrays stands for as many rows."""
 
 _OWN_FACTORS = frozenset({"lora", "adalora", "sora"})
 
@@ -211,7 +211,7 @@ def _similarity(read: tuple[_Read, _Read]) -> Rows:
         known = {"side": side, "dimension": len(vectors[0])}
         known |= {"resolved_a": first.resolved, "resolved_b": second.resolved}
         found["angles"] += [known | row for row in _angle_rows(*vectors)]
-        found["phi"] += [known | row for row in _phi_rows(*vectors, first.gaps, second.gaps)]
+        found["phi"].append(known | _phi_grid(*vectors, first.gaps, second.gaps))
     for row in found["angles"]:
         row |= {"gap_a": first.gaps[-1], "gap_b": second.gaps[-1]}
     matrices = [_adaptation_matrix(each) for each in read]
@@ -219,7 +219,7 @@ def _similarity(read: tuple[_Read, _Read]) -> Rows:
         spectra = [_right_vectors(matrix) for matrix in matrices if matrix is not None]
         (one, gaps), (other, other_gaps) = ((v[:, : e.count], g) for (v, g), e in zip(spectra, read, strict=True))
         known = {"side": "A", "dimension": len(one), "resolved_a": one.shape[1], "resolved_b": other.shape[1]}
-        found["phi"] += [known | row for row in _phi_rows(one, other, gaps, other_gaps)]
+        found["phi"].append(known | _phi_grid(one, other, gaps, other_gaps))
     return found
 
 
@@ -244,16 +244,17 @@ def _angle_rows(first: Array, second: Array) -> Iterator[Record]:
         }
 
 
-def _phi_rows(first: Array, second: Array, gaps: Sequence[float], other_gaps: Sequence[float]) -> Iterator[Record]:
-    for (i, j), value in np.ndenumerate(phi(first, second)):
-        yield {
-            "i": i + 1,
-            "j": j + 1,
-            "phi": float(value),
-            "null": phi_null(i + 1, j + 1, len(first)),
-            "gap_a": gaps[i],
-            "gap_b": other_gaps[j],
-        }
+def _phi_grid(first: Array, second: Array, gaps: Sequence[float], other_gaps: Sequence[float]) -> Record:
+    values, dimension = phi(first, second), len(first)
+    i, j = (index.ravel() + 1 for index in np.indices(values.shape))
+    return {
+        "i": i,
+        "j": j,
+        "phi": values.ravel(),
+        "null": np.array([phi_null(*pair, dimension) for pair in zip(i.tolist(), j.tolist(), strict=True)]),
+        "gap_a": np.asarray(gaps)[i - 1],
+        "gap_b": np.asarray(other_gaps)[j - 1],
+    }
 
 
 def _adaptation_matrix(read: _Read) -> torch.Tensor | None:

@@ -1,10 +1,11 @@
 """``compare_runs``: how the updates of two runs lie to each other, one module after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rank_lab.checkpoint import Checkpoint
@@ -120,7 +121,7 @@ def compare_runs(
     found = run_largest_first(_Compare(options), pairs, work, workers=count, progress=done)
     rows: Rows = {table: [row for each in found for row in each[table]] for table in SUBSPACE_TABLES}
     rows["coverage"] += [*_unpaired(one, other), *_unread(one), *_unread(other)]
-    tables = {table: pd.DataFrame(rows[table], columns=schema.names) for table, schema in SUBSPACE_TABLES.items()}
+    tables = {table: _table(rows[table], schema.names) for table, schema in SUBSPACE_TABLES.items()}
     return SubspaceReport(**tables, provenance=_provenance(one, other, original, options, name))
 
 
@@ -170,6 +171,21 @@ def _work(member: Member, options: ComparisonOptions) -> float:
     own = float((out + across) * spec.rank_bound**2) if spec.factored else out * across * small
     in_weight = 0.0 if member.place.reason or not options.intruders else 1.5 * out * across * small + 9 * small**3
     return own + in_weight
+
+
+def _table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows as a table; a record of arrays becomes as many rows, its single values repeated."""
+    counts = [max((len(v) for v in record.values() if isinstance(v, np.ndarray)), default=1) for record in records]
+    found = {}
+    for name in columns:
+        values = [record.get(name) for record in records]
+        if any(isinstance(value, np.ndarray) for value in values):
+            found[name] = np.concatenate([np.asarray(value) for value in values])
+        else:
+            single = np.empty(len(values), dtype=object)
+            single[:] = values
+            found[name] = np.repeat(single, counts)
+    return pd.DataFrame(found, columns=list(columns))
 
 
 def _unpaired(one: _Run, other: _Run) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ def weight_place(spec: UpdateSpec, sources: tuple[Checkpoint, ...]) -> WeightPla
     if spec.source("base") is not None and not spec.factored:
         return WeightPlace()
     if spec.weight is None:
-        return WeightPlace(reason="no base weight: give --base")
+        lacking = "the base stores no weight of this module" if len(sources) > 1 else "no base weight: give --base"
+        return WeightPlace(reason=lacking)
     weight = spec.weight
     if len(weight.shape) > 2:
         weight = weight.view((weight.shape[0], math.prod(weight.shape[1:])))

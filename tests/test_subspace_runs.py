@@ -14,6 +14,8 @@ from rank_lab.module_comparison import ComparisonOptions
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_report import SubspaceReport
 from tests.checkpoints import Outcome, Tensors, factors, gpt2, llama, moved, rank_lab, save, save_adapter
+from tests.peft_models import lora as lora_config
+from tests.peft_models import trained
 from tests.spectra import orthonormal
 from tests.training_records import record
 
@@ -198,6 +200,53 @@ def test_rounding_is_told_from_directions(tmp_path: Path, generator: torch.Gener
     assert (set(report.angles["resolved_a"]), set(report.angles["resolved_b"])) == ({3}, {3})
     assert set(report.angles["k_a"]) == {16}
     assert set(report.amplification["resolved"]) == {3}
+
+
+def test_a_broken_weight_costs_what_needs_it(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    weight = torch.ones(WIDTH, WIDTH)
+    weight[0, 0] = torch.nan
+    report = compare_runs(pair[0], pair[1], save(tmp_path / "broken", {f"{Q}.weight": weight}))
+    (row,) = report.coverage.itertuples()
+    assert (row.status, row.failed) == ("compared", True)
+    assert "one, in its weight: " in row.reason
+    assert "NaN" in row.reason
+    assert len(report.angles) == 4
+    assert not len(report.intruders)
+
+
+def test_an_embedding_has_its_own_matrix_a(tmp_path: Path, generator: torch.Generator) -> None:
+    """PEFT's embedding factors are the other way round: A is (r, vocabulary), the update (vocabulary, width)."""
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    A = torch.randn(2, 20, generator=generator)
+    runs = [
+        save_adapter(tmp_path / run, {f"{name}A": A, f"{name}B": torch.randn(8, 2, generator=generator)})
+        for run in ("one", "two")
+    ]
+    report = compare_runs(*runs)
+    found = of(report.phi, i=2, j=2).set_index("side")
+    assert found["dimension"].to_dict() == {"left": 20, "right": 8, "A": 20}
+    assert found.loc["A", "phi"] == found.loc["left", "phi"] == pytest.approx(1.0)
+    assert found.loc["right", "phi"] < 0.9
+
+
+def test_a_merged_method_stands_beside_a_lora(tmp_path: Path) -> None:
+    options = ComparisonOptions(k=2, intruder_ks=(4,))
+    before, after = trained(tmp_path / "dora", lora_config(use_dora=True))
+    trained(tmp_path / "lora", lora_config())
+    report = compare_runs(
+        tmp_path / "dora" / "adapter", tmp_path / "lora" / "adapter", tmp_path / "dora" / "base", options=options,
+        name="both",
+    )  # fmt: skip
+    assert set(report.coverage["status"]) == {"compared"}
+    assert set(report.coverage["update_kind"]) == {"merged"}
+    module = str(report.coverage["module"].iloc[0])
+    weight, change = before[f"{module}.weight"], after[f"{module}.weight"] - before[f"{module}.weight"]
+    U, _, Vh = torch.linalg.svd(change)
+    expected = float(change.norm() / (U[:, :2].T @ weight @ Vh[:2].T).norm())
+    row = report.amplification.iloc[[1]]  # of the first module at r = 2, of the first run
+    assert (row["module"].item(), row["r"].item(), row["run"].item()) == (module, 2, "adapter")
+    assert row["amplification"].item() == pytest.approx(expected, rel=1e-6)
+    assert set(report.intruders["k"]) == {4}
 
 
 def test_two_workers_find_the_same(pair: tuple[Path, Path, Path]) -> None:
