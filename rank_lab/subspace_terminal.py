@@ -139,7 +139,7 @@ def _similarity_table(similarity: pd.DataFrame, column: str) -> Table:
             resolved = "-" if side == "A" else f"{_middle(rows, 'resolved_a'):g}, {_middle(rows, 'resolved_b'):g}"
             angle = _middle(rows, "angle") * 57.29577951308232
             table.add_row(
-                plain(name),
+                Text(plain(name)),
                 side,
                 str(len(rows)),
                 f"{_middle(rows, 'k'):g}",
@@ -163,7 +163,7 @@ def _amplification_table(report: SubspaceReport, column: str) -> Table:
             for r in sorted(found["r"].unique())[-1:]:
                 at = found[found["r"] == r]
                 cells = [f"{_middle(at, part):.3g}" for part in ("amplification", "update_norm", "own", "random")]
-                table.add_row(plain(name), plain(str(run)), _step(step), str(len(at)), str(r), *cells)
+                table.add_row(Text(plain(name)), Text(plain(str(run))), _step(step), str(len(at)), str(r), *cells)
     return table
 
 
@@ -176,8 +176,8 @@ def _intruder_table(report: SubspaceReport, column: str) -> Table:
             for k in sorted(found["k"].unique()):
                 at = found[found["k"] == k]
                 table.add_row(
-                    plain(name),
-                    plain(str(run)),
+                    Text(plain(name)),
+                    Text(plain(str(run))),
                     _step(step),
                     str(len(at)),
                     str(k),

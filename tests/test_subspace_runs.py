@@ -1,5 +1,6 @@
 """Two runs compared: what is planted is found, what cannot be compared is a row with its reason."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from rank_lab.errors import PairingError
 from rank_lab.module_comparison import ComparisonOptions
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_report import SubspaceReport
+from rank_lab.subspace_terminal import render_subspaces
 from tests.checkpoints import Outcome, Tensors, factors, gpt2, llama, moved, rank_lab, save, save_adapter
 from tests.peft_models import lora as lora_config
 from tests.peft_models import trained
@@ -227,6 +230,38 @@ def test_an_embedding_has_its_own_matrix_a(tmp_path: Path, generator: torch.Gene
     assert found["dimension"].to_dict() == {"left": 20, "right": 8, "A": 20}
     assert found.loc["A", "phi"] == found.loc["left", "phi"] == pytest.approx(1.0)
     assert found.loc["right", "phi"] < 0.9
+
+
+def test_a_resized_vocabulary_is_compared_in_its_common_rows(tmp_path: Path, generator: torch.Generator) -> None:
+    state, name = small(generator), "model.embed_tokens.weight"
+    base, runs = save(tmp_path / "base", state), []
+    for run, rows in (("longer", 24), ("same", 20)):
+        change = torch.zeros(rows, WIDTH)
+        change[3] = 1.0
+        longer = torch.cat([state[name], torch.ones(rows - 20, WIDTH)]) + change
+        runs.append(save(tmp_path / run, state | {name: longer}))
+    report = compare_runs(*runs, base)
+    embedding = of(report.coverage, module="model.embed_tokens")
+    assert (embedding["status"].item(), embedding["out_features"].item()) == ("compared", 20)
+    angles = of(report.angles, module="model.embed_tokens", index=1)
+    assert angles["angle"].tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert set(angles["dimension"]) == {20, WIDTH}
+    first, second = (of(report.amplification, module="model.embed_tokens", run=run, r=1) for run in ("longer", "same"))
+    assert first["amplification"].item() == pytest.approx(second["amplification"].item(), rel=1e-5)
+    assert len(of(report.intruders, module="model.embed_tokens", run="longer"))
+    others = of(report.coverage, status="zero")
+    assert len(others) == len(report.coverage) - 1  # nothing else was trained
+
+
+def test_names_are_shown_and_not_obeyed(tmp_path: Path, generator: torch.Generator) -> None:
+    name = "model.layers.0.[red]attn[/red].q_proj"
+    runs = [save_adapter(tmp_path / run, factors(generator, name)) for run in ("o[b]ne", "two")]
+    report = compare_runs(*runs, save(tmp_path / "base", {f"{name}.weight": torch.randn(8, 8, generator=generator)}))
+    screen = Console(width=200, file=io.StringIO(), record=True)
+    screen.print(render_subspaces(report, modules=True))
+    shown = screen.export_text()
+    assert shown.count(name) >= 4
+    assert "o[b]ne" in shown
 
 
 def test_a_merged_method_stands_beside_a_lora(tmp_path: Path) -> None:
