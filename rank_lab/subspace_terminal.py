@@ -18,8 +18,8 @@ _STATUS_STYLE = {"refused": "red", "unread": "red", "only": "yellow", "zero": "d
 _PAPER_K, _PAPER_EPSILON = 10, 0.5
 _LEGEND = (
     "Medians over the n modules, each as value / what random subspaces of those dimensions show. φ: of the first k"
-    " directions of both, as many as stand above rounding in both, at most those asked for; A: of LoRA's matrix A, as in"
-    " the paper. angle: the smallest principal angle between all directions asked for, in degrees; cos: its cosine."
+    " directions of both, as many as stand above rounding in both, at most those asked for; A: of LoRA's matrix A, as"
+    " in the paper. angle: the smallest principal angle between all directions asked for, in degrees; cos: its cosine."
     " resolved: how many of the leading directions of each update stand above the rounding of its files."
 )
 _WEIGHT_LEGEND = (
