@@ -15,10 +15,10 @@ from rank_lab.update import DenseUpdate, LowRankUpdate, Update
 
 __all__ = ["error_tolerance", "residual_norm", "truncated_factors"]
 
-RELATIVE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-4
 """Of an error: how far above the optimum factors may be."""
 
-_THIN = 8  # the short side is so many times the rank before randomised iteration is tried
+_THIN, _LARGE = 16, 512  # the short side, in ranks and in all, from which randomised iteration is tried
 
 
 def residual_norm(update: Update, factors: LowRankUpdate) -> float:
@@ -85,7 +85,7 @@ def truncated_factors(update: Update, rank: int, optimum: float, *, device: str 
     A dense update whose short side is far above the rank is first taken by randomised subspace iteration; where its
     measured error is not the optimum, the Gram route follows.
     """
-    if isinstance(update, DenseUpdate) and rank * _THIN <= update.rank_bound:
+    if isinstance(update, DenseUpdate) and max(rank * _THIN, _LARGE) <= update.rank_bound:
         found = _factors(spectrum_of(update, method="randomized", k=rank, vectors=rank, device=device))
         allowed = optimum * (1.0 + RELATIVE_TOLERANCE) + error_tolerance(update.shape) * update.frobenius_norm()
         if residual_norm(update, found) <= allowed:
