@@ -60,9 +60,10 @@ def ordered(directions: Directions, method: Allocation) -> Order:
     """
     costs, owner = directions.costs, directions.owner
     if method == "greedy":
-        key: Floats | Integers = -directions.energy / costs[owner]
+        key: Floats | Integers | npt.NDArray[np.uint16] = -directions.energy / costs[owner]
     elif method == "uniform":
-        key = directions.number
+        number = directions.number
+        key = number.astype(np.uint16) if number.max() < 1 << 16 else number  # numpy sorts short integers by radix
     else:  # the share that must be asked of its module until it is bought
         shares = [
             1.0 - module.left_after[:limit] / (module.frobenius_norm**2 or 1.0)

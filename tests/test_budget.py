@@ -1,8 +1,12 @@
 """Ranks under a budget or for an energy: planted spectra, brute force, bounds, caps."""
 
 import itertools
+import json
 import math
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +246,18 @@ def test_spectra_that_are_none(values: list[float]) -> None:
         spectrum("a", (4, 4), values)
     with pytest.raises(BudgetError, match="of another matrix"):
         spectrum("a", (4, 4), [2.0, 1.0], frobenius_norm=1.0)
+
+
+def test_the_benchmark_measures_and_compares(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "analyses.budget_speed", "--quick", "--out", tmp_path],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "budget_speed.json").read_text())
+    assert (tmp_path / "budget_speed.md").read_text() in done.stdout
+    assert len(found["seconds_budget"]) == len(found["seconds_energy"]) == 20
+    for greedy, uniform, per_layer in zip(*(found["error"][way] for way in ALLOCATIONS), strict=True):
+        assert greedy <= min(uniform, per_layer)
 
 
 def test_a_slider_is_answered_at_once() -> None:
