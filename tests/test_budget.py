@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rank_lab import allocation
 from rank_lab.budget import ALLOCATIONS, ModuleSpectrum, RankAllocator, budget_curve, plan_ranks
+from rank_lab.directions import directions_of
 from rank_lab.errors import BudgetError
 
 
@@ -246,6 +248,14 @@ def test_spectra_that_are_none(values: list[float]) -> None:
         spectrum("a", (4, 4), values)
     with pytest.raises(BudgetError, match="of another matrix"):
         spectrum("a", (4, 4), [2.0, 1.0], frobenius_norm=1.0)
+
+
+def test_counting_by_blocks_is_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "_BLOCK", 4)
+    modules = random_modules(np.random.default_rng(3), count=6, most=6)
+    order = allocation.ordered(directions_of(modules), "greedy")
+    for count in range(len(order.owner) + 1):
+        assert order.ranks(count, 6).tolist() == np.bincount(order.owner[:count], minlength=6).tolist()
 
 
 def test_the_benchmark_measures_and_compares(tmp_path: Path) -> None:
