@@ -20,6 +20,7 @@ from rank_lab.report_spectra import module_spectra
 from rank_lab.truncation import residual_norm, truncated_factors
 from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix
 from tests.checkpoints import Tensors, factors, llama, moved, save, save_adapter
+from tests.peft_models import lora, small, trained
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -387,3 +388,38 @@ def test_factors_are_certified(generator: torch.Generator, transposed: bool, dec
     assert dense == pytest.approx(optimum, rel=2e-4)
     worse = LowRankUpdate(found.B * 0.5, found.A)
     assert residual_norm(update, worse) > dense
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "rank"),
+    [
+        ({"use_dora": True}, "llama", 32),  # the magnitudes make it full rank
+        ({"use_rslora": True, "rank_pattern": {"v_proj": 2}}, "llama", 4),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "llama", 4),
+        ({"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}, "gpt2", 4),
+    ],
+    ids=["dora", "rslora", "embedding", "conv1d"],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_any_adapter_becomes_a_plain_lora_that_peft_merges_to_the_same_weights(
+    tmp_path: Path, options: dict[str, Any], model: str, rank: int
+) -> None:
+    from peft import PeftModel
+
+    base = small(model)
+    before, after = trained(tmp_path, lora(**options), base)
+    made = extract(tmp_path / "adapter", tmp_path / "base", tmp_path / "lora", RankChoice(rank=rank))
+    assert made.relative_error < 1e-5
+    with torch.no_grad():
+        fresh = small(model).double()
+        fresh.load_state_dict(before)
+        adapted = PeftModel.from_pretrained(fresh, tmp_path / "lora").double()
+    found = deltas(tmp_path / "lora")
+    layers = {n.removeprefix("base_model.model."): m for n, m in adapted.named_modules() if hasattr(m, "lora_A")}
+    assert set(layers) == set(found) == {one.path for one in made.modules}
+    for path, layer in layers.items():
+        wanted = after[f"{path}.weight"] - before[f"{path}.weight"]
+        delta = layer.get_delta_weight("default")
+        assert float((delta - wanted).norm() / wanted.norm()) < 2e-5
