@@ -24,7 +24,7 @@ from rank_lab.pairing import plan_updates
 from rank_lab.plan_file import Promise
 from rank_lab.safetensors_writer import STORED_TYPES, SafetensorsWriter
 from rank_lab.spec import UpdateSpec, read_update
-from rank_lab.truncation import RELATIVE_TOLERANCE, error_tolerance, residual_norm, truncated_factors
+from rank_lab.truncation import RELATIVE_TOLERANCE, error_tolerance, residual_and_norm, truncated_factors
 from rank_lab.update import LowRankUpdate, return_freed_memory
 
 __all__ = ["ADAPTER_FILE", "CONFIG_FILE", "Step", "extract_modules"]
@@ -162,7 +162,7 @@ def _checked(
         if adapter is None:
             raise RankLabError(f"{out}: {part.path} is not in the adapter that was written: a fault of rank_lab.")
         update = read_update(part.spec)
-        norm, error = update.frobenius_norm(), residual_norm(update, _factors(adapter))
+        error, norm = residual_and_norm(update, _factors(adapter))
         _refuse_another(part.spec, promise, norm)
         optimum = promise.relative_error * norm
         known = error_tolerance(part.spec.shape) * norm

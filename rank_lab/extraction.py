@@ -116,7 +116,7 @@ def extract(
     Notes
     -----
     One update at a time is in memory, beside the factors of one module. A dense update takes one Gram matrix to
-    measure (none with a plan), one or a randomised iteration to factor, and three passes over the files to check.
+    measure (none with a plan), one or a randomised iteration to factor, and one pass over the files to check.
 
     Examples
     --------

@@ -245,3 +245,14 @@ def test_factors_that_were_written_wrong_are_caught(
     with pytest.raises(RankLabError, match="where the spectrum promised"):
         extract(tmp_path / "tuned", tmp_path / "base", tmp_path / "lora", RankChoice(rank=4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "study", "tuned"]
+
+
+def test_names_are_text_and_no_markup(tmp_path: Path, generator: torch.Generator) -> None:
+    name = "model.layers.0.[red]x[/red].q_proj"
+    state = {f"{name}.weight": torch.randn(8, 8, generator=generator)}
+    base, tuned = save(tmp_path / "base", state), save(tmp_path / "tuned", moved(state, generator))
+    assert rank_lab("analyze", tuned, "--base", base, "-o", tmp_path / "study").code == 0
+    assert name in rank_lab("plan", tmp_path / "study", "--budget", 32, "--modules").out
+    made = rank_lab("extract", tuned, "--base", base, "--rank", 1, "--modules", "-o", tmp_path / "lora")
+    assert made.code == 0
+    assert name in made.out
