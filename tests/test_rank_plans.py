@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def study(tmp_path: Path, generator: torch.Generator) -> Path:
-    """A study of one full fine-tune, ``tuned``."""
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base, tuned and the study of it, made once."""
+    folder, generator = tmp_path_factory.mktemp("analysed"), torch.Generator().manual_seed(20261126)
     state = llama(generator, width=16)
-    save(tmp_path / "base", state)
-    save(tmp_path / "tuned", moved(state, generator))
-    assert rank_lab("analyze", tmp_path / "tuned", "--base", tmp_path / "base", "-o", tmp_path / "study").code == 0
+    save(folder / "base", state)
+    save(folder / "tuned", moved(state, generator))
+    assert rank_lab("analyze", folder / "tuned", "--base", folder / "base", "-o", folder / "study").code == 0
+    return folder
+
+
+@pytest.fixture
+def study(analysed: Path, tmp_path: Path) -> Path:
+    """A study of one full fine-tune, ``tuned``, beside it and its base."""
+    shutil.copytree(analysed, tmp_path, dirs_exist_ok=True)
     return tmp_path / "study"
 
 
