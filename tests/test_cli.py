@@ -22,6 +22,7 @@ VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
     "verify",
     "subspace",
+    "plan", "extract",
 )  # fmt: skip
 HEAVY = (
     "torch",

@@ -43,6 +43,7 @@ def test_there_are_commands_to_check() -> None:
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
         "verify",
         "subspace",
+        "plan", "extract",
     }  # fmt: skip
 
 
