@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from rank_lab.figures.style import SCALE, Style, label, palette
+from rank_lab.figures.style import Style, label, palette
 from rank_lab.module_grid import NO_LAYER
 
 __all__ = ["CELLS", "TEXTS", "add_cells", "name_axes"]
@@ -17,7 +17,11 @@ CELLS = "cells"
 TEXTS = "texts"
 """Name of the trace of what stands in the cells."""
 
-_LIGHT_FROM = 0.5  # of the range: from here on black is easier to read on the colours than white
+_LIGHT_FROM = {
+    "light": 0.47,
+    "paper": 0.47,
+    "dark": 0.2,
+}  # of the colours: beyond, black is read more easily than white
 _MOST_NUMBERS = 12  # columns beside which a number is still read on a paper's column
 
 
@@ -55,7 +59,7 @@ def add_cells(
             z=_grid(drawn, "value", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=1, ygap=1,
             name=quantity,
             colorbar={"title": {"text": quantity, "side": "right"}, "thickness": 12},
-            **({"colorscale": SCALE} | colours),
+            **({"colorscale": palette(style).scale} | colours),
         )
     )  # fmt: skip
     if len(signed):
@@ -112,7 +116,7 @@ def _texts(cells: pd.DataFrame, style: Style, colours: dict[str, Any], *, number
     """Signs, and numbers where there is room: dark on the light half of the colours, light on the dark half."""
     values = cells["value"].where(cells["sign"] == "")
     low, high = colours.get("zmin", values.min()), colours.get("zmax", values.max())
-    middle = low + _LIGHT_FROM * (high - low)
+    middle = low + _LIGHT_FROM[style] * (high - low)
     told = cells if numbers else cells[cells["sign"] != ""]
     ink = [
         palette(style).text if row["sign"] else "#000000" if row["value"] > middle or high == low else "#ffffff"

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.style import SCALE, Style, label, new_plot, palette
+from rank_lab.figures.style import Style, label, new_plot, palette
 from rank_lab.subspace_views import PhiView
 
 __all__ = ["phi_map"]
@@ -38,7 +38,8 @@ def phi_map(view: PhiView, style: Style = "light") -> Figure:
     plot.add_trace(
         go.Heatmap(
             z=[[None if np.isnan(value) else float(value) for value in row] for row in view.phi],
-            x=list(range(1, second + 1)), y=list(range(1, first + 1)), zmin=0.0, zmax=1.0, colorscale=SCALE, name="phi",
+            x=list(range(1, second + 1)), y=list(range(1, first + 1)), zmin=0.0, zmax=1.0,
+            colorscale=palette(style).scale, name="phi",
             text=[[_hover(view, i, j) for j in range(second)] for i in range(first)], hoverinfo="text",
             colorbar={"title": {"text": "φ", "side": "right"}, "thickness": 12},
         )
@@ -77,11 +78,10 @@ def _notes(view: PhiView) -> list[str]:
         else []
     )
     first, second = view.resolved
-    if first is not None and second is not None:
-        notes.append(
-            f"{first} and {second} directions stand above the rounding of the files; beyond the dashed lines noise is"
-            " compared"
-        )
-    else:
+    if first is None or second is None:
         notes.append("How many directions stand above rounding is not known")
+    else:
+        beyond = first < view.phi.shape[0] or second < view.phi.shape[1]
+        lines = "; beyond the dashed lines noise is compared" if beyond else ""
+        notes.append(f"{first} and {second} directions at least stand above the rounding of the files{lines}")
     return notes + (["Blank: no value"] if np.isnan(view.phi).any() else [])
