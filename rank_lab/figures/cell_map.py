@@ -53,10 +53,11 @@ def add_cells(
     colours
         Further settings of plotly's heat map, such as ``zmin``.
     """
+    gap = 1 if len(columns) <= _MOST_NUMBERS else 0  # narrow cells would be mostly gaps
     drawn, signed = cells[cells["sign"] == ""], cells[cells["sign"] != ""]
     plot.add_trace(
         go.Heatmap(
-            z=_grid(drawn, "value", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=1, ygap=1,
+            z=_grid(drawn, "value", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=gap, ygap=1,
             name=quantity,
             colorbar={"title": {"text": quantity, "side": "right"}, "thickness": 12},
             **({"colorscale": palette(style).scale} | colours),
@@ -67,7 +68,7 @@ def add_cells(
         grey = signed.assign(grey=1.0)
         plot.add_trace(
             go.Heatmap(
-                z=_grid(grey, "grey", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=1, ygap=1,
+                z=_grid(grey, "grey", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=gap, ygap=1,
                 showscale=False, colorscale=[[0, colors.empty], [1, colors.empty]], name="no colour",
             )
         )  # fmt: skip
@@ -100,10 +101,11 @@ def name_axes(
     texts
         Of the columns; default their names.
     """
-    every = max(-(-len(columns) // 16), 1)
+    every = max(-(-len(columns) // _MOST_NUMBERS), 1)
     shown = [label(text) for text in texts] or ["no<br>layer" if each == NO_LAYER else label(each) for each in columns]
     plot.update_xaxes(
-        type="category", tickangle=0, categoryorder="array", categoryarray=list(columns), showgrid=False,
+        type="category", tickangle=None if texts else 0, categoryorder="array", categoryarray=list(columns),
+        showgrid=False,
         tickvals=list(columns[::every]), ticktext=shown[::every],
     )  # fmt: skip
     plot.update_yaxes(
