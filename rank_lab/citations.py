@@ -5,14 +5,18 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from rank_lab.checkpoint_scores import MEASURES
 from rank_lab.curve import Curve
+from rank_lab.errors import RankLabError
 from rank_lab.metrics import METRICS
 from rank_lab.outcomes import Outcomes
 from rank_lab.references import DATA_SETS, REFERENCES, TRAINING_METHODS
 from rank_lab.report import RankReport
 from rank_lab.schema import RANKS
+from rank_lab.shown_values import SHOWN
+from rank_lab.subspace_report import SubspaceReport
 
-__all__ = ["METRIC_PAPERS", "cited_by", "uncited_methods"]
+__all__ = ["FIGURE_PAPERS", "METRIC_PAPERS", "cited_by", "cited_by_figures", "uncited_methods"]
 
 
 def _paper(reference: str) -> str | None:
@@ -31,19 +35,88 @@ METRIC_PAPERS: Mapping[str, str] = MappingProxyType(
 """Quantity to the key of the paper that defines it; textbook quantities have none."""
 
 
-def cited_by(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> list[str]:
+_SUBSPACE_PAPERS = MappingProxyType(
+    {
+        "angles": "bjorck1973angles",
+        "phi": "hu2022lora",
+        "amplification": "hu2022lora",
+        "intruders": "shuttleworth2024illusion",
+    }
+)
+
+FIGURE_PAPERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        **{name: (METRIC_PAPERS[name],) if name in METRIC_PAPERS else () for name in SHOWN},
+        **dict.fromkeys(MEASURES, ()),
+        "forgetting": ("biderman2024lora",),
+        "kl_source": ("shenfeld2025razor",),
+        "kl_target": ("shenfeld2025razor",),
+        "learning": (),
+        "hypervolume": ("zitzler1998multiobjective",),
+        "spearman": (),
+        "benjamini_hochberg": ("benjamini1995fdr",),
+        "memorization": ("ding2023sora",),
+        "generalization": ("ding2023sora",),
+        "nonzero_gates": ("ding2023sora",),
+        "kept_energy": (),
+        "eckart_young": ("eckart1936approximation",),
+        "principal_angles": (_SUBSPACE_PAPERS["angles"],),
+        "phi": (_SUBSPACE_PAPERS["phi"],),
+        "amplification": (_SUBSPACE_PAPERS["amplification"],),
+        "intruder_dimensions": (_SUBSPACE_PAPERS["intruders"],),
+    }
+)
+"""Name in :attr:`rank_lab.figures.Figure.metrics` to the keys of its papers; what is textbook has none."""
+
+
+def cited_by_figures(metrics: Iterable[str]) -> list[str]:
+    """Keys of :data:`rank_lab.references.REFERENCES` that figures rest on.
+
+    Parameters
+    ----------
+    metrics
+        Of one or more figures.
+
+    Raises
+    ------
+    RankLabError
+        If a name is not known: a paper that is left out in silence is not missed by anybody.
+
+    Examples
+    --------
+    >>> cited_by_figures(["phi", "stable_rank", "spearman"])
+    ['hu2022lora', 'rudelson2007sampling']
+    """
+    names = set(metrics)
+    unknown = sorted(names - set(FIGURE_PAPERS))
+    if unknown:
+        raise RankLabError(f"figure of {unknown[0]!r}: its papers are not in rank_lab.citations.FIGURE_PAPERS; add it.")
+    found = {key for name in names for key in FIGURE_PAPERS[name]}
+    return [key for key in REFERENCES if key in found]
+
+
+def cited_by(
+    reports: Sequence[RankReport],
+    outcomes: Outcomes | None,
+    curve: Curve | None,
+    subspaces: Iterable[SubspaceReport] = (),
+) -> list[str]:
     """Keys of :data:`rank_lab.references.REFERENCES` that the tables of a study rest on.
 
     Parameters
     ----------
     reports, outcomes, curve
         What is exported; none, or None, for what the study does not have.
+    subspaces
+        Comparisons that are exported.
     """
     found = _of_updates(report.updates for report in reports)
     if outcomes is not None:
         found |= _of_outcomes(outcomes)
     if curve is not None:
         found |= {"ding2023sora"} | _of_tasks(row.task for row in curve.records)
+    for comparison in subspaces:
+        found |= _of_subspaces(comparison)
     return [key for key in REFERENCES if key in found]
 
 
@@ -66,6 +139,12 @@ def _of_updates(tables: Iterable[pd.DataFrame]) -> set[str]:
         }
         found |= {key for key, columns in tests.items() if any(name in has for name in columns)}
     return found
+
+
+def _of_subspaces(report: SubspaceReport) -> set[str]:
+    methods = {str(report.provenance[role].get("method")) for role in ("first", "second")}
+    found = {TRAINING_METHODS[method] for method in methods if method in TRAINING_METHODS}
+    return found | {key for table, key in _SUBSPACE_PAPERS.items() if len(getattr(report, table))}
 
 
 def _of_outcomes(outcomes: Outcomes) -> set[str]:

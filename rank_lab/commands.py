@@ -33,6 +33,9 @@ from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.score_table import SCORES_FILE
 from rank_lab.spectrum import METHODS
 from rank_lab.study_outcomes import study_outcomes
+from rank_lab.subspace_report import load_subspaces
+from rank_lab.subspace_terminal import render_subspaces, subspace_summary
+from rank_lab.subspaces_export import export_subspaces
 from rank_lab.terminal import render, summary
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
@@ -131,19 +134,23 @@ def analyze_runs(
 
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
-    """Print every report of a study, worst coverage first, its curve, and what its runs learnt and forgot."""
-    curve, outcomes = _curve(study), _outcomes(study)
+    """Print every report of a study, worst coverage first, comparisons, its curve, what its runs learnt and forgot."""
+    curve, outcomes, subspaces = _curve(study), _outcomes(study), load_subspaces(study)
     reports = sorted(
-        _reports(study, alone=curve is None and outcomes is None),
+        _reports(study, alone=curve is None and outcomes is None and not subspaces),
         key=lambda report: -int(report.coverage["failed"].sum()),
     )
     if as_json:
-        found = [summary(report) for report in reports] + ([] if curve is None else [curve_summary(curve)])
+        found = [summary(report) for report in reports]
+        found += [subspace_summary(report) for report in subspaces.values()]
+        found += [] if curve is None else [curve_summary(curve)]
         found += [] if outcomes is None else [outcome_summary(outcomes)]
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
     for report in reports:
         console().print(render(report, modules=modules))
+    for comparison in subspaces.values():
+        console().print(render_subspaces(comparison, modules=modules))
     if curve is not None:
         console().print(render_curve(curve))
     if outcomes is not None:
@@ -159,17 +166,19 @@ def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_js
     unknown = [kind for kind in chosen if kind not in known]
     if unknown:
         raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(known)}.")
-    curve, outcomes = _curve(study), _outcomes(study)
-    reports = _reports(study, alone=curve is None and outcomes is None)
+    curve, outcomes, subspaces = _curve(study), _outcomes(study), load_subspaces(study)
+    reports = _reports(study, alone=curve is None and outcomes is None and not subspaces)
     data = [kind for kind in chosen if kind in FORMATS]
     files = export_reports(reports, out, formats=data) if reports and data else []
     files += [] if curve is None else export_curve(curve, out, formats=data)
     files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
+    files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
     again = shlex.join(["rank-lab", "export", str(study), "-o", str(out)])
     written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
     if LATEX in chosen:
-        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}")
-    about = export_readme(written, out, study, [report.provenance for report in reports])
+        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
+    compared = {name: report.provenance for name, report in subspaces.items()}
+    about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
     paths = [str(file) for file in (*(each.file for each in written), *about)]
     sys.stdout.write((json.dumps(paths, indent=1) if as_json else "\n".join(paths)) + "\n")
 

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rank_lab.exported import Exported
@@ -18,7 +19,12 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
 
 
 def export_readme(
-    files: Sequence[Exported], folder: Path, study: Path, provenances: Sequence[Mapping[str, Any]]
+    files: Sequence[Exported],
+    folder: Path,
+    study: Path,
+    provenances: Sequence[Mapping[str, Any]],
+    *,
+    comparisons: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[Path]:
     """Write ``README.md`` and ``captions.md`` of an export.
 
@@ -32,6 +38,8 @@ def export_readme(
         What was exported.
     provenances
         Of its reports.
+    comparisons
+        Name to provenance of its comparisons of subspaces.
     """
     parts = [
         f"# Export of {_markdown(str(study))}",
@@ -44,7 +52,8 @@ def export_readme(
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
         "## Reports that it was made from",
         *[_report(each) for each in provenances],
-        *([] if provenances else ["None: the study has a curve or scores alone."]),
+        *([] if provenances or comparisons else ["None: the study has a curve or scores alone."]),
+        *[_report(each, name) for name, each in comparisons.items()],
     ]
     captioned = [each for each in files if each.caption]
     captions = ["# Captions", *(f"**{_markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
@@ -64,21 +73,24 @@ def _others(files: Sequence[Exported], folder: Path) -> list[str]:
     return [f"Also in this folder, and not written by this export: {listed}."] if names else []
 
 
-def _report(provenance: Mapping[str, Any]) -> str:
+def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
     settings, base = provenance["settings"], provenance["base"]
     command = provenance.get("command") or []
     versions = provenance.get("versions") or {}
-    chosen = {name: value for name, value in settings.items() if name != "run" and value not in (None, False)}
+    tuned = [provenance["first"], provenance["second"]] if comparison else provenance["tuned"]
+    chosen = {
+        name: value for name, value in settings.items() if name not in ("run", "name") and value not in (None, False)
+    }
     rows = [
         ("made", _markdown(str(provenance.get("created_at", "not recorded")))),
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
-        ("tuned", "; ".join(map(_input, provenance["tuned"]))),
+        ("tuned", "; ".join(map(_input, tuned))),
         ("base", "none" if base is None else _input(base)),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
         ("machine", _markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
     ]
-    return f"### {_markdown(str(settings['run']))}\n\n{_table(('', ''), rows)}"
+    return f"### {_markdown(comparison or str(settings['run']))}\n\n{_table(('', ''), rows)}"
 
 
 def _input(checkpoint: Mapping[str, Any]) -> str:

@@ -47,6 +47,12 @@ _TABLES = {
     "seed_groups": "means over seeds of each method and learning rate (scores.parquet)",
     "equal_learning": "forgetting at equal learning (scores.parquet)",
     "rank_forgetting": "correlation of ranks with forgetting, per module and kind (reports, scores.parquet)",
+    "subspace_angles": "a row per principal angle between two updates, module by module (comparisons)",
+    "subspace_phi": "similarity of the leading directions of two updates, a row per i and j (comparisons)",
+    "subspace_intruders": "intruder dimensions of each tuned weight, at every k and epsilon (comparisons)",
+    "subspace_amplification": "amplification of each update in its weight, at every r (comparisons)",
+    "subspace_coverage": "a row per module of either run of a comparison: what became of it, and why",
+    "subspace_provenance": "inputs, settings, versions and machine of every comparison",
     "scores_left_out": "scores that are in none of the other tables, with the reason (scores.parquet)",
 }
 

@@ -1,18 +1,21 @@
 """A study as LaTeX: a fragment a table, a document that shows them all, and the BibTeX file of what they rest on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rank_lab.citations import cited_by, uncited_methods
 from rank_lab.curve import Curve
 from rank_lab.exported import Exported
 from rank_lab.latex_outcomes import curve_tables, outcome_tables
 from rank_lab.latex_ranks import coverage_table, modules_table, ranks_table
+from rank_lab.latex_subspaces import subspace_tables
 from rank_lab.latex_table import LatexTable, tables_document
 from rank_lab.outcomes import Outcomes
 from rank_lab.plain_text import plain
 from rank_lab.references import bibtex
 from rank_lab.report import RankReport
+from rank_lab.subspace_report import SubspaceReport
 
 __all__ = ["BIBLIOGRAPHY", "export_latex"]
 
@@ -25,12 +28,22 @@ _WHAT = {
     "curve": "LaTeX: stages and controls of the schedule (curve.jsonl)",
     "curve-bands": "LaTeX: the schedule, means over seeds (curve.jsonl)",
     "equal-learning": "LaTeX: forgetting at equal learning (scores.parquet)",
+    "subspace-similarity": "LaTeX: angles and phi of two updates per kind of module, beside random ones (comparisons)",
+    "subspace-amplification": "LaTeX: amplification, with the weight's own and random directions (comparisons)",
+    "subspace-intruders": "LaTeX: intruder dimensions beside those that white noise makes (comparisons)",
+    "subspace-coverage": "LaTeX: what became of the modules of either run (comparisons)",
 }
 _OF_OUTCOMES = "LaTeX: learning and forgetting (reports, scores.parquet)"
 
 
 def export_latex(
-    reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None, folder: Path, *, command: str
+    reports: Sequence[RankReport],
+    outcomes: Outcomes | None,
+    curve: Curve | None,
+    folder: Path,
+    *,
+    command: str,
+    subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
 ) -> list[Exported]:
     r"""Write a study's tables as LaTeX.
 
@@ -42,6 +55,8 @@ def export_latex(
         Made if it is not there.
     command
         That makes the files again.
+    subspaces
+        Its comparisons by name.
 
     Returns
     -------
@@ -50,7 +65,7 @@ def export_latex(
         shows all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = _tables(reports, outcomes, curve)
+    tables = _tables(reports, outcomes, curve) + subspace_tables(subspaces)
     written = []
     for table in tables:
         file = folder / f"table_{table.label.replace('-', '_')}.tex"
@@ -60,7 +75,7 @@ def export_latex(
     names = [each.file.name for each in written]
     document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
     references = folder / f"{BIBLIOGRAPHY}.bib"
-    references.write_text(_references(reports, outcomes, curve), encoding="ascii")
+    references.write_text(_references(reports, outcomes, curve, subspaces), encoding="ascii")
     return [
         *written,
         Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
@@ -79,7 +94,12 @@ def _tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Cur
     return tables + ([] if curve is None else curve_tables(curve))
 
 
-def _references(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> str:
+def _references(
+    reports: Sequence[RankReport],
+    outcomes: Outcomes | None,
+    curve: Curve | None,
+    subspaces: Mapping[str, SubspaceReport],
+) -> str:
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
-    return head + bibtex(cited_by(reports, outcomes, curve))
+    return head + bibtex(cited_by(reports, outcomes, curve, subspaces.values()))

@@ -52,6 +52,8 @@ class ComparisonOptions:
         White noise matrices that their null is the mean of; each costs a Gram matrix.
     device
         ``"cpu"`` or ``"cuda"``.
+    modules
+        Those of both runs that are compared; None for all. Modules of one run alone are told in any case.
     """
 
     k: int = 16
@@ -60,6 +62,7 @@ class ComparisonOptions:
     intruders: bool = True
     null_draws: int = 1
     device: str = "cpu"
+    modules: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from rank_lab.coverage import Plan
 from rank_lab.errors import RankLabError
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step
+from rank_lab.recorded_inputs import NotAgain, has_device, recorded_input
 from rank_lab.report import RankReport
 from rank_lab.rows import update_record
 from rank_lab.schema import KEY
 from rank_lab.spec import UpdateSpec
-from rank_lab.verification import Check, Result, row_difference, stratified_sample, values_difference
+from rank_lab.verification import Check, row_difference, stratified_sample, values_difference
 
 __all__ = ["verify_report"]
 
@@ -70,13 +71,6 @@ def verify_report(
     return checks
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: how a row ends that cannot be computed again
-    def __init__(self, result: Result, reason: str) -> None:
-        super().__init__(reason)
-        self.result: Result = result
-        self.reason = reason
-
-
 @dataclass
 class _Inputs:
     """The checkpoints of a report, opened when a row asks for them, and kept."""
@@ -90,8 +84,8 @@ class _Inputs:
     def options(self) -> MeasurementOptions:
         told = self.provenance["settings"]
         known = {name: told[name] for name in ("method", "k", "device", "noise") if name in told}
-        if str(known.get("device", "cpu")) != "cpu" and not _has_device(str(known["device"])):
-            raise _Stop("not recomputable", f"measured on {known['device']}, which this machine does not have")
+        if str(known.get("device", "cpu")) != "cpu" and not has_device(str(known["device"])):
+            raise NotAgain("not recomputable", f"measured on {known['device']}, which this machine does not have")
         return MeasurementOptions(**known)
 
     @property
@@ -111,15 +105,13 @@ class _Inputs:
         specs = plan.specs if delta == "cumulative" else plan_step(plan, self._before(step))
         found = next((spec for spec in specs if spec.module == module), None)
         if found is None:
-            raise _Stop("input changed", f"it shows no update of {module} any more")
+            raise NotAgain("input changed", f"it shows no update of {module} any more")
         return found
 
     def open(self, record: Mapping[str, Any], what: str) -> Checkpoint:
         source = str(record["source"])
         if source not in self.opened:
-            revision = record.get("revision")
-            here = source if revision is not None else _found(source, self.study, what)
-            self.opened[source] = _open(here, revision, what)
+            self.opened[source] = recorded_input(record, self.study, what)
         return self.opened[source]
 
     def _plan(self, step: int | None) -> Plan:
@@ -128,11 +120,11 @@ class _Inputs:
             original = None if base is None else self.open(base, "the base")
             tuned = self.open(self._tuned(step), "the tuned checkpoint")
             if tuned.step != step:
-                raise _Stop("input changed", f"{tuned.source} is now of step {tuned.step}")
+                raise NotAgain("input changed", f"{tuned.source} is now of step {tuned.step}")
             try:
                 self.plans[step] = planned(tuned, original, self.settings)
             except RankLabError as error:
-                raise _Stop("input changed", f"it cannot be compared any more: {error}") from error
+                raise NotAgain("input changed", f"it cannot be compared any more: {error}") from error
         return self.plans[step]
 
     def _before(self, step: int | None) -> Plan | None:
@@ -144,7 +136,7 @@ class _Inputs:
         for each in self.provenance["tuned"]:
             if each.get("step") == step:
                 return dict(each)
-        raise _Stop("not recomputable", f"the provenance names no checkpoint of step {step}")
+        raise NotAgain("not recomputable", f"the provenance names no checkpoint of step {step}")
 
 
 def _check(
@@ -155,11 +147,11 @@ def _check(
     check = Check("updates", str(row["run"]), place, "holds")
     try:
         if not _text(row["content"]):
-            raise _Stop("not recomputable", _never_hashed(inputs.provenance))
+            raise NotAgain("not recomputable", _never_hashed(inputs.provenance))
         spec = inputs.spec(step, delta, module)
         measured = measure(spec, replace(inputs.options, cache=None))
         _refuse_other_input(row, measured, digests)
-    except _Stop as stop:
+    except NotAgain as stop:
         return replace(check, result=stop.result, reason=stop.reason)
     again = update_record(
         spec, measured, dict.fromkeys(("run", "method", "optimizer", "learning_rate", "step", "delta"))
@@ -173,16 +165,16 @@ def _check(
 def _refuse_other_input(row: Mapping[str, Any], measured: Measurement, digests: Mapping[str, tuple[str, ...]]) -> None:
     """Digests of both tensors where the report has them, of everything read where it has not: of factors."""
     if not measured.source_digests:
-        raise _Stop("input changed", measured.failure)
+        raise NotAgain("input changed", measured.failure)
     now = dict(measured.source_digests)
     for role in ("tuned", "base") if row["delta"] == "cumulative" else ("tuned",):  # a step's base is the step before
         known = digests.get(role, ())
         if known and role in now and now[role] not in known:
-            raise _Stop("input changed", f"the {role} tensor is another: digest {now[role]}, recorded {known[0]}")
+            raise NotAgain("input changed", f"the {role} tensor is another: digest {now[role]}, recorded {known[0]}")
     if row["update_kind"] == "dense" and row["delta"] == "cumulative" and all(map(digests.get, ("tuned", "base"))):
         return  # both are known to be the same, whichever version of rank_lab made the digest of the whole
     if measured.content != row["content"]:
-        raise _Stop(
+        raise NotAgain(
             "input changed",
             f"tensors, scaling and settings together have digest {measured.content}, recorded {row['content']} (a"
             " rank_lab that measures otherwise gives another, too)",
@@ -193,37 +185,6 @@ def _never_hashed(provenance: Mapping[str, Any]) -> str:
     if "tracking" in provenance:
         return "measured of weights in memory while they were trained; nothing keeps them as they were"
     return "its tensors could not be read when it was analysed, so that nothing says what they held"
-
-
-def _found(source: str, study: Path, what: str) -> str:
-    """The source, or, of a path that is not there, the longest end of it that is there below the study."""
-    path = Path(source).expanduser()
-    if path.exists():
-        return source
-    parts = path.parts[1:] if path.is_absolute() else path.parts
-    for start in range(len(parts)):
-        for folder in (study, study.absolute().parent):
-            moved = folder.joinpath(*parts[start:])
-            if ".." not in parts[start:] and moved.exists():
-                return str(moved)
-    raise _Stop("input missing", f"{what} is not at {source}, nor below {study}")
-
-
-def _open(source: str, revision: str | None, what: str) -> Checkpoint:
-    here = Path(source).expanduser().exists()
-    try:
-        return Checkpoint.open(
-            source if here or revision is None else source.split("@", maxsplit=1)[0],
-            revision=None if here else revision,
-        )
-    except (RankLabError, OSError) as error:
-        raise _Stop("input changed" if here else "input missing", f"{what} cannot be opened: {error}") from error
-
-
-def _has_device(device: str) -> bool:
-    import torch
-
-    return device.startswith("cuda") and torch.cuda.is_available()
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

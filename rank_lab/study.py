@@ -17,6 +17,7 @@ from rank_lab.schema import COVERAGE, UPDATES
 from rank_lab.score_table import SCORES_FILE
 from rank_lab.spectra_file import SpectraFile
 from rank_lab.study_outcomes import study_outcomes
+from rank_lab.subspace_report import SUBSPACE_FILES, SubspaceReport, comparison_name, subspace_reports_of
 
 __all__ = ["Problem", "ReportEntry", "Study"]
 
@@ -116,7 +117,7 @@ class Study:
         parts: list[object] = [
             self._part("report", folder, _signature(folder, _TABLES), _entry) for folder in self._report_folders()
         ]
-        parts += [self._curve(), self._outcomes()]
+        parts += [self._curve(), self._outcomes(), *self._subspaces().values()]
         return [each for each in parts if isinstance(each, Problem)]
 
     def updates(self) -> pd.DataFrame:
@@ -165,9 +166,14 @@ class Study:
         found = self._outcomes()
         return found if isinstance(found, Outcomes) else None
 
+    def subspaces(self) -> dict[str, SubspaceReport]:
+        """Comparisons of two updates' subspaces that can be read, by name."""
+        return {name: each for name, each in self._subspaces().items() if isinstance(each, SubspaceReport)}
+
     def signature(self) -> str:
         """Changes whenever a file that is shown has changed."""
         parts = [_signature(folder, _TABLES) for folder in self._report_folders()]
+        parts += [_subspace_signature(folder) for folder in subspace_reports_of(self.folder)]
         return str(hash((*parts, _stamp(self.folder / CURVE_FILE), _stamp(self.folder / SCORES_FILE))))
 
     def _report_folders(self) -> list[Path]:
@@ -187,6 +193,13 @@ class Study:
             return None
         stamps = (_stamp(file), *(_signature(folder, _TABLES) for folder in self._report_folders()))
         return self._part("outcomes", file, stamps, lambda path: study_outcomes(path.parent))
+
+    def _subspaces(self) -> dict[str, SubspaceReport | Problem]:
+        folders = subspace_reports_of(self.folder)
+        return {
+            comparison_name(each): self._part("subspaces", each, _subspace_signature(each), SubspaceReport.load)
+            for each in folders
+        }
 
     def _joined(self, table: str, columns: list[str]) -> pd.DataFrame:
         entries = self.reports()
@@ -227,6 +240,10 @@ def _entry(folder: Path) -> ReportEntry:
 
 def _signature(folder: Path, names: tuple[str, ...]) -> tuple[object, ...]:
     return tuple(_stamp(folder / name) for name in ("report.json", *names))
+
+
+def _subspace_signature(folder: Path) -> tuple[object, ...]:
+    return tuple(_stamp(folder / name) for name in SUBSPACE_FILES)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

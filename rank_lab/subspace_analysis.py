@@ -49,8 +49,8 @@ class _Run:
 
 
 def compare_runs(
-    first: str | Path,
-    second: str | Path,
+    first: Checkpoint | str | Path,
+    second: Checkpoint | str | Path,
     base: Checkpoint | str | Path | None = None,
     *,
     options: ComparisonOptions = ComparisonOptions(),  # noqa: B008 - frozen
@@ -63,8 +63,8 @@ def compare_runs(
     Parameters
     ----------
     first, second
-        Paths or hub ids of anything that :func:`rank_lab.analysis.analyze` takes; of a trainer's folder of
-        ``checkpoint-N`` the last is compared, which the provenance says: name another by its own folder.
+        Paths or hub ids, or open checkpoints, of anything that :func:`rank_lab.analysis.analyze` takes; of a trainer's
+        folder of ``checkpoint-N`` the last is compared, which the provenance says: name another by its own folder.
     base
         What both were tuned from. Factors are compared without it; amplification and intruders then are missing.
     options
@@ -111,6 +111,8 @@ def compare_runs(
             " Are they of one model? Adapters of another naming meet a full checkpoint only with --base."
         )
 
+    common = [module for module in common if options.modules is None or module in options.modules]
+
     def done(finished: float, total: float, index: int) -> None:
         if progress is not None:
             progress(finished, total, common[index])
@@ -135,8 +137,8 @@ class _Compare:
         return compare_module(pair, self.options)
 
 
-def _opened(source: str | Path, base: Checkpoint | None) -> _Run:
-    checkpoints = open_run(source)
+def _opened(source: Checkpoint | str | Path, base: Checkpoint | None) -> _Run:
+    checkpoints = (source,) if isinstance(source, Checkpoint) else open_run(source)
     last = checkpoints[-1]
     start = kept_start(last, last.folder, record_beside(last.folder))
     plan = plan_updates(last, base, initial=start)
@@ -231,6 +233,8 @@ def _provenance(
         "epsilons": list(options.epsilons),
         "null_draws": options.null_draws,
     }
+    if options.modules is not None:
+        chosen["modules"] = sorted(options.modules)
     measured = MeasurementOptions(device=options.device)
     about = provenance_of([one.checkpoint, other.checkpoint], base, measured, settings=chosen)
     sources = about.pop("tuned")

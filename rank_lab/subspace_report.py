@@ -11,9 +11,12 @@ from rank_lab.errors import SchemaError
 from rank_lab.subspace_schema import SUBSPACE_SCHEMA_VERSION, SUBSPACE_TABLES
 from rank_lab.table_files import read_head, read_table, shown, typed, write_head, write_table
 
-__all__ = ["SubspaceReport", "subspace_reports_of"]
+__all__ = ["SUBSPACE_FILES", "SubspaceReport", "comparison_name", "load_subspaces", "subspace_reports_of"]
 
 _HEAD = "subspace.json"
+SUBSPACE_FILES = (_HEAD, *(f"{name}.parquet" for name in SUBSPACE_TABLES))
+"""What such a report consists of."""
+
 _AGAIN = "run 'rank-lab subspace' again."
 
 
@@ -106,6 +109,33 @@ def subspace_reports_of(study: Path | str) -> list[Path]:
     if (path / _HEAD).is_file():
         return [path]
     return sorted(folder for folder in path.glob("*.subspace") if (folder / _HEAD).is_file()) if path.is_dir() else []
+
+
+def comparison_name(folder: Path) -> str:
+    """What a comparison is called in a study, where no other has that name: its folder without the ending.
+
+    Examples
+    --------
+    >>> comparison_name(Path("study/lora-full.subspace"))
+    'lora-full'
+    """
+    return folder.absolute().name.removesuffix(".subspace")
+
+
+def load_subspaces(study: Path | str) -> dict[str, SubspaceReport]:
+    """The subspace reports of a study by :func:`comparison_name`; empty if there is none.
+
+    Parameters
+    ----------
+    study
+        As :func:`subspace_reports_of` takes it.
+
+    Raises
+    ------
+    SchemaError
+        If one of them cannot be read.
+    """
+    return {comparison_name(folder): SubspaceReport.load(folder) for folder in subspace_reports_of(study)}
 
 
 def _head(file: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from rank_lab.names import KINDS, natural_order
 from rank_lab.plain_text import plain
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_schema import SUBSPACE_TABLES
+from rank_lab.subspace_summaries import STATED_EPSILON, at_epsilon, in_directions, similarity
 
 __all__ = ["render_subspaces", "subspace_summary"]
 
 _STATUS_STYLE = {"refused": "red", "unread": "red", "only": "yellow", "zero": "dim", "compared": "green"}
-_PAPER_K, _PAPER_EPSILON = 10, 0.5
 _LEGEND = (
     "Medians over the n modules, each as value / what random subspaces of those dimensions show. φ: of the first k"
     " directions of both, as many as stand above rounding in both, at most those asked for; A: of LoRA's matrix A, as"
@@ -52,7 +52,7 @@ def subspace_summary(report: SubspaceReport) -> dict[str, Any]:
             for name in SUBSPACE_TABLES
             if name not in ("phi", "angles", "coverage")
         },
-        "similarity": _records(_similarity(report)),
+        "similarity": _records(similarity(report)),
     }
 
 
@@ -68,9 +68,9 @@ def render_subspaces(report: SubspaceReport, *, modules: bool = False) -> Group:
     """
     column = "module" if modules else "kind"
     parts: list[Any] = [_heading(report), _coverage(report.coverage), *_reasons(report.coverage)]
-    similarity = _similarity(report)
-    if len(similarity):
-        parts += [_similarity_table(similarity, column), Text(_LEGEND, style="dim")]
+    similar = similarity(report)
+    if len(similar):
+        parts += [_similarity_table(similar, column), Text(_LEGEND, style="dim")]
     if len(report.amplification):
         parts += [_amplification_table(report, column)]
     if len(report.intruders):
@@ -116,24 +116,11 @@ def _reasons(coverage: pd.DataFrame) -> list[Text]:
     ]
 
 
-def _similarity(report: SubspaceReport) -> pd.DataFrame:
-    """One row per module and side: φ where both are resolved, and the smallest angle."""
-    phi, angles = report.phi, report.angles
-    if not len(phi):
-        return pd.DataFrame()
-    k = phi[["resolved_a", "resolved_b"]].min(axis=1).clip(lower=1)
-    at = phi[(phi["i"] == phi["j"]) & (phi["i"] <= k)]
-    last = at.loc[at.groupby(["module", "side"], sort=False)["i"].idxmax()]
-    smallest = angles.loc[angles["index"] == 1, ["module", "side", "angle", "cosine", "null_cosine", "k_a", "k_b"]]
-    columns = ["module", "layer", "kind", "side", "i", "phi", "null", "resolved_a", "resolved_b"]
-    return last[columns].rename(columns={"i": "k"}).merge(smallest, on=["module", "side"], how="left")
-
-
-def _similarity_table(similarity: pd.DataFrame, column: str) -> Table:
+def _similarity_table(similar: pd.DataFrame, column: str) -> Table:
     table = _table(column, "side", "n", "k", "φ / random", "angle", "cos / random", "resolved")
-    for name in _ordered(similarity, column):
+    for name in _ordered(similar, column):
         for side in ("left", "right", "A"):
-            rows = similarity[(similarity[column] == name) & (similarity["side"] == side)]
+            rows = similar[(similar[column] == name) & (similar["side"] == side)]
             if rows.empty:
                 continue
             resolved = "-" if side == "A" else f"{_middle(rows, 'resolved_a'):g}, {_middle(rows, 'resolved_b'):g}"
@@ -154,10 +141,7 @@ def _similarity_table(similarity: pd.DataFrame, column: str) -> Table:
 def _amplification_table(report: SubspaceReport, column: str) -> Table:
     table = _table(column, "run", "step", "n", "r", "amplification", "‖ΔW‖", "own", "random")
     rows = report.amplification
-    ratios = rows.assign(
-        own=rows["own_projected_norm"] / rows["projected_norm"],
-        random=rows["random_projected_norm"] / rows["projected_norm"],
-    )
+    ratios = in_directions(rows)
     for name in _ordered(rows, column):
         for (run, step), found in ratios[ratios[column] == name].groupby(["run", "step"], dropna=False, sort=False):
             for r in sorted(found["r"].unique())[-1:]:
@@ -170,7 +154,7 @@ def _amplification_table(report: SubspaceReport, column: str) -> Table:
 def _intruder_table(report: SubspaceReport, column: str) -> Table:
     table = _table(column, "run", "step", "n", "k", "ε", "intruders / noise", "span / noise", "‖ΔW‖/‖W‖")
     rows = report.intruders
-    rows = rows[(rows["side"] == "left") & ((rows["epsilon"] - _PAPER_EPSILON).abs() < 1e-9)]
+    rows = at_epsilon(rows[rows["side"] == "left"], STATED_EPSILON)
     for name in _ordered(rows, column):
         for (run, step), found in rows[rows[column] == name].groupby(["run", "step"], dropna=False, sort=False):
             for k in sorted(found["k"].unique()):
@@ -181,7 +165,7 @@ def _intruder_table(report: SubspaceReport, column: str) -> Table:
                     _step(step),
                     str(len(at)),
                     str(k),
-                    f"{_PAPER_EPSILON}",
+                    f"{at['epsilon'].iloc[0]:g}",
                     f"{at['intruders'].sum()} / {at['null'].sum():g}",
                     f"{at['projected'].sum()} / {at['null_projected'].sum():g}",
                     f"{_middle(at, 'relative_frobenius'):.2g}",

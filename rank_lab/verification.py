@@ -73,9 +73,9 @@ class Check:
     Parameters
     ----------
     table
-        ``"updates"``, ``"scores"`` or ``"curve"``.
+        ``"updates"``, ``"subspaces"``, ``"scores"`` or ``"curve"``.
     run
-        Of the row; of a curve its seed.
+        Of the row; of a curve its seed; of subspaces the comparison.
     row
         Which, in words.
     result

@@ -18,6 +18,8 @@ from rank_lab.report import RankReport, reports_of
 from rank_lab.report_verification import verify_report
 from rank_lab.score_table import SCORES_FILE, ScoreTable
 from rank_lab.score_verification import verify_curve, verify_scores
+from rank_lab.subspace_report import SubspaceReport, comparison_name, subspace_reports_of
+from rank_lab.subspace_verification import NARROW, verify_subspaces
 from rank_lab.verification import RESULTS, TOLERANCE, Check
 
 __all__ = ["verify_and_print"]
@@ -32,7 +34,7 @@ def verify_and_print(study: Path, *, sample: int, seed: int, as_json: bool = Fal
     Parameters
     ----------
     study
-        Folder of reports, scores and a curve, or one report.
+        Folder of reports, comparisons, scores and a curve, or one of the reports or comparisons.
     sample, seed
         Rows of each table that are computed again; 0 for all.
     as_json
@@ -65,7 +67,7 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
     try:
         folders = reports_of(study)
     except SchemaError:
-        if not (has_scores or has_curve):
+        if not (has_scores or has_curve or subspace_reports_of(study)):
             raise
         folders = []
     reports = [(folder, RankReport.load(folder)) for folder in folders]
@@ -78,6 +80,12 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
             found = verify_report(report, home, sample=sample, seed=seed, told=lambda _, task=task: bar.advance(task))  # type: ignore[misc]
             checks += found
             counts.append((folder.name, len(found), len(report.updates)))
+    for folder in subspace_reports_of(study):
+        comparison = SubspaceReport.load(folder)
+        found = verify_subspaces(
+            comparison_name(folder), comparison, folder.absolute().parent, sample=sample, seed=seed
+        )
+        checks, counts = checks + found, [*counts, (folder.name, len(found), len(comparison.coverage))]
     if has_scores:
         rows = ScoreTable.load(study / SCORES_FILE).rows
         found = verify_scores(rows, sample=sample, seed=seed)
@@ -104,7 +112,9 @@ def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
     )
     about = (
         f"computed again: {looked} (--sample 0 for all; seed {seed}). Numbers hold within a relative {TOLERANCE:g},"
-        " norms and singular values also within the floor of their method; counts are equal, or tied."
+        " norms and singular values also within the floor of their method; counts are equal, or tied. What rests on"
+        f" singular vectors (comparisons, by module) holds within {TOLERANCE:g} of 1, and within as much more as the"
+        f" gap after the last of them is narrower than {NARROW:g}."
     )
     return Group(table, Text(said, style="bold"), Text(about, style="dim"))
 
@@ -112,4 +122,5 @@ def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
 def _what(check: Check) -> str:
     if check.difference is None:
         return check.reason
-    return f"{check.difference.column}: stored {check.difference.stored}, now {check.difference.found}"
+    why = f" ({check.reason})" if check.reason else ""
+    return f"{check.difference.column}: stored {check.difference.stored}, now {check.difference.found}{why}"
