@@ -1,6 +1,6 @@
 """Choices that live in the URL, so that a view can be shared; the same over all pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import pandas as pd
@@ -9,7 +9,7 @@ import streamlit as st
 from rank_lab.schema import RANKS
 from rank_lab.shown_values import OVER, SHOWN, Over, quantity_label
 
-__all__ = ["choose_delta", "choose_metric", "choose_module", "choose_over", "choose_run", "choose_step"]
+__all__ = ["choose_delta", "choose_metric", "choose_module", "choose_of", "choose_over", "choose_run", "choose_step"]
 
 _Option = TypeVar("_Option")
 
@@ -47,6 +47,11 @@ def choose_over(metric: str) -> Over:
 def choose_module(modules: Sequence[str]) -> str:
     """One of the matrices."""
     return _one("Matrix", modules, key="module")
+
+
+def choose_of(label: str, options: Sequence[_Option], *, key: str, words: Mapping[str, str] | None = None) -> _Option:
+    """One of several; ``words`` say what an option is called."""
+    return _one(label, options, key=key, words=dict(words or {}))
 
 
 def _one(label: str, options: Sequence[_Option], *, key: str, words: dict[str, str] | None = None) -> _Option:

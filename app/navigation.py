@@ -4,13 +4,13 @@ import sys
 
 import streamlit as st
 
-from . import layers
+from . import layers, subspaces
 from .guarded import guarded
 from .opened import study
 
 __all__ = ["run"]
 
-_PAGES = ((layers.page, "Layers", "layers"),)
+_PAGES = ((layers.page, "Layers", "layers"), (subspaces.page, "Subspaces", "subspaces"))
 
 
 def run() -> None:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rank_lab.amplification import amplifications, projected_cores
     from rank_lab.analysis import Settings, analyze
     from rank_lab.budget import RankAllocator, budget_curve, plan_ranks
     from rank_lab.bulk import gavish_donoho_rank, marchenko_pastur_rank, tail_exponent
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from rank_lab.directions import ModuleSpectrum
     from rank_lab.errors import RankLabError
     from rank_lab.extraction import RankChoice, extract
+    from rank_lab.intruders import intruder_counts, weight_directions
     from rank_lab.lora_config import peft_config
     from rank_lab.measurement import MeasurementOptions
     from rank_lab.metrics import METRICS, Metric
+    from rank_lab.module_comparison import ComparisonOptions
     from rank_lab.null import factor_null, null_ranks, null_spectrum
     from rank_lab.pairing import plan_updates
     from rank_lab.quantities import (
@@ -41,12 +44,20 @@ if TYPE_CHECKING:
     from rank_lab.report_spectra import module_spectra
     from rank_lab.spec import UpdateSpec, read_update
     from rank_lab.spectrum import Spectrum
+    from rank_lab.subspace import chordal_distance, geodesic_distance, phi, phi_null, principal_angles
+    from rank_lab.subspace_analysis import compare_runs
+    from rank_lab.subspace_null import random_angles
+    from rank_lab.subspace_report import SubspaceReport
     from rank_lab.trajectory import open_run
     from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix, Update
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "amplification": (
+        "amplifications",
+        "projected_cores",
+    ),
     "analysis": ("Settings", "analyze"),
     "budget": ("RankAllocator", "budget_curve", "plan_ranks"),
     "bulk": ("gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"),
@@ -55,9 +66,14 @@ _HOMES = {
     "directions": ("ModuleSpectrum",),
     "errors": ("RankLabError",),
     "extraction": ("RankChoice", "extract"),
+    "intruders": (
+        "intruder_counts",
+        "weight_directions",
+    ),
     "lora_config": ("peft_config",),
     "measurement": ("MeasurementOptions",),
     "metrics": ("METRICS", "Metric"),
+    "module_comparison": ("ComparisonOptions",),
     "null": ("factor_null", "null_ranks", "null_spectrum"),
     "pairing": ("plan_updates",),
     "quantities": (
@@ -80,6 +96,16 @@ _HOMES = {
     "report_spectra": ("module_spectra",),
     "spec": ("UpdateSpec", "read_update"),
     "spectrum": ("Spectrum",),
+    "subspace": (
+        "chordal_distance",
+        "geodesic_distance",
+        "phi",
+        "phi_null",
+        "principal_angles",
+    ),
+    "subspace_analysis": ("compare_runs",),
+    "subspace_null": ("random_angles",),
+    "subspace_report": ("SubspaceReport",),
     "trajectory": ("open_run",),
     "update": ("DenseUpdate", "LowRankUpdate", "MemoryMatrix", "Update"),
 }
@@ -88,6 +114,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "METRICS",
     "Checkpoint",
+    "ComparisonOptions",
     "DenseUpdate",
     "LowRankUpdate",
     "MeasurementOptions",
@@ -101,11 +128,15 @@ __all__ = [
     "RankReport",
     "Settings",
     "Spectrum",
+    "SubspaceReport",
     "Update",
     "UpdateSpec",
     "__version__",
+    "amplifications",
     "analyze",
     "budget_curve",
+    "chordal_distance",
+    "compare_runs",
     "effective_rank",
     "effective_rank_energy",
     "energy_rank",
@@ -113,7 +144,9 @@ __all__ = [
     "factor_null",
     "frobenius_norm",
     "gavish_donoho_rank",
+    "geodesic_distance",
     "intrinsic_dimension",
+    "intruder_counts",
     "marchenko_pastur_rank",
     "module_spectra",
     "nuclear_norm",
@@ -126,13 +159,19 @@ __all__ = [
     "participation_ratio",
     "participation_ratio_energy",
     "peft_config",
+    "phi",
+    "phi_null",
     "plan_ranks",
     "plan_updates",
+    "principal_angles",
+    "projected_cores",
+    "random_angles",
     "read_update",
     "spectral_norm",
     "spectrum_of",
     "stable_rank",
     "tail_exponent",
+    "weight_directions",
 ]
 
 

@@ -137,7 +137,7 @@ def _intruding(rows: pd.DataFrame) -> tuple[Cell, ...]:
 
 
 def _coverage(reports: Reports) -> LatexTable:
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for name, report in reports.items():
         counts = report.coverage["status"].value_counts()
         failed = int(report.coverage["failed"].fillna(value=False).sum())

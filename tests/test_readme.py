@@ -49,7 +49,7 @@ def test_there_are_commands_to_check() -> None:
 
 def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = blocks("python")
-    for name, value in (("base", 0.0), ("tuned", 1.0)):
+    for name, value in (("base", 0.0), ("tuned", 1.0), ("other", 2.0)):
         (tmp_path / name).mkdir()
         save_file(
             {"model.layers.0.self_attn.q_proj.weight": torch.full((4, 3), value)}, tmp_path / name / "model.safetensors"
@@ -58,6 +58,7 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scope: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), scope)
     assert len(scope["report"].updates) == 1  # type: ignore[attr-defined]
+    assert set(scope["pair"].angles["cosine"].round(9)) == {1.0}  # type: ignore[attr-defined]
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")  # as for any user on a CPU
