@@ -1,7 +1,7 @@
 """``compare_runs``: how the updates of two runs lie to each other, one module after another."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def compare_runs(
     options
         What is compared, and how many directions.
     name
-        Of the comparison; default both runs', with their steps where the names are equal.
+        Of the comparison; default both runs', with their steps where the names are equal. Runs whose steps are
+        equal, too, are called by the folders where their paths part.
     workers
         Processes; 0 for as many as cores where that pays.
     progress
@@ -100,7 +101,7 @@ def compare_runs(
     {'side': ['left', 'right'], 'cosine': [1.0, 1.0]}
     """
     original = Checkpoint.open(base) if isinstance(base, str | Path) else base
-    one, other = _opened(first, original), _opened(second, original)
+    one, other = _told_apart(_opened(first, original), _opened(second, original))
     _refuse_same(one, other)
     _refuse_empty(one, other)
     common = sorted(one.members.keys() & other.members.keys(), key=natural_order)
@@ -146,6 +147,20 @@ def _opened(source: Checkpoint | str | Path, base: Checkpoint | None) -> _Run:
     sources = (last,) if base is None else (base, last)
     members = {spec.module: Member(name, last.step, spec, weight_place(spec, sources)) for spec in plan.specs}
     return _Run(name, last, tuple(each.step for each in checkpoints), plan, members)
+
+
+def _told_apart(one: _Run, other: _Run) -> tuple[_Run, _Run]:
+    """Two runs of one name and step are called by the folders where their paths part: rows are known by these names."""
+    if (one.name, one.step) != (other.name, other.step):
+        return one, other
+    ends = zip(*(reversed(run.checkpoint.folder.absolute().parts) for run in (one, other)), strict=False)
+    first, second = next(((a, b) for a, b in ends if a != b), ("first", "second"))
+    return _renamed(one, f"{first}/{one.name}"), _renamed(other, f"{second}/{other.name}")
+
+
+def _renamed(run: _Run, name: str) -> _Run:
+    members = {module: replace(member, run=name) for module, member in run.members.items()}
+    return replace(run, name=name, members=members)
 
 
 def _refuse_same(one: _Run, other: _Run) -> None:

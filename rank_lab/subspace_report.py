@@ -153,11 +153,18 @@ def _head(file: Path) -> dict[str, Any]:
 def _is_provenance(value: object) -> bool:
     """Whether it names what was compared and how, as everything that shows a report expects."""
     match value:
-        case {
-            "first": {"source": str(), "run": str()},
-            "second": {"source": str(), "run": str()},
-            "base": base,
-            "settings": {"name": str(), "k": int()},
-        }:
-            return base is None or (isinstance(base, dict) and isinstance(base.get("source"), str))
+        case {"first": first, "second": second, "base": base, "settings": {"name": str(), "k": int()}}:
+            runs = all(_is_input(each) and isinstance(each.get("run"), str) for each in (first, second))
+            whole = isinstance(value.get("versions", {}), dict) and isinstance(value.get("command", []), list)
+            return runs and whole and (base is None or _is_input(base))
+    return False
+
+
+def _is_input(value: object) -> bool:
+    """Whether it names a checkpoint, its step, and the files that were read."""
+    match value:
+        case {"source": str(), "step": int() | None, "files": list(files)}:
+            steps = value.get("steps_in_run", [])
+            named = all(isinstance(each, dict) and isinstance(each.get("bytes"), int) for each in files)
+            return named and isinstance(steps, list)
     return False

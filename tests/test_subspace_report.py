@@ -88,6 +88,32 @@ def test_a_head_that_is_not_ours_is_refused(
         SubspaceReport.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("versions",), "newest"),
+        (("command",), 3),
+        (("first", "files"), 5),
+        (("first", "files"), ["model.safetensors"]),
+        (("second", "step"), "last"),
+        (("second", "steps_in_run"), 3),
+        (("base",), {"source": "base"}),
+    ],
+)
+def test_what_others_show_of_its_provenance_is_of_the_right_kind(
+    report: SubspaceReport, tmp_path: Path, place: tuple[str, ...], value: Any
+) -> None:
+    folder = report.save(tmp_path / "x.subspace")
+    told = json.loads((folder / "subspace.json").read_text())["provenance"]
+    inner = told
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    rewritten(folder, {"provenance": told})
+    with pytest.raises(SchemaError, match="does not say what was compared"):
+        SubspaceReport.load(folder)
+
+
 @pytest.mark.parametrize("name", SUBSPACE_TABLES)
 def test_a_half_written_or_missing_table_is_refused(report: SubspaceReport, tmp_path: Path, name: str) -> None:
     folder = report.save(tmp_path / "x.subspace")

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_checkpoints_of_one_run_are_told_by_their_steps(tmp_path: Path, generato
     assert set(report.amplification["step"]) == {5, 10}
 
 
+def test_two_runs_of_one_name_are_told_apart(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    one, two = (
+        Path(shutil.copytree(source, tmp_path / above / "lora")) for source, above in zip(pair, "xy", strict=False)
+    )
+    report = compare_runs(one, two, pair[2])
+    assert [report.provenance[role]["run"] for role in ("first", "second")] == ["x/lora", "y/lora"]
+    assert report.provenance["settings"]["name"] == "x/lora-y/lora"
+    counts = report.amplification.groupby("run", sort=False)["r"].apply(list).to_dict()
+    assert counts == {"x/lora": [1, 2], "y/lora": [1, 2]}
+    assert set(report.coverage["other_run"]) == {"y/lora"}
+
+
 def test_every_module_of_either_run_has_its_row(tmp_path: Path, generator: torch.Generator) -> None:
     other = "model.layers.1.self_attn.q_proj"
     one = (
@@ -279,7 +292,7 @@ def test_a_merged_method_stands_beside_a_lora(tmp_path: Path) -> None:
     U, _, Vh = torch.linalg.svd(change)
     expected = float(change.norm() / (U[:, :2].T @ weight @ Vh[:2].T).norm())
     row = report.amplification.iloc[[1]]  # of the first module at r = 2, of the first run
-    assert (row["module"].item(), row["r"].item(), row["run"].item()) == (module, 2, "adapter")
+    assert (row["module"].item(), row["r"].item(), row["run"].item()) == (module, 2, "dora/adapter")
     assert row["amplification"].item() == pytest.approx(expected, rel=1e-6)
     assert set(report.intruders["k"]) == {4}
 

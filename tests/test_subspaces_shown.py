@@ -360,6 +360,20 @@ class TestChoices:
         assert list(found) == ["both, step 5", "both, step 10"]
         assert [len(rows) for rows, _ in found.values()] == [4, 2]
 
+    def test_nothing_compared_is_shown_as_that(self, study: Path, tmp_path: Path) -> None:
+        report = load_subspaces(study)["full-one"]
+        tables = {name: getattr(report, name).iloc[:0] for name in SUBSPACE_TABLES}
+        refused = report.coverage.assign(status="refused", reason="a reason", failed=True)
+        empty = SubspaceReport(**tables | {"coverage": refused}, provenance=report.provenance)
+        found = subspace_choices(empty)
+        assert (found.modules, dict(found.updates), found.ranks, found.epsilons) == ((), {}, (), ())
+        assert len(found.told) == len(refused)
+        assert [table.label for table in subspace_tables({"x": empty})] == ["subspace-coverage"]
+        empty.save(tmp_path / "alone" / "x.subspace")
+        assert rank_lab("export", tmp_path / "alone", "-o", tmp_path / "out").code == 0
+        assert pd.read_csv(tmp_path / "out" / "subspace_phi.csv").empty
+        assert "10 refused" in rank_lab("show", tmp_path / "alone").out
+
     def test_the_command_names_what_the_study_has(self, study: Path) -> None:
         assert compare_command(Study(study)).startswith("rank-lab subspace FIRST SECOND --base BASE -o ")
         rank_lab("analyze", study.parent / "one", "--base", study.parent / "base", "-o", study)

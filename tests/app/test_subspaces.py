@@ -7,7 +7,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from rank_lab.subspace_analysis import compare_runs
-from rank_lab.subspace_report import load_subspaces
+from rank_lab.subspace_report import SubspaceReport, load_subspaces
+from rank_lab.subspace_schema import SUBSPACE_TABLES
 from tests.subspace_studies import Q, hostile, made
 
 Opened = Callable[..., AppTest]
@@ -94,6 +95,17 @@ def test_without_a_base_the_page_says_what_is_missing(opened: Opened, study: Pat
     test = opened(tmp_path / "study")
     assert len(test.get("plotly_chart")) == 2
     assert "Compared without a base" in test.info[0].value
+
+
+def test_nothing_compared_is_a_page_with_the_reasons(opened: Opened, study: Path, tmp_path: Path) -> None:
+    report = load_subspaces(study)["full-one"]
+    tables = {name: getattr(report, name).iloc[:0] for name in SUBSPACE_TABLES}
+    refused = report.coverage.assign(status="refused", reason="shapes differ", failed=True)
+    SubspaceReport(**tables | {"coverage": refused}, provenance=report.provenance).save(tmp_path / "s" / "x.subspace")
+    test = opened(tmp_path / "s")
+    assert "10 refused" in said(test)
+    assert set(test.dataframe[0].value["reason"]) == {"shapes differ"}
+    assert not test.get("plotly_chart")
 
 
 def test_a_broken_one_is_told(opened: Opened, study: Path, tmp_path: Path) -> None:
