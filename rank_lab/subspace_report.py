@@ -153,10 +153,16 @@ def _head(file: Path) -> dict[str, Any]:
 def _is_provenance(value: object) -> bool:
     """Whether it names what was compared and how, as everything that shows a report expects."""
     match value:
-        case {"first": first, "second": second, "base": base, "settings": {"name": str(), "k": int()}}:
-            runs = all(_is_input(each) and isinstance(each.get("run"), str) for each in (first, second))
-            whole = isinstance(value.get("versions", {}), dict) and isinstance(value.get("command", []), list)
-            return runs and whole and (base is None or _is_input(base))
+        case {"first": first, "second": second, "base": base, "settings": {"name": str(), "k": int()}, **more}:
+            whole = isinstance(more.get("versions", {}), dict) and isinstance(more.get("command", []), list)
+            return whole and _is_run(first) and _is_run(second) and (base is None or _is_input(base))
+    return False
+
+
+def _is_run(value: object) -> bool:
+    match value:
+        case {"run": str(), **more}:
+            return isinstance(more.get("steps_in_run", []), list) and _is_input(more)
     return False
 
 
@@ -164,7 +170,5 @@ def _is_input(value: object) -> bool:
     """Whether it names a checkpoint, its step, and the files that were read."""
     match value:
         case {"source": str(), "step": int() | None, "files": list(files)}:
-            steps = value.get("steps_in_run", [])
-            named = all(isinstance(each, dict) and isinstance(each.get("bytes"), int) for each in files)
-            return named and isinstance(steps, list)
+            return all(isinstance(each, dict) and isinstance(each.get("bytes"), int) for each in files)
     return False
