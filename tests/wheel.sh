@@ -73,5 +73,8 @@ env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
 test -s outcomes/outcomes.csv
 env/bin/rank-lab subspace runs/lora runs/full --base "$base" -o runs --intruder-k 10 >/dev/null
 test -s runs/lora-full.subspace/subspace.json
+env/bin/rank-lab verify runs/lora-full.subspace >/dev/null
+env/bin/rank-lab export runs -o compared -f csv >/dev/null
+test -s compared/subspace_angles.csv
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
 echo "wheel: every verb works from $(basename dist/*.whl)"
