@@ -30,6 +30,7 @@ from tests.figure_texts import HOSTILE
 from tests.subspace_studies import Q, hostile, made
 
 Check = dict[str, Any]
+TABLES = tuple(part for kind in ("csv", "json", "parquet", "latex") for part in ("-f", kind))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ class TestSummaries:
 class TestExport:
     def test_every_format_has_every_row_with_its_comparison(self, study: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
-        assert rank_lab("export", study, "-o", out).code == 0
+        assert rank_lab("export", study, "-o", out, *TABLES).code == 0
         reports = load_subspaces(study)
         for name in SUBSPACE_TABLES:
             tables = {
@@ -179,7 +180,7 @@ class TestExport:
 
     def test_the_readme_tells_of_each_file_and_of_the_inputs(self, study: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
-        rank_lab("export", study, "-o", out)
+        rank_lab("export", study, "-o", out, *TABLES)
         text = (out / "README.md").read_text(encoding="utf-8")
         for file in out.iterdir():
             assert file.name in ("README.md", "captions.md") or f"| `{file.name}` |" in text
@@ -370,7 +371,7 @@ class TestChoices:
         assert len(found.told) == len(refused)
         assert [table.label for table in subspace_tables({"x": empty})] == ["subspace-coverage"]
         empty.save(tmp_path / "alone" / "x.subspace")
-        assert rank_lab("export", tmp_path / "alone", "-o", tmp_path / "out").code == 0
+        assert rank_lab("export", tmp_path / "alone", "-o", tmp_path / "out", *TABLES).code == 0
         assert pd.read_csv(tmp_path / "out" / "subspace_phi.csv").empty
         assert "10 refused" in rank_lab("show", tmp_path / "alone").out
 
