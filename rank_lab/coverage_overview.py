@@ -1,7 +1,7 @@
 """What was analysed of each run and step, and what rounding leaves of it: counts and shares of the change."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -59,26 +59,24 @@ def coverage_overview(updates: pd.DataFrame, coverage: pd.DataFrame) -> Coverage
     matrices = updates[updates["delta"] == "cumulative"]
     status = coverage["status"].where(~coverage["failed"].fillna(False).astype(bool), "failed").astype(str)
     tensors = coverage.assign(status=status)
-    of_matrices = {
-        key: rows["change_share"].sum(min_count=1) for key, rows in matrices.groupby(_KEY, sort=False, dropna=False)
-    }
     statuses = _counted(tensors, "status", STATUSES, "tensors")
-    analysed = statuses["status"] == "analysed"
-    statuses.loc[analysed, "change_share"] = [
-        _found(of_matrices, run, step) for run, step in statuses.loc[analysed, _KEY].itertuples(index=False)
+    of_matrices = _by_place(matrices.groupby(_KEY, sort=False, dropna=False)["change_share"].sum(min_count=1))
+    statuses["change_share"] = [
+        of_matrices.get(_place(run, step), float("nan")) if status == "analysed" else share
+        for run, step, status, share in statuses[[*_KEY, "status", "change_share"]].itertuples(index=False)
     ]
     regime = matrices["noise_regime"].fillna(NOT_MEASURED).astype(str)
     regimes = _counted(matrices.assign(noise_regime=regime), "noise_regime", (*REGIMES, NOT_MEASURED), "matrices")
     return CoverageOverview(_places(tensors, matrices), statuses, regimes, _reasons(tensors))
 
 
-def _found(shares: dict[Hashable, float], run: object, step: object) -> float:
-    same = (
-        share
-        for key, share in shares.items()
-        if isinstance(key, tuple) and key[0] == run and (key[1] == step if pd.notna(step) else pd.isna(key[1]))
-    )
-    return next(same, float("nan"))
+def _place(run: Any, step: Any) -> tuple[str, int | None]:
+    """What identifies a run and step: a step that is missing is equal to itself."""
+    return str(run), None if pd.isna(step) else int(step)
+
+
+def _by_place(groups: "pd.Series[Any]") -> dict[tuple[str, int | None], Any]:
+    return {_place(*key): value for key, value in groups.items() if isinstance(key, tuple)}
 
 
 def _counted(rows: pd.DataFrame, by: str, order: tuple[str, ...], count: str) -> pd.DataFrame:
@@ -97,21 +95,10 @@ def _counted(rows: pd.DataFrame, by: str, order: tuple[str, ...], count: str) ->
 
 
 def _places(tensors: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    counts = [rows.groupby(_KEY, sort=False, dropna=False).size() for rows in (tensors, matrices)]
+    sizes = [_by_place(rows.groupby(_KEY, sort=False, dropna=False).size()) for rows in (tensors, matrices)]
     both = pd.concat([tensors[_KEY], matrices[_KEY]]).drop_duplicates()
-    found = [
-        {"run": run, "step": step}
-        | {
-            name: int(_found(dict(sizes.items()), run, step)) if _has(sizes, run, step) else 0
-            for name, sizes in zip(("tensors", "matrices"), counts, strict=True)
-        }
-        for run, step in both.itertuples(index=False)
-    ]
-    return pd.DataFrame(found, columns=["run", "step", "tensors", "matrices"])
-
-
-def _has(sizes: "pd.Series[int]", run: object, step: object) -> bool:
-    return bool(pd.notna(_found(dict(sizes.items()), run, step)))
+    counts = [[size.get(_place(run, step), 0) for run, step in both.itertuples(index=False)] for size in sizes]
+    return both.assign(tensors=counts[0], matrices=counts[1]).reset_index(drop=True)
 
 
 def _reasons(tensors: pd.DataFrame) -> pd.DataFrame:

@@ -75,8 +75,7 @@ def run_comparison(
     if len(places) < 2 or len(set(places)) < len(places):
         raise RankLabError(f"{len(set(places))} different runs and steps; a comparison needs two or more.")
     parts = [_part(updates, place, metric, over, delta) for place in places]
-    modules = [list(part.index) for part in parts]
-    common = [module for module in modules[0] if all(module in part.index for part in parts[1:])]
+    common = [module for module in parts[0].index if all(module in part.index for part in parts[1:])]
     table = parts[0].loc[common, _ABOUT[1:]]
     for number, part in enumerate(parts, 1):
         columns = part.loc[common, [*_SHOWN, "noise_regime"]]
@@ -85,7 +84,9 @@ def run_comparison(
         first, other = table["value_1"], table[f"value_{number}"]
         table[f"difference_{number}"] = other - first
         table[f"ratio_{number}"] = other / first.where(first != 0)
-    alone = [module for module in dict.fromkeys(sum(modules, [])) if module not in set(common)]
+    everything = dict.fromkeys(module for part in parts for module in part.index)
+    paired = set(common)
+    alone = [module for module in everything if module not in paired]
     holders = [
         " ".join(str(number) for number, part in enumerate(parts, 1) if module in part.index) for module in alone
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["DIVIDED", "counted_states"]
+__all__ = ["DIVIDED", "counted", "counted_states"]
 
 DIVIDED = {
     "": "",
@@ -12,25 +12,36 @@ DIVIDED = {
 """By what :data:`rank_lab.shown_values.OVER` says."""
 
 _WORDS = {
-    "zero": "did not change at all",
-    "unresolved": "are hidden by the rounding of the files",
-    "missing": "have no value, as it does not apply or was not measured",
+    "zero": "without any change",
+    "unresolved": "hidden by the rounding of the files",
+    "missing": "without a value, as it does not apply or was not measured",
 }
 
 
-def counted_states(counts: Mapping[str, int], what: str = "matrices") -> list[str]:
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "matrix", "matrices"), counted(0, "matrix", "matrices")
+    ('1 matrix', '0 matrices')
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
+def counted_states(counts: Mapping[str, int], one: str = "matrix", many: str = "matrices") -> list[str]:
     """Sentences on the values that are not plain numbers; none where there are none.
 
     Parameters
     ----------
     counts
         State (``zero``, ``unresolved``, ``missing``) to how many there are.
-    what
-        Is counted, in the plural.
+    one, many
+        What is counted.
 
     Examples
     --------
     >>> counted_states({"zero": 0, "unresolved": 3})
-    ['3 matrices are hidden by the rounding of the files']
+    ['3 matrices hidden by the rounding of the files']
     """
-    return [f"{counts[state]} {what} {words}" for state, words in _WORDS.items() if counts.get(state)]
+    return [f"{counted(counts[state], one, many)} {words}" for state, words in _WORDS.items() if counts.get(state)]

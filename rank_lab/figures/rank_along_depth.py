@@ -1,14 +1,17 @@
 """One quantity along the depth of a model."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from rank_lab.depth_table import DepthTable
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.over_text import DIVIDED
+from rank_lab.figures.null_line import null_line
+from rank_lab.figures.over_text import DIVIDED, counted
 from rank_lab.figures.signs import add_signs
-from rank_lab.figures.style import Mark, Style, kind_marks, label, legend, marks, new_plot, palette
+from rank_lab.figures.style import Mark, Style, kind_marks, label, legend, marks, new_plot
 from rank_lab.shown_values import quantity_label
 
 __all__ = ["rank_along_depth"]
@@ -52,29 +55,33 @@ def rank_along_depth(table: DepthTable, style: Style = "light") -> Figure:
 
 def _add_nulls(plot: go.Figure, table: DepthTable, style: Style) -> None:
     """One grey line for all lines that have the same null."""
-    drawn: set[tuple[tuple[int, float], ...]] = set()
+    drawn: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for line in table.lines:
         points = table.points[(table.points["line"] == line) & table.points["null"].notna()]
-        values = tuple(zip(points["layer"], points["null"].round(9), strict=True))
-        if values and values not in drawn:
-            plot.add_trace(
-                go.Scatter(
-                    x=points["layer"], y=points["null"], mode="lines", line={"color": palette(style).null, "width": 1},
-                    name="null", legendgroup="null", showlegend=not drawn, hoverinfo="skip",
-                )  # fmt: skip
-            )
-            drawn.add(values)
+        drawn.setdefault(tuple(zip(points["layer"], points["null"].round(9), strict=True)), []).append(label(line))
+    first = True
+    for values, lines in drawn.items():
+        if values:
+            plot.add_trace(null_line(values, lines, style, named=first))
+            first = False
 
 
 def _add_line(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> None:
     symbols = [f"{look.symbol}-open" if state == "zero" else look.symbol for state in points["state"]]
     plot.add_trace(
         go.Scatter(
-            x=points["layer"], y=points["value"], mode="lines+markers", connectgaps=False, name=name,
-            line={"color": look.color, "width": 1.5, "dash": look.dash}, error_y=_error(points, look),
+            x=points["layer"],
+            y=points["value"],
+            mode="lines+markers",
+            connectgaps=False,
+            name=name,
+            cliponaxis=False,
+            line={"color": look.color, "width": 1.5, "dash": look.dash},
+            error_y=_error(points, look),
             marker={"color": look.color, "size": 7, "symbol": symbols},
-            hovertext=[_hover(point, name) for point in points.to_dict("records")], hoverinfo="text",
-        )  # fmt: skip
+            hovertext=[_hover(point, name) for point in points.to_dict("records")],
+            hoverinfo="text",
+        )
     )
 
 
@@ -87,7 +94,7 @@ def _error(points: pd.DataFrame, look: Mark) -> dict[str, object] | None:
     }  # fmt: skip
 
 
-def _hover(point: dict[object, object], name: str) -> str:
+def _hover(point: dict[Any, Any], name: str) -> str:
     ends = f" ({point['low']:.4g} to {point['high']:.4g})" if pd.notna(point["low"]) else ""
     null = f"<br>null: {point['null']:.4g}" if pd.notna(point["null"]) else ""
     return f"{name}, layer {point['layer']}<br>{point['value']:.4g}{ends}{null}"
@@ -108,7 +115,7 @@ def _caption(table: DepthTable, places: str, meanings: list[str]) -> str:
     return caption(
         f"{quantity_label(table.metric, table.over)} of each layer{DIVIDED[table.over]}",
         [definition(table.metric)],
-        f"Data: {places}; n = {int(points['matrices'].sum())} matrices",
+        f"Data: {places}; n = {counted(int(points['matrices'].sum()), 'matrix', 'matrices')}",
         [
             "Grey: what white noise of the same shape (of factors: random factors) shows"
             if points["null"].notna().any()
@@ -117,7 +124,7 @@ def _caption(table: DepthTable, places: str, meanings: list[str]) -> str:
             "Open symbol: the update is exactly zero" if (points["state"] == "zero").any() else "",
             *meanings,
             "A point of several experts is their median" if (points["matrices"] > 1).any() else "",
-            f"{table.outside} matrices outside of the layers are not shown" if table.outside else "",
+            f"Not shown: {counted(table.outside, 'matrix', 'matrices')} outside of the layers" if table.outside else "",
             f"All of {table.lines[0]}" if one_line else "",
         ],
     )

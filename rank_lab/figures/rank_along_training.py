@@ -1,13 +1,16 @@
 """One quantity along training."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.over_text import DIVIDED, counted_states
+from rank_lab.figures.null_line import null_line
+from rank_lab.figures.over_text import DIVIDED, counted, counted_states
 from rank_lab.figures.signs import add_signs
-from rank_lab.figures.style import Mark, Style, faint, kind_marks, label, legend, log_axis, marks, new_plot, palette
+from rank_lab.figures.style import Mark, Style, faint, kind_marks, label, legend, log_axis, marks, new_plot
 from rank_lab.shown_values import quantity_label
 from rank_lab.training_table import TrainingTable
 
@@ -61,7 +64,7 @@ def rank_along_training(table: TrainingTable, style: Style = "light", *, log_ste
     return Figure("rank_along_training", f"{quantity} along training", plot, _data(table), text, (table.metric,))
 
 
-def _state(point: dict[object, object]) -> str:
+def _state(point: dict[Any, Any]) -> str:
     """Of a point: why none of its matrices has a value."""
     if point["known"]:
         return "value"
@@ -73,18 +76,16 @@ def _blurred(points: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _add_nulls(plot: go.Figure, lines: list[pd.DataFrame], style: Style) -> None:
-    drawn: set[tuple[tuple[int, float], ...]] = set()
+    drawn: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for points in lines:
         known = points[points["null"].notna()]
         values = tuple(zip(known["step"], known["null"].round(9), strict=True))
-        if values and values not in drawn:
-            plot.add_trace(
-                go.Scatter(
-                    x=known["step"], y=known["null"], mode="lines", line={"color": palette(style).null, "width": 1},
-                    name="null", legendgroup="null", showlegend=not drawn, hoverinfo="skip",
-                )  # fmt: skip
-            )
-            drawn.add(values)
+        drawn.setdefault(values, []).extend(label(line) for line in known["line"].unique())
+    first = True
+    for values, names in drawn.items():
+        if values:
+            plot.add_trace(null_line(values, names, style, named=first))
+            first = False
 
 
 def _add_band(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> None:
@@ -94,10 +95,18 @@ def _add_band(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> N
     around = [*known["step"], *reversed(list(known["step"]))]
     plot.add_trace(
         go.Scatter(
-            x=around, y=[*known["upper"], *reversed(list(known["lower"]))], mode="lines", fill="toself",
-            fillcolor=faint(look.color, 0.18), line={"width": 0, "color": look.color}, legendgroup=name,
-            showlegend=False, hoverinfo="skip", name=name, meta={"quartiles": True},
-        )  # fmt: skip
+            x=around,
+            y=[*known["upper"], *reversed(list(known["lower"]))],
+            mode="lines",
+            fill="toself",
+            fillcolor=faint(look.color, 0.18),
+            line={"width": 0, "color": look.color},
+            legendgroup=name,
+            showlegend=False,
+            hoverinfo="skip",
+            name=name,
+            meta={"quartiles": True},
+        )
     )
 
 
@@ -111,15 +120,23 @@ def _add_line(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> N
         }  # fmt: skip
     plot.add_trace(
         go.Scatter(
-            x=points["step"], y=points["value"], mode="lines+markers", connectgaps=False, name=name, legendgroup=name,
-            line={"color": look.color, "width": 1.8, "dash": look.dash}, error_y=error,
+            x=points["step"],
+            y=points["value"],
+            mode="lines+markers",
+            connectgaps=False,
+            cliponaxis=False,
+            name=name,
+            legendgroup=name,
+            line={"color": look.color, "width": 1.8, "dash": look.dash},
+            error_y=error,
             marker={"color": look.color, "size": 8, "symbol": symbols},
-            hovertext=[_hover(point, name) for point in points.to_dict("records")], hoverinfo="text",
-        )  # fmt: skip
+            hovertext=[_hover(point, name) for point in points.to_dict("records")],
+            hoverinfo="text",
+        )
     )
 
 
-def _hover(point: dict[object, object], name: str) -> str:
+def _hover(point: dict[Any, Any], name: str) -> str:
     quartiles = f" (quartiles {point['lower']:.4g}, {point['upper']:.4g})" if pd.notna(point["lower"]) else ""
     null = f"<br>null: {point['null']:.4g}" if pd.notna(point["null"]) else ""
     return (
@@ -153,8 +170,14 @@ def _caption(table: TrainingTable, since: str, meanings: list[str], left_out: in
             "Bars: 95 % intervals" if points["low"].notna().any() else "",
             "Open symbol: rounding hides some matrices or is part of what is shown" if _blurred(points).any() else "",
             *meanings,
-            *counted_states({state: int(points[state].sum()) for state in ("zero", "unresolved", "missing")}, "values"),
-            f"{left_out} points at step 0 have no place on a logarithmic axis" if left_out else "",
-            f"{table.without_step} matrices without a step are not shown" if table.without_step else "",
+            *counted_states(
+                {state: int(points[state].sum()) for state in ("zero", "unresolved", "missing")}, "value", "values"
+            ),
+            f"Not shown, as step 0 has no place on a logarithmic axis: {counted(left_out, 'point', 'points')}"
+            if left_out
+            else "",
+            f"Not shown: {counted(table.without_step, 'matrix', 'matrices')} without a step"
+            if table.without_step
+            else "",
         ],
     )

@@ -1,5 +1,6 @@
 """Singular values on logarithmic axes, with their noise, their null and their ranks, above the energy they hold."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,7 +14,9 @@ from rank_lab.spectrum_curve import MARKED, SpectrumCurve, short_names
 
 __all__ = ["spectrum"]
 
-_RANK_SYMBOLS = dict(zip(MARKED, ("circle-open", "triangle-up-open", "diamond-open", "x-thin-open"), strict=True))
+_RANK_SYMBOLS: dict[str, str] = dict(
+    zip(MARKED, ("circle-open", "triangle-up-open", "diamond-open", "x-thin-open"), strict=True)
+)
 _FEW = 24  # points of a line whose values are marked one by one
 
 
@@ -79,10 +82,19 @@ def _add_curve(plot: go.Figure, curve: SpectrumCurve, name: str, look: Mark) -> 
         for number, column in (("", "singular_value"), ("2", "energy")):
             plot.add_trace(
                 go.Scatter(
-                    x=own["index"], y=own[column], mode="lines+markers" if few else "lines", line=line, marker=marker,
-                    name=name, legendgroup=name, showlegend=first and not number, xaxis=f"x{number}", yaxis=f"y{number}",
-                    hovertemplate="i = %{x}<br>%{y:.4g}<extra>" + name + "</extra>", meta={"state": state},
-                )  # fmt: skip
+                    x=own["index"],
+                    y=own[column],
+                    mode="lines+markers" if few else "lines",
+                    line=line,
+                    marker=marker,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=first and not number,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hovertemplate="i = %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
+                    meta={"state": state},
+                )
             )
 
 
@@ -94,10 +106,18 @@ def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -
         for number, column in (("", "singular_value"), ("2", "energy")):
             plot.add_trace(
                 go.Scatter(
-                    x=curve.null["index"], y=curve.null[column], mode="lines", line=line, name=f"null: {kind}",
-                    legendgroup=kind, showlegend=not number and kind not in named, xaxis=f"x{number}",
-                    yaxis=f"y{number}", hoverinfo="skip", meta={"state": "null"},
-                )  # fmt: skip
+                    x=curve.null["index"],
+                    y=curve.null[column],
+                    mode="lines",
+                    line=line,
+                    name=f"null: {kind}",
+                    legendgroup=kind,
+                    showlegend=not number and kind not in named,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hoverinfo="skip",
+                    meta={"state": "null"},
+                )
             )
         named.add(kind)
 
@@ -109,14 +129,20 @@ def _add_levels(plot: go.Figure, curve: SpectrumCurve, style: Style) -> None:
     if curve.below_floor:
         levels.append(("arithmetic floor", curve.floor, "dot", colors.text))
     for name, level, dash, color in levels:
-        if pd.isna(level) or level <= 0:
+        if not level > 0:
             continue
         there = any(trace.name == name for trace in plot.data)
         plot.add_trace(
             go.Scatter(
-                x=[1, curve.bound], y=[level, level], mode="lines", line={"color": color, "width": 1.2, "dash": dash},
-                name=name, legendgroup=name, showlegend=not there, hovertemplate=name + ": %{y:.4g}<extra></extra>",
-            )  # fmt: skip
+                x=[1, curve.bound],
+                y=[level, level],
+                mode="lines",
+                line={"color": color, "width": 1.2, "dash": dash},
+                name=name,
+                legendgroup=name,
+                showlegend=not there,
+                hovertemplate=name + ": %{y:.4g}<extra></extra>",
+            )
         )
 
 
@@ -126,16 +152,24 @@ def _marked(curve: SpectrumCurve, metric: str) -> bool:
 
 def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark) -> None:
     for mark in curve.ranks:
-        if pd.isna(mark.singular_value):
+        if math.isnan(mark.singular_value):
             continue
         marker = {"symbol": _RANK_SYMBOLS[mark.metric], "size": 11, "color": look.color}
         for number, height in (("", mark.singular_value), ("2", mark.energy)):
             plot.add_trace(
                 go.Scatter(
-                    x=[mark.index], y=[height], mode="markers", marker=marker | {"line": {"width": 2}},
-                    name=mark.symbol, legendgroup=mark.metric, showlegend=False, xaxis=f"x{number}", yaxis=f"y{number}",
-                    hovertemplate=f"{mark.symbol} = {mark.index:.4g}<extra></extra>", meta={"rank": mark.metric},
-                )  # fmt: skip
+                    x=[mark.index],
+                    y=[height],
+                    mode="markers",
+                    marker=marker | {"line": {"width": 2}},
+                    name=mark.symbol,
+                    legendgroup=mark.metric,
+                    showlegend=False,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hovertemplate=f"{mark.symbol} = {mark.index:.4g}<extra></extra>",
+                    meta={"rank": mark.metric},
+                )
             )
 
 
@@ -148,9 +182,13 @@ def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Styl
         number = f" = {found[0].index:.3g}" if len(curves) == 1 else ""
         plot.add_trace(
             go.Scatter(
-                x=[None], y=[None], mode="markers", name=f"{found[0].symbol}{number}", legendgroup=metric,
+                x=[None],
+                y=[None],
+                mode="markers",
+                name=f"{found[0].symbol}{number}",
+                legendgroup=metric,
                 marker={"symbol": symbol, "size": 10, "color": palette(style).text, "line": {"width": 2}},
-            )  # fmt: skip
+            )
         )
 
 
@@ -194,7 +232,9 @@ def _caption(curves: Sequence[SpectrumCurve], common: str, metrics: Sequence[str
         f"{', '.join(dict.fromkeys(mark.symbol for mark in hidden))}: hidden by the rounding of the files, not marked"
         if hidden
         else "",
-        f"{', '.join(dict.fromkeys(mark.symbol for mark in off))} is below 1 and has no place on the axis" if off else "",
+        f"{', '.join(dict.fromkeys(mark.symbol for mark in off))} is below 1 and has no place on the axis"
+        if off
+        else "",
     ]
     count = f"n = {known} singular values" + (f" of {bound}" if known < bound else "")
     return caption(

@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, place
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.over_text import counted
 from rank_lab.figures.style import Style, faint, label, legend, log_axis, marks, new_plot, palette
 from rank_lab.spectrum_bands import SpectrumBands
 
@@ -43,14 +44,15 @@ def spectrum_bands_plot(bands: SpectrumBands, style: Style = "light") -> Figure:
         points = bands.highlighted[bands.highlighted["name"] == name]
         plot.add_trace(
             go.Scatter(
-                x=points["relative_index"], y=points["relative_singular_value"], mode="lines", name=label(name),
+                x=points["relative_index"],
+                y=points["relative_singular_value"],
+                mode="lines",
+                name=label(name),
                 line={"color": looks[name].color, "width": 2, "dash": looks[name].dash},
                 hovertemplate="i/q = %{x:.3g}<br>%{y:.4g}<extra>" + label(name) + "</extra>",
-            )  # fmt: skip
+            )
         )
-    return Figure(
-        "spectrum_bands", f"Spectra of {bands.matrices} matrices", plot, _data(bands), _caption(bands), ()
-    )
+    return Figure("spectrum_bands", f"Spectra of {bands.matrices} matrices", plot, _data(bands), _caption(bands), ())
 
 
 def _add_bands(plot: go.Figure, bands: SpectrumBands, style: Style) -> None:
@@ -63,38 +65,53 @@ def _add_bands(plot: go.Figure, bands: SpectrumBands, style: Style) -> None:
         plot.add_trace(go.Scatter(y=lower, showlegend=False, name=f"{low} %", **common))
         plot.add_trace(
             go.Scatter(
-                y=table[f"quantile_{high}"].clip(lower=bottom), fill="tonexty", fillcolor=faint(colors.text, opacity),
-                name="all" if low == 0 else f"middle {high - low} %", **common,
-            )  # fmt: skip
+                y=table[f"quantile_{high}"].clip(lower=bottom),
+                fill="tonexty",
+                fillcolor=faint(colors.text, opacity),
+                name="all" if low == 0 else f"middle {high - low} %",
+                **common,
+            )
         )
     median = table[table["quantile_50"] > 0]
     plot.add_trace(
         go.Scatter(
-            x=median["relative_index"], y=median["quantile_50"], mode="lines", name="median",
-            line={"color": colors.text, "width": 2}, hovertemplate="i/q = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
-        )  # fmt: skip
+            x=median["relative_index"],
+            y=median["quantile_50"],
+            mode="lines",
+            name="median",
+            line={"color": colors.text, "width": 2},
+            hovertemplate="i/q = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
+        )
     )
     null = table[table["null"] > 0]
     plot.add_trace(
         go.Scatter(
-            x=null["relative_index"], y=null["null"], mode="lines", name="null", hoverinfo="skip",
+            x=null["relative_index"],
+            y=null["null"],
+            mode="lines",
+            name="null",
+            hoverinfo="skip",
             line={"color": colors.null, "width": 1.5, "dash": "dash"},
-        )  # fmt: skip
+        )
     )
     if bands.floor > 0 and bottom <= bands.floor:
         plot.add_trace(
             go.Scatter(
-                x=[table["relative_index"].min(), 1], y=[bands.floor] * 2, mode="lines", name="floor",
-                line={"color": colors.text, "width": 1, "dash": "dot"}, hoverinfo="skip",
-            )  # fmt: skip
+                x=[table["relative_index"].min(), 1],
+                y=[bands.floor] * 2,
+                mode="lines",
+                name="floor",
+                line={"color": colors.text, "width": 1, "dash": "dot"},
+                hoverinfo="skip",
+            )
         )
 
 
 def _bottom(bands: SpectrumBands) -> float:
-    """The smallest number that is drawn: zero has no place on a logarithmic axis, what is below the floor no meaning."""
-    quantiles = bands.bands.filter(like="quantile_")
-    positive = quantiles.where(quantiles > 0).min(axis=None)
-    return 1.0 if pd.isna(positive) else max(float(positive), bands.floor)
+    """The smallest number that is drawn: zero has no place on the axis, what is below the floor no meaning."""
+    quantiles = bands.bands.filter(like="quantile_").to_numpy()
+    positive = quantiles[quantiles > 0]
+    return max(float(positive.min()), bands.floor) if positive.size else 1.0
 
 
 def _data(bands: SpectrumBands) -> pd.DataFrame:
@@ -111,13 +128,17 @@ def _caption(bands: SpectrumBands) -> str:
     cut = bool((table["quantile_0"] < _bottom(bands)).any())
     return caption(
         "Singular values relative to the largest, over the index relative to the largest possible rank q",
-        ["Bands hold all matrices, the middle 90 % and the middle half of them at each place, the line is their median"],
+        ["Bands: all matrices, the middle 90 % and the middle half of them at each place; line: their median"],
         f"Data: {place(bands.run, bands.step, bands.delta)}; n = {bands.matrices} matrices",
         [
             "Grey, dashed: median of what white noise of each shape (of factors: random factors) shows",
-            f"{bands.zero} matrices that did not change are in none of it" if bands.zero else "",
-            f"{bands.unknown} matrices without a spectrum are in none of it" if bands.unknown else "",
-            f"Of {bands.truncated} matrices the leading values alone are known" if bands.truncated else "",
+            f"In none of it: {counted(bands.zero, 'matrix', 'matrices')} without any change" if bands.zero else "",
+            f"In none of it: {counted(bands.unknown, 'matrix', 'matrices')} without a spectrum"
+            if bands.unknown
+            else "",
+            f"Of {counted(bands.truncated, 'matrix', 'matrices')} the leading values alone are known"
+            if bands.truncated
+            else "",
             f"Below the floor, {bands.floor:.2g}, a value may mean nothing" if bands.floor > 0 else "",
             "A band that goes to zero or below that floor ends at the bottom" if cut else "",
         ],

@@ -35,6 +35,7 @@ STYLES: tuple[Style, ...] = ("light", "dark", "paper")
 SCALE = "Cividis"
 """Continuous colours: even in lightness, and the same to the colour-blind."""
 
+
 @dataclass(frozen=True)
 class Palette:
     """Colours of one style; every mark has a contrast of at least 3 to the background, text one of at least 4.5.
@@ -220,7 +221,8 @@ def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
     """
     colors = palette(style)
     return {
-        "title": {"text": title, "standoff": 6}, "automargin": True, "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text,
+        "title": {"text": title, "standoff": 6}, "automargin": True,
+        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text,
         "showline": True, "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
     } | settings  # fmt: skip
 
