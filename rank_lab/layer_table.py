@@ -88,7 +88,7 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
 def _labels(own: pd.DataFrame) -> list[str]:
     """Kind, with the stack where there are several, and with the module's own name where a layer holds it twice."""
     stacks = own["stack"].fillna("").astype(str)
-    several = stacks[stacks != ""].nunique() > 1
+    several = len(set(stacks) - {""}) > 1
     prefix = [f"{stack}: " if several and stack else "" for stack in stacks]
     plain = pd.Series([f"{before}{kind}" for before, kind in zip(prefix, own["kind"], strict=True)], index=own.index)
     place = pd.DataFrame({"label": plain, "layer": own["layer"], "expert": own["expert"]})

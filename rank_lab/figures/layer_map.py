@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.style import SCALE, Style, label, new_plot, palette
+from rank_lab.figures.style import Style, label, new_plot, palette
 from rank_lab.layer_table import NO_LAYER, LayerTable
 from rank_lab.shown_values import quantity_label
 
@@ -52,7 +52,7 @@ def layer_map(table: LayerTable, style: Style = "light") -> Figure:
     title = f"{quantity} by layer and kind: {label(place(table.run, table.step, table.delta))}"
     plot = new_plot(style, title=title, x="layer", y="kind of module", height=120 + 28 * max(len(table.rows), 5))
     by_place = {(cell["row"], cell["column"]): cell for cell in table.cells.to_dict("records")}
-    plot.add_trace(_colours(table, by_place, quantity))
+    plot.add_trace(_colours(table, by_place, quantity, style))
     for state, sign in _SIGNS.items():
         cells = table.cells[table.cells["state"] == state]
         if len(cells):
@@ -70,10 +70,13 @@ def layer_map(table: LayerTable, style: Style = "light") -> Figure:
     return Figure("layer_map", f"{quantity} by layer and kind", plot, _data(table), _caption(table), (table.metric,))
 
 
-def _colours(table: LayerTable, by_place: dict[tuple[Any, Any], dict[Any, Any]], quantity: str) -> go.Heatmap:
+def _colours(
+    table: LayerTable, by_place: dict[tuple[Any, Any], dict[Any, Any]], quantity: str, style: Style
+) -> go.Heatmap:
     values = [[_value(by_place.get((row, column))) for column in table.columns] for row in table.rows]
     return go.Heatmap(
-        z=values, x=list(table.columns), y=list(table.rows), colorscale=SCALE, hoverinfo="skip", xgap=1, ygap=1,
+        z=values, x=list(table.columns), y=list(table.rows), xgap=1, ygap=1, hoverinfo="skip",
+        colorscale=palette(style).scale,
         colorbar={"title": {"text": quantity, "side": "right"}, "thickness": 14},
     )  # fmt: skip
 
