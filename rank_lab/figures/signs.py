@@ -9,10 +9,11 @@ from rank_lab.figures.style import Mark, Style, axis, palette
 
 __all__ = ["SIGNS", "SIGN_MEANINGS", "add_signs"]
 
-SIGNS = {"unresolved": "?", "missing": "–"}
+SIGNS = {"zero": "0", "unresolved": "?", "missing": "–"}
 """Sign of a state that has no number."""
 
 SIGN_MEANINGS = {
+    "zero": "0: the update is exactly zero and has no direction",
     "unresolved": "?: hidden by the rounding of the files",
     "missing": "–: no value, as it does not apply or was not measured",
 }
@@ -28,7 +29,7 @@ def add_signs(plot: go.Figure, points: pd.DataFrame, x: str, looks: Mapping[str,
     plot
         With one pair of axes, which makes room.
     points
-        ``line``, ``state`` and the column ``x``.
+        ``line``, ``value``, ``state`` and the column ``x``.
     x
         Column of the horizontal axis.
     looks
@@ -41,7 +42,7 @@ def add_signs(plot: go.Figure, points: pd.DataFrame, x: str, looks: Mapping[str,
     list of str
         What the signs that occur mean.
     """
-    gone = points[points["state"].isin(list(SIGNS))]
+    gone = points[points["state"].isin(list(SIGNS)) & points["value"].isna()]
     lines = [line for line in looks if (gone["line"] == line).any()]
     if not lines:
         return []
