@@ -29,8 +29,9 @@ class LayerTable:
         See :func:`rank_lab.shown_values.shown_values`.
     cells
         A row a cell: ``row`` (kind, with stack or name where a layer has several), ``column`` (layer, as text),
-        ``matrices``, ``known`` (how many of them have a value), ``modules`` (their names), ``value``, ``low``, ``high``, ``null``, ``bound``, ``state``,
-        ``noise_regime``. A cell of several experts shows their median, and has no interval.
+        ``matrices``, ``known`` (how many of them have a value), ``modules`` (their names), ``value``, ``low``,
+        ``high``, ``null``, ``bound``, ``state``, ``noise_regime``. A cell of several experts shows the median of those
+        that have a value, and has no interval.
     rows, columns
         In the order in which they are shown.
     """

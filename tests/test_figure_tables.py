@@ -117,7 +117,8 @@ def test_training_refuses_single_checkpoints_unknown_lines_and_doubles() -> None
 def test_comparison_pairs_by_name_and_counts_the_rest() -> None:
     rows = frame(
         row(of_rank(2), layer=1), row(of_rank(4), layer=0), row(of_rank(8), layer=7),
-        row(of_rank(6), run="lora", layer=0), row(of_rank(5), run="lora", layer=1), row(ONES, run="lora", layer=None, kind="embed"),
+        row(of_rank(6), run="lora", layer=0), row(of_rank(5), run="lora", layer=1),
+        row(ONES, run="lora", layer=None, kind="embed"),
     )  # fmt: skip
     found = run_comparison(rows, [("full", 10), ("lora", 10)], "effective_rank")
     table = found.table
@@ -162,7 +163,7 @@ def test_comparison_says_what_is_wrong_with_its_places() -> None:
         run_comparison(rows, [("full", 10)], "effective_rank")
     with pytest.raises(RankLabError, match="two or more"):
         run_comparison(rows, [("full", 10), ("full", 10)], "effective_rank")
-    with pytest.raises(RankLabError, match="at step 30 .* steps 10, 20"):
+    with pytest.raises(RankLabError, match=r"at step 30 .* steps 10, 20"):
         run_comparison(rows, [("full", 10), ("full", 30)], "effective_rank")
     with pytest.raises(SchemaError, match="two reports"):
         run_comparison(pd.concat([rows, rows]), [("full", 10), ("full", 20)], "effective_rank")
@@ -191,14 +192,16 @@ def test_kinds_refuse_runs_that_are_not_there() -> None:
 
 def test_overview_counts_what_became_of_each_tensor() -> None:
     updates = frame(
-        row(ONES, change_share=0.5), noisy(ONES, "unresolved", layer=1, change_share=0.25), row(ONES, layer=2, noise_regime=None, change_share=None),
+        row(ONES, change_share=0.5), noisy(ONES, "unresolved", layer=1, change_share=0.25),
+        row(ONES, layer=2, noise_regime=None, change_share=None),
         row(ONES, delta="step", layer=5), row(ONES, run="b", step=None, change_share=1.0),
     )  # fmt: skip
     coverage = pd.DataFrame(
         [
             tensor("full", 10, "a", "analysed"), tensor("full", 10, "b", "analysed"),
             tensor("full", 10, "n", "vector", change_share=0.25), tensor("full", 10, "i", "identical"),
-            tensor("full", 10, "s", "skipped", reason="a buffer"), tensor("full", 10, "t", "skipped", reason="a buffer"),
+            tensor("full", 10, "s", "skipped", reason="a buffer"),
+            tensor("full", 10, "t", "skipped", reason="a buffer"),
             tensor("full", 10, "f", "skipped", reason="NaN", failed=True), tensor("b", None, "a", "analysed"),
         ]
     )  # fmt: skip
