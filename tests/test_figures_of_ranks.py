@@ -165,15 +165,15 @@ def test_a_spectrum_is_drawn_point_by_point_with_its_energy() -> None:
 def test_a_spectrum_bears_its_null_edge_and_ranks() -> None:
     curve = a_curve(noise_edge=0.1, rank_above_rounding=10.0, noise_regime="resolved")
     figure = spectrum([curve])
-    (edge,) = traces(figure, "edge of rounding")
+    (edge,) = traces(figure, "rounding edge")
     assert list(edge.y) == [0.1, 0.1]
-    null = traces(figure, "null: white noise")[0]
+    null = traces(figure, "white noise")[0]
     assert np.linalg.norm(null.y) == pytest.approx(np.linalg.norm(DECAY))
     marks = {(trace.meta["rank"], trace.yaxis): (trace.x[0], trace.y[0])
              for trace in figure.plot.data if trace.meta and "rank" in trace.meta}  # fmt: skip
     assert marks["rank_above_rounding", "y"] == (10.0, pytest.approx(0.1))
     assert marks["rank_above_rounding", "y2"][1] == pytest.approx(np.sum(DECAY[:10] ** 2) / np.sum(DECAY**2))
-    assert len([trace for trace in figure.plot.data if trace.name == "directions above rounding = 10"]) == 1
+    assert len([trace for trace in figure.plot.data if trace.name == "above rounding = 10"]) == 1
     assert "0.1" in figure.caption
     assert "Rounding: resolved" in figure.caption
 
@@ -188,8 +188,8 @@ def test_values_below_the_floor_look_different_and_zeros_are_counted() -> None:
     assert drawn["below_floor"].marker.symbol == "circle-open" != drawn["value"].marker.symbol
     assert "2 values that are exactly zero" in figure.caption
     assert "2 values below" in figure.caption
-    assert list(traces(figure, "arithmetic floor")[0].y) == [1e-7, 1e-7]
-    assert not traces(spectrum([a_curve(spectrum_floor=1e-7)]), "arithmetic floor")
+    assert list(traces(figure, "floor")[0].y) == [1e-7, 1e-7]
+    assert not traces(spectrum([a_curve(spectrum_floor=1e-7)]), "floor")
 
 
 def test_a_spectrum_of_zeros_is_an_empty_plot_that_says_so() -> None:
