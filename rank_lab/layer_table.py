@@ -73,9 +73,7 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
     labelled = pd.concat([own[["module", "kind", "layer", "noise_regime"]], values], axis=1)
     labelled["row"] = _labels(own)
     labelled["column"] = [NO_LAYER if pd.isna(layer) else str(int(layer)) for layer in own["layer"]]
-    cells = pd.DataFrame(
-        [_cell(key, group) for key, group in labelled.groupby(["row", "column"], sort=False)],
-    )
+    cells = _cells(labelled.reset_index(drop=True))
     kinds = labelled.drop_duplicates("row").set_index("row")["kind"]
     rows = sorted(cells["row"].unique(), key=lambda row: (KINDS.index(str(kinds[row])), row))
     columns = sorted(cells["column"].unique(), key=lambda name: -1 if name == NO_LAYER else int(name))
@@ -98,14 +96,32 @@ def _labels(own: pd.DataFrame) -> list[str]:
     return [f"{label} ({name})" if label in twice else label for label, name in zip(plain, names, strict=True)]
 
 
+def _cells(labelled: pd.DataFrame) -> pd.DataFrame:
+    """Cells of one matrix at once, as most are; those of several by themselves."""
+    sizes = labelled.groupby(["row", "column"])["row"].transform("size")
+    alone = labelled[sizes == 1]
+    found = alone[["row", "column"]].assign(
+        matrices=1, known=alone["value"].notna().astype("int64"), modules=alone["module"].map(_alone),
+        noise_regime=alone["noise_regime"].astype(object).fillna(""),
+    )  # fmt: skip
+    found = found.join(alone[[*_NUMBERS, "state"]])
+    shared = [(group.index[0], _cell(key, group)) for key, group in labelled[sizes > 1].groupby(["row", "column"])]
+    if shared:
+        several = pd.DataFrame([cell for _, cell in shared], index=[place for place, _ in shared])
+        found = pd.concat([found, several]) if len(found) else several
+    return found.sort_index().reset_index(drop=True)
+
+
+def _alone(module: object) -> tuple[str, ...]:
+    return (str(module),)
+
+
 def _cell(key: Hashable, group: pd.DataFrame) -> dict[str, object]:
     row, column = key if isinstance(key, tuple) else (key, "")
     about = {"row": row, "column": column, "matrices": len(group), "known": int(group["value"].notna().sum())}
     about["modules"] = tuple(map(str, group["module"]))
     regimes = group["noise_regime"].dropna().unique()
     about["noise_regime"] = "" if not len(regimes) else str(regimes[0]) if len(regimes) == 1 else "mixed"
-    if len(group) == 1:
-        return about | {name: group[name].iloc[0] for name in (*_NUMBERS, "state")}
     middle = {name: group[name].median() for name in ("value", "null", "bound")}
     states = group["state"]
     state = "value" if (states == "value").any() else str(states.iloc[0])

@@ -358,6 +358,13 @@ def test_the_third_run_can_be_put_against_the_first() -> None:
         method_against_method(comparison, other=4)
 
 
+def test_runs_that_pair_in_full_have_nothing_to_count() -> None:
+    rows = frame(row(ONES), row(ONES, run="b"))
+    figure = method_against_method(run_comparison(rows, [("full", 10), ("b", 10)], "effective_rank"))
+    assert "Not in all" not in figure.caption
+    assert len(figure.data) == 1
+
+
 def test_nothing_in_common_is_an_empty_plot() -> None:
     rows = frame(row(ONES), row(ONES, run="b", layer=5))
     figure = method_against_method(run_comparison(rows, [("full", 10), ("b", 10)], "effective_rank"))
