@@ -220,6 +220,9 @@ def test_bands_are_filled_between_their_quantiles() -> None:
     lower = figure.plot.data[list(figure.plot.data).index(half) - 1]
     assert list(lower.y) == pytest.approx(bands.bands["quantile_25"].tolist())
     assert half.fill == "tonexty"
+    (median,), (null,) = traces(figure, "median"), traces(figure, "null")
+    assert list(median.y) == pytest.approx(bands.bands["quantile_50"].tolist())
+    assert list(null.y) == pytest.approx(bands.bands["null"].tolist())
     (one,) = traces(figure, "q, layer 3")
     assert list(one.y) == pytest.approx(DECAY**1.75)
     assert list(one.x) == pytest.approx(np.arange(1, 65) / 64)
