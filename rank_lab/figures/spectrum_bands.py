@@ -91,7 +91,7 @@ def _add_middle(plot: go.Figure, table: pd.DataFrame, style: Style) -> None:
 
 
 def _add_floor(plot: go.Figure, bands: SpectrumBands, style: Style) -> None:
-    if 0 < bands.floor and _bottom(bands) <= bands.floor:
+    if bands.floor > 0 and _bottom(bands) <= bands.floor:
         ends, line = [bands.bands["relative_index"].min(), 1], {"color": palette(style).text, "width": 1, "dash": "dot"}
         plot.add_trace(go.Scatter(x=ends, y=[bands.floor] * 2, mode="lines", name="floor", line=line, hoverinfo="skip"))
 
