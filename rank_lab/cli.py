@@ -111,17 +111,37 @@ def export(
     study: Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="csv, json or parquet; may be repeated; default all.")
+        list[str] | None,
+        typer.Option("--format", "-f", help="csv, json, parquet or latex; may be repeated; default all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write updates, spectra, coverage and the curve of a schedule as CSV, JSON and Parquet.
+    """Write the tables of a study as CSV, JSON, Parquet and LaTeX, with BibTeX and a README of how each was made.
 
     Example: rank-lab export study/ -o tables/ -f csv
     """
     from rank_lab.commands import export_study
 
     export_study(study, out, formats, as_json=as_json)
+
+
+@app.command()
+def verify(
+    study: Study,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Rows of each report, of the scores and of the curve; 0 for all.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which rows: the same seed takes the same ones.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON, an entry a row.")] = False,
+) -> None:
+    """Compute a sample of the numbers again from the recorded inputs; exit code 1 if one differs or an input is gone.
+
+    Example: rank-lab verify study/ --sample 20
+    """
+    from rank_lab.verify_command import verify_and_print
+
+    if verify_and_print(study, sample=sample, seed=seed, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()
