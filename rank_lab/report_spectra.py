@@ -1,7 +1,6 @@
 """From the tables of a report to the spectra that a plan of ranks is made over, and from a plan to a table."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,10 @@ from rank_lab.directions import ModuleSpectrum
 from rank_lab.errors import BudgetError
 from rank_lab.plain_text import plain
 from rank_lab.rank_plan import RankPlan
+from rank_lab.spec import may_be_tied
+from rank_lab.ties import tied_to
 
 __all__ = ["curve_table", "module_spectra", "plan_table", "tied_modules"]
-
-_TIED = re.compile(r"tied(?: to |: the same bytes as )(?P<module>\S+?)(?:\.weight)?, counted there")
 
 _COLUMNS = {
     "run": "string", "step": "Int64", "module": "string", "layer": "Int64", "kind": "string", "out_features": "Int64",
@@ -33,7 +32,7 @@ def module_spectra(
     run: str | None = None,
     step: int | None = None,
     delta: str = "cumulative",
-    coverage: pd.DataFrame | None = None,
+    tied: Mapping[str, str] | None = None,
 ) -> tuple[ModuleSpectrum, ...]:
     """Spectra of one run at one step.
 
@@ -47,9 +46,9 @@ def module_spectra(
         Which; default the last one.
     delta
         ``cumulative`` or ``step``.
-    coverage
-        Of the same report: embeddings that a head is tied to are then left out, with the reason, since a LoRA on the
-        embedding does not reach the head.
+    tied
+        From :func:`tied_modules`: embeddings that a head is tied to are left out, with the reason, since a LoRA on
+        the embedding does not reach the head.
 
     Returns
     -------
@@ -63,25 +62,30 @@ def module_spectra(
     """
     rows = _chosen(updates, run, step, delta)
     found = _by_module(spectra, rows)
-    tied = tied_modules(coverage) if coverage is not None else {}
-    return tuple(_spectrum(row, found.get(row["module"]), tied) for row in rows.to_dict(orient="records"))
+    return tuple(_spectrum(row, found.get(row["module"]), tied or {}) for _, row in rows.iterrows())
 
 
-def tied_modules(coverage: pd.DataFrame) -> dict[str, str]:
+def tied_modules(coverage: pd.DataFrame, *, tie_word_embeddings: bool = False) -> dict[str, str]:
     """Modules that another tensor is tied to, each with that tensor.
 
     Parameters
     ----------
     coverage
         Of a report.
+    tie_word_embeddings
+        What the model's ``config.json`` says of a head that is not stored.
 
     Examples
     --------
-    >>> tied_modules(pd.DataFrame({"tensor": ["lm_head.weight"], "reason": ["tied to wte.weight, counted there"]}))
+    >>> coverage = pd.DataFrame({"tensor": ["lm_head.weight"], "reason": ["tied to wte.weight, counted there"]})
+    >>> tied_modules(coverage.assign(module=""))
     {'wte': 'lm_head.weight'}
     """
-    matches = ((_TIED.fullmatch(str(reason)), str(name)) for name, reason in _columns(coverage, "tensor", "reason"))
-    return {match["module"]: name for match, name in matches if match}
+    found = tied_to(_columns(coverage, "tensor", "reason"))
+    if tie_word_embeddings:
+        modules = coverage["module"].dropna().unique()
+        found |= {str(each): "the output head" for each in modules if may_be_tied("lm_head", str(each))}
+    return found
 
 
 def plan_table(plan: RankPlan) -> pd.DataFrame:
@@ -145,9 +149,9 @@ def _chosen(updates: pd.DataFrame, run: str | None, step: int | None, delta: str
     if step is not None and not (steps == step).any():
         there = ", ".join(str(each) for each in sorted(steps.dropna().unique())) or "none that is known"
         raise BudgetError(f"run {name!r} has no step {step}; its steps: {there}.")
-    if step is None and steps.notna().any():
-        return rows[steps == steps.max()]
-    return rows if step is None else rows[steps == step]
+    wanted = steps.max() if step is None else step
+    chosen: pd.DataFrame = rows if pd.isna(wanted) else rows.loc[steps == wanted]
+    return chosen
 
 
 def _by_module(spectra: pd.DataFrame, rows: pd.DataFrame) -> Mapping[str, Any]:
@@ -161,7 +165,7 @@ def _columns(frame: pd.DataFrame, *names: str) -> Any:
     return zip(*(frame[name] for name in names), strict=True)
 
 
-def _spectrum(row: Mapping[str, Any], values: Any, tied: Mapping[str, str]) -> ModuleSpectrum:
+def _spectrum(row: pd.Series, values: Any, tied: Mapping[str, str]) -> ModuleSpectrum:
     module, above = str(row["module"]), row["rank_above_rounding"]
     norm = row["frobenius_norm"]
     known = values is not None and not pd.isna(norm) and (len(values) > 0 or norm == 0.0)
