@@ -17,5 +17,5 @@ def guide_text(page: str) -> str:
 
 def show_guide(page: str) -> None:
     """An expander with the guide."""
-    with st.expander("How to read this page", icon="📖"):
+    with st.expander("How to read this page"):
         st.markdown(guide_text(page))

@@ -4,13 +4,21 @@ import sys
 
 import streamlit as st
 
-from . import layers
+from . import export, forgetting, layers, rank_plan, scheduler, training
 from .guarded import guarded
+from .guide import show_guide
 from .opened import study
 
 __all__ = ["run"]
 
-_PAGES = ((layers.page, "Layers", "layers"),)
+_PAGES = (
+    (layers.page, "Layers", "layers"),
+    (training.page, "Training", "training"),
+    (scheduler.page, "Scheduler", "scheduler"),
+    (forgetting.page, "Forgetting", "forgetting"),
+    (rank_plan.page, "Rank plan", "rank_plan"),
+    (export.page, "Export", "export"),
+)
 
 
 def run() -> None:
@@ -23,6 +31,7 @@ def run() -> None:
     chosen = st.navigation(pages)
     with st.sidebar:
         _follow()
+    show_guide(next(path for _, title, path in _PAGES if title == chosen.title))
     chosen.run()
 
 

@@ -7,9 +7,10 @@ import pandas as pd
 
 from rank_lab.checkpoint_scores import FORGETTING, MEASURES
 from rank_lab.outcomes import Outcomes
+from rank_lab.rank_summaries import SUMMARY_RANKS
 from rank_lab.trade_offs import TradeOffTables
 
-__all__ = ["forgetting_measures_of", "measures_of", "methods_of", "of_runs", "of_trade_off", "targets_of"]
+__all__ = ["forgetting_measures_of", "measures_of", "methods_of", "of_runs", "of_trade_off", "ranks_of", "targets_of"]
 
 
 def targets_of(outcomes: Outcomes) -> tuple[str, ...]:
@@ -18,13 +19,21 @@ def targets_of(outcomes: Outcomes) -> tuple[str, ...]:
 
 
 def measures_of(outcomes: Outcomes) -> tuple[str, ...]:
-    """Measures of how far checkpoints went from their base, of those that were taken."""
-    return tuple(name for name in MEASURES if name in outcomes.checkpoints.columns)
+    """Measures of how far checkpoints went from their base, of those that were taken; those with a value first."""
+    table = outcomes.checkpoints
+    taken = [name for name in MEASURES if name in table.columns]
+    return tuple(sorted(taken, key=lambda name: bool(table[name].isna().all())))
 
 
 def forgetting_measures_of(outcomes: Outcomes) -> tuple[str, ...]:
     """Measures of forgetting that were taken."""
     return tuple(name for name in measures_of(outcomes) if name in FORGETTING)
+
+
+def ranks_of(outcomes: Outcomes) -> tuple[str, ...]:
+    """Ranks that may stand beside forgetting, first the one that correlations are of."""
+    correlated = set(outcomes.associations["rank"])
+    return tuple(sorted(SUMMARY_RANKS, key=lambda name: name not in correlated))
 
 
 def methods_of(outcomes: Outcomes) -> tuple[str, ...]:
