@@ -26,8 +26,9 @@ class LayerTable:
         See :func:`rank_lab.shown_values.shown_values`.
     cells
         A row a cell: ``row`` (kind, with stack or name where a layer has several), ``column`` (layer, as text),
-        ``matrices``, ``modules`` (their names), ``value``, ``low``, ``high``, ``null``, ``bound``, ``state``,
-        ``noise_regime``. A cell of several experts shows their median, and has no interval.
+        ``matrices``, ``known`` (how many of them have a value), ``modules`` (their names), ``value``, ``low``,
+        ``high``, ``null``, ``bound``, ``state``, ``noise_regime``. A cell of several experts shows the median of those
+        that have a value, and has no interval.
     rows, columns
         In the order in which they are shown.
     """
@@ -80,7 +81,8 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
 
 def _cell(key: Hashable, group: pd.DataFrame) -> dict[str, object]:
     row, column = key if isinstance(key, tuple) else (key, "")
-    about = {"row": row, "column": column, "matrices": len(group), "modules": tuple(map(str, group["module"]))}
+    about = {"row": row, "column": column, "matrices": len(group), "known": int(group["value"].notna().sum())}
+    about["modules"] = tuple(map(str, group["module"]))
     regimes = group["noise_regime"].dropna().unique()
     about["noise_regime"] = "" if not len(regimes) else str(regimes[0]) if len(regimes) == 1 else "mixed"
     if len(group) == 1:

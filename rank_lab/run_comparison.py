@@ -90,7 +90,7 @@ def run_comparison(
     holders = [
         " ".join(str(number) for number, part in enumerate(parts, 1) if module in part.index) for module in alone
     ]
-    only = pd.DataFrame({"module": alone, "runs": holders}, columns=["module", "runs"])
+    only = pd.DataFrame({"module": alone, "runs": holders}, columns=["module", "runs"], dtype="str")  # none: no floats
     return RunComparison(tuple(places), delta, metric, over, table.reset_index(), only)
 
 

@@ -121,9 +121,13 @@ def _caption(table: DepthTable, places: str, meanings: list[str]) -> str:
             if points["null"].notna().any()
             else "",
             "Bars: 95 % intervals" if points["low"].notna().any() else "",
-            "Open symbol: the update is exactly zero" if (points["state"] == "zero").any() else "",
+            "Open symbol: the update is exactly zero"
+            if ((points["state"] == "zero") & points["value"].notna()).any()
+            else "",
             *meanings,
-            "A point of several experts is their median" if (points["matrices"] > 1).any() else "",
+            "A point of several experts is the median of those that have a value"
+            if (points["matrices"] > 1).any()
+            else "",
             f"Not shown: {counted(table.outside, 'matrix', 'matrices')} outside of the layers" if table.outside else "",
             f"All of {table.lines[0]}" if one_line else "",
         ],

@@ -68,7 +68,7 @@ def _state(point: dict[Any, Any]) -> str:
     """Of a point: why none of its matrices has a value."""
     if point["known"]:
         return "value"
-    return "unresolved" if point["unresolved"] else "missing"
+    return next((state for state in ("unresolved", "missing") if point[state]), "zero")
 
 
 def _blurred(points: pd.DataFrame) -> "pd.Series[bool]":
