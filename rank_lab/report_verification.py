@@ -54,7 +54,7 @@ def verify_report(
     -----
     A row costs what it cost to analyse: its tensors are read, hashed and decomposed.
     """
-    rows = report.updates.sort_values(list(KEY)).to_dict(orient="records")
+    rows = _records(report.updates.sort_values(list(KEY)))
     strata = [(_step(row), str(row["delta"]), str(row["kind"])) for row in rows]
     chosen = [rows[at] for at in stratified_sample(strata, sample, seed)]
     inputs = _Inputs(report.provenance, study)
@@ -226,18 +226,22 @@ def _has_device(device: str) -> bool:
     return device.startswith("cuda") and torch.cuda.is_available()
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict(orient="records")]
+
+
 def _spectra(table: pd.DataFrame) -> dict[tuple[Any, ...], list[float]]:
-    return {_key(row): list(row["values"]) for row in table.to_dict(orient="records")}
+    return {_key(row): list(row["values"]) for row in _records(table)}
 
 
-def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (str(row["run"]), _step(row), str(row["delta"]), str(row["module"]))
 
 
 def _digests(coverage: pd.DataFrame) -> dict[tuple[int | None, str], dict[str, tuple[str, ...]]]:
     """Step and module to the digests that its tensors had; several where a tensor is taken apart."""
     found: dict[tuple[int | None, str], dict[str, tuple[str, ...]]] = {}
-    for row in coverage.to_dict(orient="records"):
+    for row in _records(coverage):
         own = found.setdefault((_step(row), _text(row["module"])), {})
         for role in ("tuned", "base"):
             digest = _text(row[f"{role}_digest"])
@@ -246,7 +250,7 @@ def _digests(coverage: pd.DataFrame) -> dict[tuple[int | None, str], dict[str, t
     return found
 
 
-def _step(row: Mapping[Any, Any]) -> int | None:
+def _step(row: Mapping[str, Any]) -> int | None:
     return None if pd.isna(row["step"]) else int(row["step"])
 
 
