@@ -42,6 +42,7 @@ def test_there_are_commands_to_check() -> None:
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
         "dashboard",
         "verify",
+        "plan", "extract",
     }  # fmt: skip
 
 
