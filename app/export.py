@@ -5,15 +5,15 @@ from functools import partial
 import streamlit as st
 
 from rank_lab.latex_table import LatexTable
-from rank_lab.next_commands import export_command, steps_command
+from rank_lab.next_commands import export_command
 from rank_lab.pictures import COLUMN_WIDTHS
 from rank_lab.study import Study
 from rank_lab.study_export import EXPORT_FORMATS, export_archive, study_bibtex, study_data, study_latex
 
 from .choices import choose_of, choose_several
+from .empty import ranks_of
 from .exportable import figures_of
 from .guarded import in_words
-from .missing import say_missing, say_problems
 from .shown import show_paper_figure, show_table
 from .text import escaped
 
@@ -27,8 +27,7 @@ def page(study: Study) -> None:
     """What is chosen, as it is on paper, and its files."""
     st.title("Export")
     if study.updates().empty and study.curve() is None and study.outcomes() is None:
-        say_problems(study, "")
-        say_missing("This study has nothing to export yet; analyze a run.", steps_command(study))
+        ranks_of(study)
         return
     what = choose_of("Export", tuple(_WHAT), key="export", words=_WHAT)
     with in_words():

@@ -13,10 +13,10 @@ from .opened import study
 from .problems import show_problems
 from .text import escaped
 
-__all__ = ["run"]
+__all__ = ["PAGES", "run"]
 
-_PAGES = (
-    # section, page, title, name in the URL
+PAGES = (
+    # section, page, title, name in the URL and of the guide
     ("Study", overview.page, "Overview", "overview"),
     ("Ranks", layers.page, "Layers", "layers"),
     ("Ranks", spectra.page, "Spectra", "spectra"),
@@ -33,13 +33,13 @@ def run() -> None:
     """Show the page that the URL names."""
     st.set_page_config(page_title="rank_lab", page_icon="📐", layout="wide")
     sections: dict[str, list[st.Page]] = {}
-    for section, page, title, path in _PAGES:
+    for section, page, title, path in PAGES:
         first = not sections
         sections.setdefault(section, []).append(st.Page(guarded(page), title=title, url_path=path, default=first))
     chosen = st.navigation(sections)
     with st.sidebar:
         _follow()
-    show_guide(next(path for _, _, title, path in _PAGES if title == chosen.title))
+    show_guide(next(path for _, _, title, path in PAGES if title == chosen.title))
     guarded(show_problems)()
     chosen.run()
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from rank_lab.budget_views import budget_view, plan_view
 from rank_lab.figures import budget_curve, plan_map
-from rank_lab.next_commands import extract_command, plan_command, steps_command
+from rank_lab.next_commands import extract_command, plan_command
 from rank_lab.plan_words import plan_caps, plan_totals
 from rank_lab.rank_plan import ALLOCATIONS, Allocation, RankPlan
 from rank_lab.report_spectra import plan_table
@@ -14,8 +14,8 @@ from rank_lab.study import Study
 from rank_lab.study_plan import ENERGIES, PlanBasis, StudyModules, plan_basis, study_modules
 
 from .choices import choose_number, choose_of, choose_on_slider, choose_run, choose_step, choose_switch
+from .empty import ranks_of
 from .guarded import in_words
-from .missing import say_missing, say_problems
 from .shown import Draw, show_figure, show_table
 from .text import escaped
 
@@ -37,9 +37,7 @@ _TIES_UNKNOWN = (
 def page(study: Study) -> None:
     """A slider, and all that follows from it."""
     st.title("Rank plan")
-    if study.updates().empty:
-        say_problems(study, ".rank")
-        say_missing("This study has no spectra to plan ranks over; analyze a run.", steps_command(study))
+    if ranks_of(study) is None:
         return
     plan, basis, options = _chosen(study)
     _shown(plan, basis)
@@ -131,7 +129,7 @@ def _shown(plan: RankPlan, found: PlanBasis) -> None:
     columns[3].metric("Modules with a rank", f"{len(plan.ranks)} of {len(plan.rows)}")
     st.caption(escaped(plan_totals(plan)))
     for sentence in plan_caps(plan):
-        st.warning(escaped(sentence), icon="⚠️")
+        (st.info if plan.reached else st.warning)(escaped(sentence))
     if not found.modules.config:
         st.caption(escaped(_TIES_UNKNOWN))
     table = plan_table(plan)

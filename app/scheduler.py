@@ -6,7 +6,7 @@ import streamlit as st
 
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.curve_points import CURVE_AXES, CurveAxis, curve_points
-from rank_lab.curve_progress import CurveProgress, curve_progress, running_stage
+from rank_lab.curve_progress import CurveProgress, begun, curve_progress, running_stage
 from rank_lab.figures import gate_map, gates_over_stages, memorization_curve
 from rank_lab.figures.memorization_curve import CONTROLS
 from rank_lab.gate_tables import gate_table, gates_along_stages
@@ -30,10 +30,10 @@ def page(study: Study) -> None:
     """The curve, its gates and its stages, and what is not there yet."""
     st.title("Scheduler")
     curve = study.curve()
-    file = study.folder / CURVE_FILE
-    if curve is None and file.is_file() and say_problems(study, CURVE_FILE):
+    empty = begun(study.folder)
+    if curve is None and empty.file.is_file() and say_problems(study, CURVE_FILE):
         return
-    progress = curve_progress(curve or Curve(file))
+    progress = curve_progress(curve or empty)
     if curve is None and progress.stages_meant is None:
         what = "This study has no Algorithm-1 run; start one, and its stages appear here as they end."
         say_missing(what, schedule_command(study))
@@ -108,6 +108,6 @@ def _state(progress: CurveProgress) -> None:
 
 def _running(study: Study) -> None:
     """The stage under way, looked at again every few seconds by itself."""
-    found = running_stage(study.curve() or Curve(study.folder / CURVE_FILE))
+    found = running_stage(study.curve() or begun(study.folder))
     if found is not None:
         st.caption(escaped(f"Under way. {found.sentence()}"))

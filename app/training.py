@@ -13,6 +13,7 @@ from rank_lab.study import Study
 from rank_lab.training_table import LINES, LinesBy, TrainingTable, training_table
 
 from .choices import choose_delta_of, choose_metric, choose_of, choose_over, choose_several, choose_switch
+from .empty import ranks_of
 from .guarded import in_words
 from .missing import say_missing, say_problems
 from .shown import Draw, show_figure, show_table
@@ -28,34 +29,31 @@ _LINES = {"run": "a run", "kind": "a kind of module", "module": "a matrix"}
 def page(study: Study) -> None:
     """Ranks along steps, and below them what was learnt and forgotten there."""
     st.title("Training")
-    updates = study.updates()
-    if updates.empty:
-        say_problems(study, ".rank")
-        say_missing("This study has no ranks yet; analyze a trainer's folder of checkpoints.", steps_command(study))
-        return
-    runs = choose_runs(updates)
-    with in_words():
-        draw, table = along_training(rows_of_runs(updates, runs))
-        show_figure(draw, key="along_training")
-        if table.points["step"].nunique() == 1:
-            say_missing(
-                "One step alone; analyze a folder of checkpoints to see how it came to be.", steps_command(study)
-            )
-        show_table(table.points, name=f"training-{table.metric}", key="training_table")
+    updates, outcomes = ranks_of(study), study.outcomes()
+    if updates is not None:
+        runs = choose_runs(updates)
+        with in_words():
+            _ranks(study, rows_of_runs(updates, runs))
+        outcomes = None if outcomes is None else of_runs(outcomes, runs)
     st.subheader("Learning and forgetting")
-    outcomes = study.outcomes()
     if outcomes is None:
         if not say_problems(study, "scores.parquet"):
-            say_missing(
-                "This study has no scores; evaluate the same checkpoints and their base.", evaluate_command(study)
-            )
+            what = "This study has no scores; evaluate the same checkpoints and their base."
+            say_missing(what, evaluate_command(study))
         return
     left, right = st.columns(2)
-    own = of_runs(outcomes, runs)
     with left, in_words():
-        show_figure(learning_along_training(own), key="learning_along_training")
+        show_figure(learning_along_training(outcomes), key="learning_along_training")
     with right, in_words():
-        show_figure(forgetting_along_training(own), key="forgetting_along_training")
+        show_figure(forgetting_along_training(outcomes), key="forgetting_along_training")
+
+
+def _ranks(study: Study, rows: pd.DataFrame) -> None:
+    draw, table = along_training(rows)
+    show_figure(draw, key="along_training")
+    if table.points["step"].nunique() == 1:
+        say_missing("One step alone; analyze a folder of checkpoints to see how it came to be.", steps_command(study))
+    show_table(table.points, name=f"training-{table.metric}", key="training_table")
 
 
 def choose_runs(updates: pd.DataFrame) -> list[str]:

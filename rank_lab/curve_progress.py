@@ -12,7 +12,7 @@ from rank_lab.errors import CheckpointError, SchemaError
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import plain
 
-__all__ = ["CurveProgress", "RunningStage", "curve_progress", "running_stage"]
+__all__ = ["CurveProgress", "RunningStage", "begun", "curve_progress", "running_stage"]
 
 _TAIL = 8192  # bytes of a file of progress that its last line is looked for in
 _Key = tuple[int, str, int]
@@ -121,6 +121,11 @@ def curve_progress(curve: Curve) -> CurveProgress:
         sum(key in keys for key in of_stages), len(of_stages), sum(key in keys for key in of_controls),
         len(of_controls), missing,
     )  # fmt: skip
+
+
+def begun(study: Path) -> Curve:
+    """The curve of a study in which no row is to be read: none is there yet, or it cannot be read."""
+    return Curve(study / CURVE_FILE)
 
 
 def running_stage(curve: Curve) -> RunningStage | None:

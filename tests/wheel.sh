@@ -19,7 +19,7 @@ import rank_lab
 
 home = pathlib.Path(rank_lab.__file__).resolve().parent
 assert home.parent.name == "site-packages", f"imported from {home}"
-for name in ("py.typed", "demo/base/model.safetensors"):
+for name in ("py.typed", "demo/base/model.safetensors", "app/guide/training.md"):
     assert (home / name).is_file(), f"the wheel lacks {name}"
 files = importlib.metadata.files("rank-lab") or []
 top = {file.parts[0] for file in files if not file.parts[0].startswith(("rank_lab", ".."))}
