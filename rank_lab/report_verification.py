@@ -11,7 +11,6 @@ from rank_lab.analysis import Settings, planned
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.errors import RankLabError
-from rank_lab.hub import is_hub_id
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step
 from rank_lab.report import RankReport
@@ -52,7 +51,8 @@ def verify_report(
 
     Notes
     -----
-    A row costs what it cost to analyse: its tensors are read, hashed and decomposed.
+    A row costs what it cost to analyse: its tensors are read, hashed and decomposed. A repository of the hub is opened
+    at the recorded commit, and fetched where the cache does not have it.
     """
     rows = _records(report.updates.sort_values(list(KEY)))
     strata = [(_step(row), str(row["delta"]), str(row["kind"])) for row in rows]
@@ -117,7 +117,9 @@ class _Inputs:
     def open(self, record: Mapping[str, Any], what: str) -> Checkpoint:
         source = str(record["source"])
         if source not in self.opened:
-            self.opened[source] = _open(_found(source, self.study, what), record.get("revision"), what)
+            revision = record.get("revision")
+            here = source if revision is not None else _found(source, self.study, what)
+            self.opened[source] = _open(here, revision, what)
         return self.opened[source]
 
     def _plan(self, step: int | None) -> Plan:
@@ -204,8 +206,6 @@ def _found(source: str, study: Path, what: str) -> str:
             moved = folder.joinpath(*parts[start:])
             if ".." not in parts[start:] and moved.exists():
                 return str(moved)
-    if is_hub_id(source):
-        return source
     raise _Stop("input missing", f"{what} is not at {source}, nor below {study}")
 
 

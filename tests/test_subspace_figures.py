@@ -184,6 +184,17 @@ def test_amplification_beside_random_and_own_directions() -> None:
     assert "1 modules have no value" in gone.caption
 
 
+def test_a_run_of_a_comparison_is_chosen() -> None:
+    both = pd.concat([intruder_table(Q), intruder_table(Q, intruders=1).assign(run="lora")])
+    assert numbers(intruder_map(intruder_view(both, run="lora")).plot) == {("q", "0"): "1"}
+    norms = pd.concat([amplification_table(Q), amplification_table(Q, amplification=7.0).assign(run="lora")])
+    assert amplification_view(norms, run="lora").table["amplification"].tolist() == [7.0]
+    with pytest.raises(RankLabError, match=r"rows of 2 pairs of runs \(full, lora\)"):
+        intruder_view(both)
+    with pytest.raises(RankLabError, match="no run 'sora' in this comparison"):
+        amplification_view(norms, run="sora")
+
+
 def test_the_budget_has_a_line_a_method_and_the_chosen_plan() -> None:
     figure = budget_curve(budget_view(CURVE, CHOSEN, about="run full"))
     assert [each.name for each in figure.plot.data] == ["greedy", "uniform", CHOSEN_POINT]

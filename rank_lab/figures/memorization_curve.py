@@ -80,7 +80,7 @@ def _panels(plot: go.Figure, points: CurvePoints, axis: ThresholdAxis) -> None:
     unit = f"% of {str(points.about['reference']).replace('_', ' ')}"
     for name, (anchor, domain) in _PANELS.items():
         own = plot.layout["yaxis" if anchor == "y" else "yaxis2"]
-        own.update(domain=domain, title={"text": f"{name}<br>({unit})"}, anchor="x")
+        own.update(domain=domain, title={"text": f"{name}<br>({unit})", "standoff": 12}, anchor="x")
     plot.update_xaxes(anchor="y2", **axis.settings())
 
 

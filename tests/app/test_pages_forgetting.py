@@ -1,5 +1,6 @@
 """The page Forgetting: points, tables, refusals with their reason, and names from strangers."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,7 @@ def test_broken_scores_are_named(shown: Shown, tmp_path: Path) -> None:
 
 def test_hostile_names_are_text(shown: Shown, tmp_path: Path) -> None:
     found = [*BASE, *scores(HOSTILE_RUN, 5, 0.1, 0.05, method=HOSTILE_RUN)]
-    odd = [one for one in found if one.task != "gsm8k"]
-    for one in found:
-        if one.task == "gsm8k":
-            odd.append(type(one)(**(vars(one) | {"task": HOSTILE_RUN})))
+    odd = [dataclasses.replace(one, task=HOSTILE_RUN) if one.task == "gsm8k" else one for one in found]
     ScoreTable.of(odd).save(tmp_path / SCORES_FILE)
     test = shown(tmp_path, "forgetting")
     assert not test.error

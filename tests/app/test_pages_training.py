@@ -57,7 +57,7 @@ def test_scores_without_ranks_are_shown(shown: Shown, tmp_path: Path) -> None:
 def test_no_scores_give_the_command_with_the_paths_of_the_reports(shown: Shown, tmp_path: Path) -> None:
     report("full", source="/checkpoints").save(tmp_path / "full.rank")
     text = said(shown(tmp_path, "training"))
-    assert f"rank-lab evaluate /checkpoints/full --base /checkpoints/base --source-text NAME=FILE" in text
+    assert "rank-lab evaluate /checkpoints/full --base /checkpoints/base --source-text NAME=FILE" in text
     assert str(tmp_path) in text
 
 
