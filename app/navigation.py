@@ -12,9 +12,9 @@ from .opened import study
 from .problems import show_problems
 from .text import escaped
 
-__all__ = ["run"]
+__all__ = ["PAGES", "run"]
 
-_PAGES = (
+PAGES = (
     # section, page, title, name in the URL
     ("Study", overview.page, "Overview", "overview"),
     ("Ranks", layers.page, "Layers", "layers"),
@@ -27,7 +27,7 @@ def run() -> None:
     """Show the page that the URL names."""
     st.set_page_config(page_title="rank_lab", page_icon="📐", layout="wide")
     sections: dict[str, list[st.Page]] = {}
-    for section, page, title, path in _PAGES:
+    for section, page, title, path in PAGES:
         first = not sections
         sections.setdefault(section, []).append(st.Page(guarded(page), title=title, url_path=path, default=first))
     chosen = st.navigation(sections)
