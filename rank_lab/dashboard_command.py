@@ -76,7 +76,7 @@ def dashboard_and_wait(study: Path, *, host: str = "localhost", port: int | None
 
 
 def streamlit_arguments(folder: Path, host: str, port: int) -> list[str]:
-    """Arguments of ``python -m streamlit``: they win over what configuration files say.
+    """Arguments of Streamlit: they win over what configuration files say.
 
     Parameters
     ----------
@@ -98,9 +98,11 @@ def streamlit_arguments(folder: Path, host: str, port: int) -> list[str]:
         "client.showErrorDetails": "none",
         "runner.magicEnabled": "false",
         "logger.level": "warning",
+        "theme.dark.backgroundColor": "#0e1117",  # that of the figures
+        "theme.light.backgroundColor": "#ffffff",
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
-    return ["run", str(_main_file()), *flags, "--", str(folder)]
+    return ["run", str(_app_file("main.py")), *flags, "--", str(folder)]
 
 
 def free_port(host: str, port: int | None, *, first: int = FIRST_PORT) -> int:
@@ -174,17 +176,17 @@ def _is_free(host: str, port: int) -> bool:
 _TAKEN = {48, 98, 10048}  # EADDRINUSE of macOS, Linux and Windows
 
 
-def _main_file() -> Path:
-    """Installed it lies in the package, in a checkout beside it."""
+def _app_file(name: str) -> Path:
+    """Installed the dashboard lies in the package, in a checkout beside it."""
     package = Path(__file__).resolve().parent
-    for place in (package / "app" / "main.py", package.parent / "app" / "main.py"):
+    for place in (package / "app" / name, package.parent / "app" / name):
         if place.is_file():
             return place
     raise RankLabError(f"the dashboard's files are neither in {package} nor beside it; install rank_lab again.")
 
 
 def _server(folder: Path, host: str, port: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "streamlit", *streamlit_arguments(folder, host, port)]
+    command = [sys.executable, str(_app_file("serve.py")), *streamlit_arguments(folder, host, port)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603 - our own arguments, no shell
 
 

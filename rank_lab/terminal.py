@@ -136,9 +136,9 @@ def _problems(report: RankReport) -> list[Text]:
 
 def _warnings(last: pd.DataFrame) -> list[Text]:
     lines = []
-    for row in warning_groups(last).head(6).itertuples():
-        more = f" and {row.matrices - 1} more" if row.matrices > 1 else ""
-        lines.append(Text(f"  warning: {row.warning} - {row.module}{more}", style="red"))
+    for _, warning, module, matrices in warning_groups(last).head(6).itertuples(index=False, name=None):
+        more = f" and {matrices - 1} more" if matrices > 1 else ""
+        lines.append(Text(f"  warning: {warning} - {module}{more}", style="red"))
     return lines
 
 

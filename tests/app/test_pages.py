@@ -66,7 +66,9 @@ def test_overview_tells_what_is_there_and_what_is_not(opened: Opened, study: Pat
     assert not [each for each in test.expander if "cannot be read" in each.label]
 
 
-def test_layers_shows_the_numbers_of_the_chosen_matrix(opened: Opened, study: Path, reports: dict[str, RankReport]) -> None:
+def test_layers_shows_the_numbers_of_the_chosen_matrix(
+    opened: Opened, study: Path, reports: dict[str, RankReport]
+) -> None:
     module = "model.layers.1.self_attn.q_proj"
     test = opened(study, "layers", run="full", step="10", module=module, metric="stable_rank")
     assert boxes(test)["Matrix"] == module
@@ -117,7 +119,9 @@ def test_an_empty_study_says_what_to_do(opened: Opened, tmp_path: Path, page: st
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_report_of_no_matrix_says_so(opened: Opened, tmp_path: Path, reports: dict[str, RankReport], page: str) -> None:
+def test_a_report_of_no_matrix_says_so(
+    opened: Opened, tmp_path: Path, reports: dict[str, RankReport], page: str
+) -> None:
     empty = {schema: schema.empty_table().to_pandas() for schema in (UPDATES, SPECTRA)}
     lora = reports["lora"]
     RankReport(empty[UPDATES], empty[SPECTRA], lora.coverage, lora.provenance).save(tmp_path / "none.rank")
@@ -147,7 +151,8 @@ def headless(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"), [(newer, "schema version 99"), (half, "cannot be read"), (headless, "not the head of a report")]
+    ("damage", "message"),
+    [(newer, "schema version 99"), (half, "cannot be read"), (headless, "not the head of a report")],
 )
 def test_a_broken_report_is_named_and_the_rest_is_shown(
     opened: Opened, study: Path, damage: Callable[[Path], None], message: str
