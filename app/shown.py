@@ -55,7 +55,12 @@ def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None
 def _downloads(figure: Figure, draw: Draw, key: str) -> None:
     name = figure.name
     st.download_button(
-        "Data (CSV)", figure.data.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+        "Data (CSV)",
+        lambda: figure.data.to_csv(index=False),
+        f"{name}.csv",
+        "text/csv",
+        key=f"{key}-csv",
+        on_click="ignore",
     )
     st.download_button(
         "Interactive page (HTML)", lambda: html_page(figure), f"{name}.html", "text/html", key=f"{key}-html",
@@ -89,5 +94,5 @@ def show_table(table: pd.DataFrame, *, name: str, key: str) -> None:
     """
     st.dataframe(table, hide_index=True, key=key)
     st.download_button(
-        "Table (CSV)", table.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+        "Table (CSV)", lambda: table.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
     )
