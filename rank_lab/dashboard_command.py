@@ -240,9 +240,12 @@ def _started(server: "subprocess.Popen[str]", host: str, port: int) -> bool:
 
 def _listen(stream: IO[str] | None, address: str, said: threading.Event) -> None:
     """Streamlit says its address once it listens; the rest of what it says there is its welcome."""
-    for line in stream or ():
-        if address in line:
-            said.set()
+    if stream is None:
+        return
+    with stream:
+        for line in stream:
+            if address in line:
+                said.set()
 
 
 def _answers(host: str, port: int) -> bool:

@@ -44,6 +44,7 @@ def test_a_host_of_elsewhere_is_refused(tmp_path: Path, host: str) -> None:
 def test_without_a_port_the_first_free_one_is_taken() -> None:
     first = free_port("localhost", None)
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # tests before may just have left it
         taken.bind(("127.0.0.1", first))
         taken.listen()
         assert free_port("localhost", None) > first
