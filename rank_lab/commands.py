@@ -36,7 +36,17 @@ from rank_lab.study_outcomes import study_outcomes
 from rank_lab.terminal import render, summary
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
-__all__ = ["LATEX", "Choices", "analyze_runs", "console", "export_study", "file_name", "progress_bar", "show_study"]
+__all__ = [
+    "LATEX",
+    "Choices",
+    "analyze_runs",
+    "console",
+    "export_study",
+    "file_name",
+    "progress_bar",
+    "show_study",
+    "write_export",
+]
 
 LATEX = "latex"
 """Beside the formats of data: tables for a paper."""
@@ -154,6 +164,22 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
 
 def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
     """Write the tables of a study as data and as LaTeX, with a README that says how each was made; name the files."""
+    paths = [str(file) for file in write_export(study, out, formats)]
+    sys.stdout.write((json.dumps(paths, indent=1) if as_json else "\n".join(paths)) + "\n")
+
+
+def write_export(
+    study: Path, out: Path, formats: Sequence[str] | None = None, *, called: str | None = None
+) -> list[Path]:
+    """The same without printing.
+
+    Parameters
+    ----------
+    study, out, formats
+        From where, to where, and what; all formats by default.
+    called
+        What the commands in the README name the folder, where it is not kept at ``out``.
+    """
     known = (*FORMATS, LATEX)
     chosen = list(dict.fromkeys(formats or known))
     unknown = [kind for kind in chosen if kind not in known]
@@ -165,13 +191,12 @@ def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_js
     files = export_reports(reports, out, formats=data) if reports and data else []
     files += [] if curve is None else export_curve(curve, out, formats=data)
     files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
-    again = shlex.join(["rank-lab", "export", str(study), "-o", str(out)])
+    again = shlex.join(["rank-lab", "export", str(study), "-o", called or str(out)])
     written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
     if LATEX in chosen:
         written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}")
     about = export_readme(written, out, study, [report.provenance for report in reports])
-    paths = [str(file) for file in (*(each.file for each in written), *about)]
-    sys.stdout.write((json.dumps(paths, indent=1) if as_json else "\n".join(paths)) + "\n")
+    return [*(each.file for each in written), *about]
 
 
 def _format_of(file: Path, data: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from rank_lab.plain_text import plain
 from rank_lab.references import bibtex
 from rank_lab.report import RankReport
 
-__all__ = ["BIBLIOGRAPHY", "export_latex"]
+__all__ = ["BIBLIOGRAPHY", "export_latex", "latex_references", "latex_tables"]
 
 BIBLIOGRAPHY = "references"
 
@@ -50,7 +50,7 @@ def export_latex(
         shows all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = _tables(reports, outcomes, curve)
+    tables = latex_tables(reports, outcomes, curve)
     written = []
     for table in tables:
         file = folder / f"table_{table.label.replace('-', '_')}.tex"
@@ -60,7 +60,7 @@ def export_latex(
     names = [each.file.name for each in written]
     document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
     references = folder / f"{BIBLIOGRAPHY}.bib"
-    references.write_text(_references(reports, outcomes, curve), encoding="ascii")
+    references.write_text(latex_references(reports, outcomes, curve), encoding="ascii")
     return [
         *written,
         Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
@@ -68,7 +68,14 @@ def export_latex(
     ]
 
 
-def _tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> list[LatexTable]:
+def latex_tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> list[LatexTable]:
+    """All tables of a study, in the order in which they are written.
+
+    Parameters
+    ----------
+    reports, outcomes, curve
+        See :func:`export_latex`; spectra are not looked at.
+    """
     tables: list[LatexTable] = []
     if any(len(report.updates) for report in reports):
         tables += [ranks_table(reports), modules_table(reports)]
@@ -79,7 +86,14 @@ def _tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Cur
     return tables + ([] if curve is None else curve_tables(curve))
 
 
-def _references(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> str:
+def latex_references(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> str:
+    """BibTeX of what a study rests on, with a comment on methods that have no entry.
+
+    Parameters
+    ----------
+    reports, outcomes, curve
+        See :func:`export_latex`.
+    """
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
     return head + bibtex(cited_by(reports, outcomes, curve))

@@ -19,7 +19,7 @@ import rank_lab
 
 home = pathlib.Path(rank_lab.__file__).resolve().parent
 assert home.parent.name == "site-packages", f"imported from {home}"
-for name in ("py.typed", "demo/base/model.safetensors"):
+for name in ("py.typed", "demo/base/model.safetensors", "app/guide/training.md"):
     assert (home / name).is_file(), f"the wheel lacks {name}"
 files = importlib.metadata.files("rank-lab") or []
 top = {file.parts[0] for file in files if not file.parts[0].startswith(("rank_lab", ".."))}
@@ -74,4 +74,15 @@ test -s outcomes/outcomes.csv
 env/bin/rank-lab subspace runs/lora runs/full --base "$base" -o runs --intruder-k 10 >/dev/null
 test -s runs/lora-full.subspace/subspace.json
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
+env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
+dashboard=$!
+for _ in $(seq 300); do
+    grep -q "dashboard of" dashboard.log && break
+    kill -0 "$dashboard" 2>/dev/null || break
+    sleep 0.2
+done
+address=$(grep -o "http://[^ ]*" dashboard.log) || { cat dashboard.log; exit 1; }
+env/bin/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "$address"
+kill "$dashboard"
+wait "$dashboard"
 echo "wheel: every verb works from $(basename dist/*.whl)"

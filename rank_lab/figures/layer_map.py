@@ -14,6 +14,8 @@ from rank_lab.shown_values import quantity_label
 
 __all__ = ["CLICKED", "layer_map"]
 
+_LARGEST, _WIDTH = 24, 500  # pixels: of a square; of all columns on a narrow screen
+
 CLICKED = "cells"
 """Name of the trace of squares that a click selects: plotly tells of no click on a heat map itself."""
 
@@ -96,9 +98,12 @@ def _sign(cells: pd.DataFrame, sign: str, style: Style) -> go.Scatter:
 
 def _squares(table: LayerTable, quantity: str) -> go.Scatter:
     cells = table.cells
+    size = max(
+        min(_LARGEST, _WIDTH // len(table.columns)), 1
+    )  # of squares that overlap plotly takes any for the nearest
     return go.Scatter(
         x=cells["column"], y=cells["row"], mode="markers", name=CLICKED, showlegend=False,
-        marker={"symbol": "square", "size": 24, "color": "rgba(0,0,0,0)"},
+        marker={"symbol": "square", "size": size, "color": "rgba(0,0,0,0)"},
         customdata=[[row, column, modules[0]] for row, column, modules in _triples(cells)],
         hovertext=[_hover(cell, quantity) for cell in cells.to_dict("records")], hoverinfo="text",
     )  # fmt: skip
