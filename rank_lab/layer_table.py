@@ -1,8 +1,8 @@
 """The matrices of one run and step as a map: layers across, kinds of module down."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from rank_lab.errors import RankLabError
@@ -69,7 +69,7 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
     values = shown_values(own, metric, over)
     about = own[["module", "kind", "layer", "stack", "expert", "noise_regime"]]
     labelled, (rows, columns) = on_grid(pd.concat([about, values], axis=1))
-    cells = _cells(labelled)
+    cells = _cells(labelled.reset_index(drop=True))
     step = places.iloc[0]["step"]
     return LayerTable(
         str(places.iloc[0]["run"]), None if pd.isna(step) else int(step), delta, metric, over, cells,
@@ -78,21 +78,32 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
 
 
 def _cells(labelled: pd.DataFrame) -> pd.DataFrame:
-    """A row a place, in the order of their first matrices; one of several matrices has their medians."""
-    groups = labelled.assign(told=labelled["state"] == "value").groupby(["row", "column"], sort=False)
-    counts = groups.size()
-    middle, first = groups[_NUMBERS].median(), groups["state"].first()
-    regimes, regime = groups["noise_regime"].nunique(), groups["noise_regime"].first()
-    modules: dict[tuple[str, str], list[str]] = {}
-    for row, column, module in zip(labelled["row"], labelled["column"], labelled["module"], strict=True):
-        modules.setdefault((row, column), []).append(str(module))
-    return pd.DataFrame(
-        {
-            "matrices": counts,
-            "known": groups["value"].count(),
-            "modules": [tuple(names) for names in modules.values()],
-            "noise_regime": np.select([regimes == 0, regimes == 1], ["", regime.astype(object)], "mixed"),
-            **{name: middle[name].where((counts == 1) | (name not in ("low", "high"))) for name in _NUMBERS},
-            "state": first.where(~groups["told"].any(), "value"),
-        }
-    ).reset_index()
+    """Cells of one matrix at once, as most are; those of several by themselves."""
+    sizes = labelled.groupby(["row", "column"])["row"].transform("size")
+    alone = labelled[sizes == 1]
+    found = alone[["row", "column"]].assign(
+        matrices=1, known=alone["value"].notna().astype("int64"), modules=alone["module"].map(_alone),
+        noise_regime=alone["noise_regime"].astype(object).fillna(""),
+    )  # fmt: skip
+    found = found.join(alone[[*_NUMBERS, "state"]])
+    shared = [(group.index[0], _cell(key, group)) for key, group in labelled[sizes > 1].groupby(["row", "column"])]
+    if shared:
+        several = pd.DataFrame([cell for _, cell in shared], index=[place for place, _ in shared])
+        found = pd.concat([found, several]) if len(found) else several
+    return found.sort_index().reset_index(drop=True)
+
+
+def _alone(module: object) -> tuple[str, ...]:
+    return (str(module),)
+
+
+def _cell(key: Hashable, group: pd.DataFrame) -> dict[str, object]:
+    row, column = key if isinstance(key, tuple) else (key, "")
+    about = {"row": row, "column": column, "matrices": len(group), "known": int(group["value"].notna().sum())}
+    about["modules"] = tuple(map(str, group["module"]))
+    regimes = group["noise_regime"].dropna().unique()
+    about["noise_regime"] = "" if not len(regimes) else str(regimes[0]) if len(regimes) == 1 else "mixed"
+    middle = {name: group[name].median() for name in ("value", "null", "bound")}
+    states = group["state"]
+    state = "value" if (states == "value").any() else str(states.iloc[0])
+    return about | middle | {"low": float("nan"), "high": float("nan"), "state": state}

@@ -157,6 +157,19 @@ def test_comparison_with_nothing_in_common_is_an_empty_table() -> None:
     assert found.only["runs"].tolist() == ["1", "2"]
 
 
+def test_comparison_of_runs_that_pair_in_full_leaves_nothing() -> None:
+    found = run_comparison(frame(row(ONES), row(ONES, run="b")), [("full", 10), ("b", 10)], "effective_rank")
+    assert found.only.empty
+    assert found.only["runs"].str.split().empty
+
+
+def test_comparison_of_very_many_runs() -> None:
+    rows = frame(*(row(of_rank(1 + number % 8), run=str(number)) for number in range(30)))
+    one = run_comparison(rows, [(str(number), 10) for number in range(30)], "effective_rank").table.iloc[0]
+    assert one["difference_30"] == pytest.approx(29 % 8)
+    assert one["ratio_2"] == pytest.approx(2)
+
+
 def test_comparison_says_what_is_wrong_with_its_places() -> None:
     rows = frame(row(ONES), row(ONES, step=20))
     with pytest.raises(RankLabError, match="two or more"):

@@ -164,7 +164,7 @@ def test_a_folder_without_permission_is_refused(folder: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(SchemaError, match="may not be read .Permission denied"):
+    with pytest.raises(SchemaError, match=r"may not be read .Permission denied"):
         Study(folder)
 
 

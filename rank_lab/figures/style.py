@@ -190,12 +190,12 @@ def legend(style: Style) -> dict[str, Any]:
         "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
     }  # fmt: skip
     if style == "paper":
-        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 10}, "tracegroupgap": 0}
+        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "tracegroupgap": 0}
     return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
 
 
 def log_axis(smallest: float, largest: float) -> dict[str, Any]:
-    """Settings of a logarithmic axis on which labels have room: whole powers of ten where there are two or more.
+    """Settings of a logarithmic axis on which labels have room: whole powers of ten, 2 and 5 too below two decades.
 
     Parameters
     ----------
@@ -205,10 +205,12 @@ def log_axis(smallest: float, largest: float) -> dict[str, Any]:
     Examples
     --------
     >>> log_axis(1e-4, 1.0)["dtick"], log_axis(2.0, 9.0), log_axis(1e-12, 1.0)["dtick"]
-    (1, {'type': 'log'}, 3)
+    (1, {'type': 'log', 'dtick': 'D2'}, 3)
     """
-    decades = math.log10(largest / smallest) if 0 < smallest < largest < math.inf else 0.0
-    return {"type": "log"} | ({"dtick": math.ceil(decades / 5)} if decades >= 2 else {})
+    if not 0 < smallest < largest < math.inf:
+        return {"type": "log"}
+    decades = math.log10(largest / smallest)
+    return {"type": "log", "dtick": math.ceil(decades / 5) if decades >= 2 else "D2"}
 
 
 def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
