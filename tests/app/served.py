@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,8 @@ def dashboard(study: Path, log: Path, *options: str) -> Iterator[str]:
             yield line.split(" at ")[1].split()[0]
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             assert process.wait(20) == 0
+            with pytest.raises(ProcessLookupError):  # nothing of its group is left
+                os.killpg(process.pid, 0)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
