@@ -11,7 +11,7 @@ import typer.main
 from safetensors.torch import save_file
 
 from rank_lab.cli import app
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.schema import UPDATES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
