@@ -1,7 +1,8 @@
 """A page that says what is wrong and what to do, never a traceback."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 
 import streamlit as st
@@ -13,7 +14,7 @@ from rank_lab.study import Study
 from .opened import study
 from .text import escaped
 
-__all__ = ["Page", "guarded"]
+__all__ = ["Page", "guarded", "in_words"]
 
 Page = Callable[[Study], None]
 
@@ -36,3 +37,12 @@ def guarded(page: Page) -> Callable[[], None]:
             st.error(escaped(text), icon="⚠️")
 
     return shown
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """A part of a page: what is wrong with it stands in its place, and the rest of the page is shown."""
+    try:
+        yield
+    except RankLabError as error:
+        st.warning(escaped(str(error)), icon="⚠️")

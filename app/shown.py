@@ -11,7 +11,7 @@ from rank_lab.pictures import PICTURES, find_browser, html_page, picture
 
 from .text import escaped
 
-__all__ = ["screen_style", "show_figure", "show_table"]
+__all__ = ["Draw", "screen_style", "show_figure", "show_table"]
 
 Draw = Callable[[Style], Figure]
 Clicked = Callable[[list[object]], None]

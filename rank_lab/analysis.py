@@ -21,7 +21,7 @@ from rank_lab.training_record import TrainingRecord, record_beside
 from rank_lab.trajectory import open_run, run_name
 from rank_lab.update import return_freed_memory
 
-__all__ = ["Progress", "Settings", "analyze"]
+__all__ = ["Progress", "Settings", "analyze", "planned"]
 
 Progress = Callable[[float, float, str], None]
 """Called with work done, work in all (in multiply-adds) and the module that was finished."""
@@ -131,6 +131,24 @@ def analyze(
     return RankReport(**tables, provenance=about)
 
 
+def planned(checkpoint: Checkpoint, base: Checkpoint | None, settings: Settings) -> Plan:
+    """What :func:`analyze` compares of one checkpoint since the base, from headers alone.
+
+    Parameters
+    ----------
+    checkpoint, base, settings
+        As it takes them.
+
+    Raises
+    ------
+    RankLabError
+        If nothing can be compared: see :func:`rank_lab.pairing.plan_updates`.
+    """
+    given = _one(settings.initial)
+    start = _kept(checkpoint, _training([checkpoint])[0]) if given is None else given
+    return _plan(checkpoint, base, settings, start)
+
+
 def _training(checkpoints: Sequence[Checkpoint]) -> tuple[dict[Path, TrainingRecord], str]:
     """Records of the trainings by the checkpoints' folders, and why one that is there could not be read."""
     found, unread = {}, ""
@@ -190,12 +208,7 @@ def _steps(
     steps: list[Point] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        start = initial[checkpoint.folder]
-        plan = plan_updates(
-            checkpoint, base, lora_alpha=settings.lora_alpha, initial=start, split_fused=settings.split_fused
-        )
-        if settings.base_rounded:
-            plan = replace(plan, specs=tuple(replace(spec, base_rounded=True) for spec in plan.specs))
+        plan = _plan(checkpoint, base, settings, initial[checkpoint.folder])
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
@@ -203,6 +216,15 @@ def _steps(
         steps.append(Point(checkpoint.step, plan, tuple(deltas), trained))
         before = plan
     return steps
+
+
+def _plan(checkpoint: Checkpoint, base: Checkpoint | None, settings: Settings, start: Checkpoint | None) -> Plan:
+    plan = plan_updates(
+        checkpoint, base, lora_alpha=settings.lora_alpha, initial=start, split_fused=settings.split_fused
+    )
+    if not settings.base_rounded:
+        return plan
+    return replace(plan, specs=tuple(replace(spec, base_rounded=True) for spec in plan.specs))
 
 
 def _measured(

@@ -111,17 +111,145 @@ def export(
     study: Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="csv, json or parquet; may be repeated; default all.")
+        list[str] | None,
+        typer.Option("--format", "-f", help="csv, json, parquet or latex; may be repeated; default all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write updates, spectra, coverage and the curve of a schedule as CSV, JSON and Parquet.
+    """Write the tables of a study as CSV, JSON, Parquet and LaTeX, with BibTeX and a README of how each was made.
 
     Example: rank-lab export study/ -o tables/ -f csv
     """
     from rank_lab.commands import export_study
 
     export_study(study, out, formats, as_json=as_json)
+
+
+_RANKS, _FACTORS = "How ranks are chosen", "The adapter"
+
+Budget = Annotated[int | None, typer.Option(help="Parameters of all factors together.", rich_help_panel=_RANKS)]
+Energy = Annotated[
+    float | None, typer.Option(help="Share of the squared norm to keep, e.g. 0.9.", rich_help_panel=_RANKS)
+]
+Allocation = Annotated[
+    str,
+    typer.Option(
+        help="greedy (most kept for the parameters), uniform or per_layer (one share each).", rich_help_panel=_RANKS
+    ),
+]
+Most = Annotated[int | None, typer.Option(help="Largest rank of a module.", rich_help_panel=_RANKS)]
+WithRounding = Annotated[
+    bool,
+    typer.Option(
+        "--with-rounding", help="Also directions that the rounding of the files explains.", rich_help_panel=_RANKS
+    ),
+]
+Modules = Annotated[bool, typer.Option("--modules", help="One line per matrix.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+@app.command()
+def plan(
+    study: Study,
+    budget: Budget = None,
+    energy: Energy = None,
+    run: Annotated[str | None, typer.Option(help="Which, where the study has several.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of its checkpoint; default the last.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File .json, or folder; default beside the report.")
+    ] = None,
+    method: Allocation = "greedy",
+    most: Most = None,
+    with_rounding: WithRounding = False,
+    modules: Modules = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ranks per module under a budget of parameters or for a share of the energy, and the PEFT config of them.
+
+    Example: rank-lab plan study/ --run tuned --budget 2000000
+    """
+    from rank_lab.budget_command import RankOptions, plan_and_print
+
+    options = RankOptions(budget, energy, method=method, most=most, with_rounding=with_rounding)
+    missed = plan_and_print(study, options, run=run, step=step, out=out, modules=modules, as_json=as_json)
+    raise typer.Exit(1 if missed else 0)
+
+
+@app.command()
+def extract(
+    tuned: Annotated[str, typer.Argument(help="Full checkpoint, or adapter of any known format; folder or hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the LoRA.")],
+    base: Annotated[
+        str | None, typer.Option(help="What it was tuned from; default what its training.json names.")
+    ] = None,
+    budget: Budget = None,
+    energy: Energy = None,
+    rank: Annotated[int | None, typer.Option(help="One rank for all modules.", rich_help_panel=_RANKS)] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="File that 'rank-lab plan' wrote.", rich_help_panel=_RANKS)
+    ] = None,
+    method: Allocation = "greedy",
+    most: Most = None,
+    with_rounding: WithRounding = False,
+    dtype: Annotated[
+        str, typer.Option(help="Of the factors: float32, bfloat16 or float16.", rich_help_panel=_FACTORS)
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_FACTORS)] = "cpu",
+    modules: Modules = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the LoRA that keeps most of a change, read it again, and say what it misses.
+
+    Example: rank-lab extract tuned/ --base base/ --energy 0.9 -o lora/
+    """
+    from rank_lab.budget_command import RankOptions, extract_and_print
+
+    options = RankOptions(
+        budget, energy, rank, plan_file, method=method, most=most, with_rounding=with_rounding, dtype=dtype,
+        device=device,
+    )  # fmt: skip
+    extract_and_print(tuned, base, out, options, modules=modules, as_json=as_json)
+
+
+@app.command()
+def verify(
+    study: Study,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Rows of each report, of the scores and of the curve; 0 for all.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which rows: the same seed takes the same ones.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON, an entry a row.")] = False,
+) -> None:
+    """Compute a sample of the numbers again from the recorded inputs; exit code 1 if one differs or an input is gone.
+
+    Example: rank-lab verify study/ --sample 20
+    """
+    from rank_lab.verify_command import verify_and_print
+
+    if verify_and_print(study, sample=sample, seed=seed, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def dashboard(
+    study: Study,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than localhost are seen by others.")] = (
+        "localhost"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default the first that is free from 8501.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only serve; open the address yourself.")] = False,
+) -> None:
+    """Look at a study in the browser: what was changed where, spectra, comparisons, curves.
+
+    Example: rank-lab dashboard study/
+
+    The study may still be being written: what is new shows by itself.
+    """
+    from rank_lab.dashboard_command import dashboard_and_wait
+
+    raise typer.Exit(dashboard_and_wait(study, host=host, port=port, browser=not no_browser))
 
 
 @app.command()

@@ -6,6 +6,7 @@ one line and exits with code 2.
 """
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "ConvergenceError",
     "DataError",
@@ -22,6 +23,10 @@ __all__ = [
 
 class RankLabError(Exception):
     """Anything that rank_lab itself refuses; the root of all kinds below."""
+
+
+class BudgetError(RankLabError, ValueError):
+    """Ranks cannot be given out: a budget buys nothing, a share is none, or there is nothing to buy."""
 
 
 class CheckpointError(RankLabError, ValueError):

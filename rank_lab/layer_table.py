@@ -6,13 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rank_lab.errors import RankLabError
-from rank_lab.names import KINDS
+from rank_lab.module_grid import NO_LAYER, on_grid
 from rank_lab.shown_values import Over, shown_values
 
 __all__ = ["NO_LAYER", "LayerTable", "layer_table"]
-
-NO_LAYER = "none"
-"""Column of matrices outside of the layers, such as embeddings."""
 
 _NUMBERS = ["value", "low", "high", "null", "bound"]
 
@@ -69,32 +66,16 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
     if len(places) > 1:
         raise RankLabError(f"a map shows one run and step; these rows are of {len(places)}: choose one.")
     values = shown_values(own, metric, over)
-    labelled = pd.concat([own[["module", "kind", "layer", "noise_regime"]], values], axis=1)
-    labelled["row"] = _labels(own)
-    labelled["column"] = [NO_LAYER if pd.isna(layer) else str(int(layer)) for layer in own["layer"]]
+    about = own[["module", "kind", "layer", "stack", "expert", "noise_regime"]]
+    labelled, (rows, columns) = on_grid(pd.concat([about, values], axis=1))
     cells = pd.DataFrame(
         [_cell(key, group) for key, group in labelled.groupby(["row", "column"], sort=False)],
     )
-    kinds = labelled.drop_duplicates("row").set_index("row")["kind"]
-    rows = sorted(cells["row"].unique(), key=lambda row: (KINDS.index(str(kinds[row])), row))
-    columns = sorted(cells["column"].unique(), key=lambda name: -1 if name == NO_LAYER else int(name))
     step = places.iloc[0]["step"]
     return LayerTable(
         str(places.iloc[0]["run"]), None if pd.isna(step) else int(step), delta, metric, over, cells,
-        tuple(rows), tuple(columns),
+        rows, columns,
     )  # fmt: skip
-
-
-def _labels(own: pd.DataFrame) -> list[str]:
-    """Kind, with the stack where there are several, and with the module's own name where a layer holds it twice."""
-    stacks = own["stack"].fillna("").astype(str)
-    several = len(set(stacks) - {""}) > 1
-    prefix = [f"{stack}: " if several and stack else "" for stack in stacks]
-    plain = pd.Series([f"{before}{kind}" for before, kind in zip(prefix, own["kind"], strict=True)], index=own.index)
-    place = pd.DataFrame({"label": plain, "layer": own["layer"], "expert": own["expert"]})
-    twice = set(place.loc[place.duplicated(keep=False), "label"])
-    names = [str(module).rsplit(".", 1)[-1] for module in own["module"]]
-    return [f"{label} ({name})" if label in twice else label for label, name in zip(plain, names, strict=True)]
 
 
 def _cell(key: Hashable, group: pd.DataFrame) -> dict[str, object]:

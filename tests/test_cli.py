@@ -20,6 +20,7 @@ from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
+    "verify", "dashboard",
 )  # fmt: skip
 HEAVY = (
     "torch",

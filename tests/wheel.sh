@@ -67,4 +67,15 @@ env/bin/rank-lab show runs >/dev/null
 env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
 test -s outcomes/outcomes.csv
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
+env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
+dashboard=$!
+for _ in $(seq 300); do
+    grep -q "dashboard of" dashboard.log && break
+    kill -0 "$dashboard" 2>/dev/null || break
+    sleep 0.2
+done
+address=$(grep -o "http://[^ ]*" dashboard.log) || { cat dashboard.log; exit 1; }
+env/bin/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "$address"
+kill "$dashboard"
+wait "$dashboard"
 echo "wheel: every verb works from $(basename dist/*.whl)"

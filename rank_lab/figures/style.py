@@ -1,17 +1,32 @@
 """How all figures look: colours that the colour-blind can tell apart, light, dark and on paper."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import get_colorscale
 
+from rank_lab.names import KINDS
 from rank_lab.plain_text import plain
 
-__all__ = ["STYLES", "Mark", "Palette", "Style", "label", "marks", "new_plot", "palette"]
+__all__ = [
+    "STYLES",
+    "Mark",
+    "Palette",
+    "Style",
+    "axis",
+    "faint",
+    "kind_marks",
+    "label",
+    "legend",
+    "log_axis",
+    "marks",
+    "new_plot",
+    "palette",
+]
 
 Style: TypeAlias = Literal["light", "dark", "paper"]
 STYLES: tuple[Style, ...] = ("light", "dark", "paper")
@@ -50,7 +65,7 @@ class Palette:
 
 
 _CIVIDIS = tuple((float(at), str(color)) for at, color in get_colorscale("Cividis"))
-_CIVIDIS_LIT = tuple((at, color) for at, (_, color) in zip(np.linspace(0.0, 1.0, 7).tolist(), _CIVIDIS[3:], strict=True))
+_CIVIDIS_LIT = tuple((1.5 * at - 0.5, color) for at, color in _CIVIDIS[3:])
 _LIGHT = Palette(
     "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
     ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"), _CIVIDIS,
@@ -63,6 +78,8 @@ _DARK = Palette(
 _FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot")
+_COMMON_KINDS = ("q", "k", "v", "o", "up", "down", "gate", "embed", "head")  # those that are drawn together first
+_KIND_ORDER = (*_COMMON_KINDS, *(kind for kind in KINDS if kind not in _COMMON_KINDS))
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,46 @@ def marks(names: Sequence[str], style: Style) -> dict[str, Mark]:
     }
 
 
+def kind_marks(lines: Sequence[str], style: Style) -> dict[str, Mark]:
+    """A mark for each line of a plot by kind of module: a kind looks alike in all figures.
+
+    Parameters
+    ----------
+    lines
+        Kinds; if one of them is none (a kind with its stack), all of them get the marks of names.
+    style
+        Of the plot.
+
+    Examples
+    --------
+    >>> kind_marks(["q"], "light") == {"q": kind_marks(["q", "up"], "light")["q"]}
+    True
+    """
+    if not set(lines) <= set(KINDS):
+        return marks(lines, style)
+    found = marks(_KIND_ORDER, style)
+    return {line: found[line] for line in lines}
+
+
+def faint(color: str, opacity: float) -> str:
+    """A colour that lets the ground through.
+
+    Parameters
+    ----------
+    color
+        ``#rrggbb``.
+    opacity
+        In [0, 1].
+
+    Examples
+    --------
+    >>> faint("#0072b2", 0.25)
+    'rgba(0,114,178,0.25)'
+    """
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
 def label(name: str) -> str:
     r"""A name from a file as text in a plot: plotly takes tags and dollar signs for markup.
 
@@ -124,6 +181,53 @@ def label(name: str) -> str:
     ('&lt;b&gt;q&lt;/b&gt; &#36;x&#36;', 'a\\x1b[2J')
     """
     return html.escape(plain(str(name)), quote=False).replace("$", "&#36;")
+
+
+def legend(style: Style) -> dict[str, Any]:
+    """Place of a legend that leaves a narrow plot its width: below it on screen, above it in print."""
+    across = {
+        "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
+    }  # fmt: skip
+    if style == "paper":
+        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 10}, "tracegroupgap": 0}
+    return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
+
+
+def log_axis(smallest: float, largest: float) -> dict[str, Any]:
+    """Settings of a logarithmic axis on which labels have room: whole powers of ten where there are two or more.
+
+    Parameters
+    ----------
+    smallest, largest
+        Positive numbers that are shown; NaN where there are none.
+
+    Examples
+    --------
+    >>> log_axis(1e-4, 1.0)["dtick"], log_axis(2.0, 9.0), log_axis(1e-12, 1.0)["dtick"]
+    (1, {'type': 'log'}, 3)
+    """
+    decades = math.log10(largest / smallest) if 0 < smallest < largest < math.inf else 0.0
+    return {"type": "log"} | ({"dtick": math.ceil(decades / 5)} if decades >= 2 else {})
+
+
+def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
+    """An axis of a style: :func:`new_plot` has one of each, panels beside the first need more.
+
+    Parameters
+    ----------
+    style
+        Of the plot.
+    title
+        Symbol and unit.
+    settings
+        Further settings of plotly's axis.
+    """
+    colors = palette(style)
+    return {
+        "title": {"text": title, "standoff": 6}, "automargin": True,
+        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text,
+        "showline": True, "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
+    } | settings  # fmt: skip
 
 
 def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.Figure:
@@ -139,10 +243,6 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
         Further settings of plotly's layout.
     """
     colors = palette(style)
-    axis = {
-        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text, "showline": True,
-        "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power", "automargin": True,
-    }  # fmt: skip
     paper = style == "paper"
     font = {"family": "Times New Roman, Times, serif", "size": 11} if paper else {"family": "sans-serif", "size": 13}
     heading = {"text": title, "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
@@ -153,12 +253,12 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
         plot_bgcolor=colors.background,
         font=font | {"color": colors.text},
         title=None if paper else heading,
-        margin={"l": 60, "r": 15, "t": 12 if paper else 48, "b": 50},
+        margin={"l": 40, "r": 8, "t": 8, "b": 36} if paper else {"l": 60, "r": 15, "t": 48, "b": 50},
         colorway=list(colors.cycle),
         legend={"bgcolor": "rgba(0,0,0,0)"},
         hoverlabel={"bgcolor": colors.background, "font": {"color": colors.text}},
-        xaxis={"title": {"text": x}} | axis,
-        yaxis={"title": {"text": y}} | axis,
+        xaxis=axis(style, x),
+        yaxis=axis(style, y),
     )
     plot.update_layout(**layout)
     return plot

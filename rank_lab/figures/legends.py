@@ -1,0 +1,44 @@
+"""Where a legend stands, and entries that look alike whatever the first point of a trace looks like."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from rank_lab.figures.style import Mark, Style
+
+__all__ = ["key", "legend"]
+
+
+def legend(style: Style) -> dict[str, Any]:
+    """Of plotly's layout: beside the plot on a screen, above it in a narrow column of a paper.
+
+    Parameters
+    ----------
+    style
+        Of the plot.
+    """
+    place: dict[str, Any] = {"bgcolor": "rgba(0,0,0,0)"}
+    if style == "paper":
+        place |= {"orientation": "h", "x": 0.0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 10}}
+    return place
+
+
+def key(name: str, look: Mark, *, group: str, line: bool = False) -> go.Scatter:
+    """An entry of the legend without a point: a trace's own entry would show its first mark, which may be hollow.
+
+    Parameters
+    ----------
+    name
+        Text, already a label.
+    look
+        Of its marks.
+    group
+        That a click hides and shows: the ``legendgroup`` of the traces themselves.
+    line
+        Whether their points are joined.
+    """
+    return go.Scatter(
+        x=[None], y=[None], mode="lines+markers" if line else "markers", name=name, legendgroup=group,
+        line={"color": look.color, "width": 2, "dash": look.dash}, hoverinfo="skip",
+        marker={"symbol": look.symbol, "size": 8, "color": look.color},
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""A study as LaTeX: a fragment a table, a document that shows them all, and the BibTeX file of what they rest on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rank_lab.citations import cited_by, uncited_methods
+from rank_lab.curve import Curve
+from rank_lab.exported import Exported
+from rank_lab.latex_outcomes import curve_tables, outcome_tables
+from rank_lab.latex_ranks import coverage_table, modules_table, ranks_table
+from rank_lab.latex_table import LatexTable, tables_document
+from rank_lab.outcomes import Outcomes
+from rank_lab.plain_text import plain
+from rank_lab.references import bibtex
+from rank_lab.report import RankReport
+
+__all__ = ["BIBLIOGRAPHY", "export_latex", "latex_references", "latex_tables"]
+
+BIBLIOGRAPHY = "references"
+
+_WHAT = {
+    "ranks": "LaTeX: median ranks per run and kind of module, beside their nulls (reports)",
+    "modules": "LaTeX: every matrix (reports)",
+    "coverage": "LaTeX: what became of the tensors (reports)",
+    "curve": "LaTeX: stages and controls of the schedule (curve.jsonl)",
+    "curve-bands": "LaTeX: the schedule, means over seeds (curve.jsonl)",
+    "equal-learning": "LaTeX: forgetting at equal learning (scores.parquet)",
+}
+_OF_OUTCOMES = "LaTeX: learning and forgetting (reports, scores.parquet)"
+
+
+def export_latex(
+    reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None, folder: Path, *, command: str
+) -> list[Exported]:
+    r"""Write a study's tables as LaTeX.
+
+    Parameters
+    ----------
+    reports, outcomes, curve
+        Of a study; none, or None, for what it does not have.
+    folder
+        Made if it is not there.
+    command
+        That makes the files again.
+
+    Returns
+    -------
+    list of Exported
+        ``table_NAME.tex`` (to ``\input``; needs amsmath, booktabs, siunitx and longtable), ``tables.tex``, which shows
+        all of them, and ``references.bib``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = latex_tables(reports, outcomes, curve)
+    written = []
+    for table in tables:
+        file = folder / f"table_{table.label.replace('-', '_')}.tex"
+        file.write_text(table.tex(), encoding="ascii")
+        written.append(Exported(file, _WHAT.get(table.label, _OF_OUTCOMES), command, table.caption))
+    document = folder / "tables.tex"
+    names = [each.file.name for each in written]
+    document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
+    references = folder / f"{BIBLIOGRAPHY}.bib"
+    references.write_text(latex_references(reports, outcomes, curve), encoding="ascii")
+    return [
+        *written,
+        Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
+        Exported(references, "BibTeX: the methods, quantities and data sets of this study, no others", command),
+    ]
+
+
+def latex_tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> list[LatexTable]:
+    """All tables of a study, in the order in which they are written.
+
+    Parameters
+    ----------
+    reports, outcomes, curve
+        See :func:`export_latex`; spectra are not looked at.
+    """
+    tables: list[LatexTable] = []
+    if any(len(report.updates) for report in reports):
+        tables += [ranks_table(reports), modules_table(reports)]
+    if reports:
+        tables.append(coverage_table(reports))
+    if outcomes is not None:
+        tables += outcome_tables(outcomes)
+    return tables + ([] if curve is None else curve_tables(curve))
+
+
+def latex_references(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> str:
+    """BibTeX of what a study rests on, with a comment on methods that have no entry.
+
+    Parameters
+    ----------
+    reports, outcomes, curve
+        See :func:`export_latex`.
+    """
+    missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
+    head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
+    return head + bibtex(cited_by(reports, outcomes, curve))

@@ -1,0 +1,70 @@
+"""Any text as LaTeX that compiles with pdflatex and prints as it is read."""
+
+import re
+import unicodedata
+
+from rank_lab.plain_text import plain
+
+__all__ = ["latex_text"]
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedblright{}", "'": "{'}", "`": r"\textasciigrave{}",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a row they would be an argument of it
+}  # fmt: skip
+
+# Accents that the fonts of every installation can set over a letter.
+_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+    "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
+}  # fmt: skip
+_LETTERS = {
+    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}",
+    "ł": r"\l{}", "Ł": r"\L{}", "å": r"\aa{}", "Å": r"\AA{}", "–": r"\textendash{}", "—": r"\textemdash{}",
+    "…": r"\ldots{}",
+    "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "→": r"$\rightarrow$", "\u00a0": "~",
+}  # fmt: skip
+_LIGATURES = re.compile(r"--+|[?!]\\textasciigrave")
+
+
+def latex_text(text: str, *, limit: int = 1500) -> str:
+    r"""Text of anybody, escaped; what common fonts have no sign for is written by its number, as ``[U+4E2D]``.
+
+    Parameters
+    ----------
+    text
+        Such as the name of a run or a module; control characters are written out as by
+        :func:`rank_lab.plain_text.plain`.
+    limit
+        Characters, of which the start and the end are kept.
+
+    Examples
+    --------
+    >>> print(latex_text(r"50%_of {a} & \input{x}"))
+    50\%\_of \{a\} \& \textbackslash{}input\{x\}
+    >>> print(latex_text("caf\xe9 \u4e2d --r=8"))
+    caf\'{e} {[}U+4E2D{]} -{}-r=8
+    """
+    shown = "".join(map(_character, unicodedata.normalize("NFC", plain(text, limit=limit))))
+    return _LIGATURES.sub(_apart, shown)
+
+
+def _character(character: str) -> str:
+    if character in _SPECIAL:
+        return _SPECIAL[character]
+    if character in _LETTERS:
+        return _LETTERS[character]
+    if character.isascii():
+        return character
+    parts = unicodedata.normalize("NFD", character)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        letter = {"i": r"\i", "j": r"\j"}.get(parts[0], parts[0])
+        return rf"\{_ACCENTS[parts[1]]}{{{letter}}}"
+    return f"{{[}}U+{ord(character):04X}{{]}}"
+
+
+def _apart(match: re.Match[str]) -> str:
+    """Signs that fonts would join into another one."""
+    found = match.group()
+    return "{}".join(found) if found.startswith("-") else found[0] + "{}" + found[1:]
