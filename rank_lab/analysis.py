@@ -7,7 +7,7 @@ from typing import Any
 
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
-from rank_lab.engine import available_cores, run
+from rank_lab.engine import run_largest_first
 from rank_lab.errors import PairingError, SchemaError
 from rank_lab.kept_start import kept_start
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
@@ -18,16 +18,13 @@ from rank_lab.spec import UpdateSpec
 from rank_lab.tables import Point, frames, records
 from rank_lab.trained_with import trained_with
 from rank_lab.training_record import TrainingRecord, record_beside
-from rank_lab.trajectory import open_run, run_name
+from rank_lab.trajectory import name_of_run, open_run
 from rank_lab.update import return_freed_memory
 
 __all__ = ["Progress", "Settings", "analyze", "planned"]
 
 Progress = Callable[[float, float, str], None]
 """Called with work done, work in all (in multiply-adds) and the module that was finished."""
-
-# Below this, starting worker processes takes longer than the work.
-_WORTH_A_WORKER = 5e10
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def analyze(
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     return_freed_memory()  # what was measured with is not needed to write it down
-    name = settings.run or _name(tuned, checkpoints)
+    name = settings.run or name_of_run(tuned, checkpoints)
     tables = frames(records(steps, measured, name))
     chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
     if settings.base_rounded:
@@ -184,20 +181,6 @@ def _opened(tuned: Checkpoint | Sequence[Checkpoint] | str | Path) -> tuple[Chec
     return found
 
 
-def _name(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
-    """What the user called it: the run's folder, the file without its ending, the repository."""
-    first = checkpoints[0]
-    source = (
-        Path(tuned) if isinstance(tuned, str | Path) else first.folder.parent if len(checkpoints) > 1 else first.folder
-    )
-    if first.revision is not None:
-        return first.source.split("@")[0].rsplit("/", 1)[-1]
-    path = source.expanduser().absolute()
-    if path.is_file():
-        return path.stem
-    return path.resolve().name if len(checkpoints) > 1 else run_name(path)
-
-
 def _steps(
     checkpoints: Sequence[Checkpoint],
     base: Checkpoint | None,
@@ -230,28 +213,13 @@ def _plan(checkpoint: Checkpoint, base: Checkpoint | None, settings: Settings, s
 def _measured(
     specs: Sequence[UpdateSpec], options: MeasurementOptions, workers: int, progress: Progress | None
 ) -> list[Measurement]:
-    work = [_work(spec) for spec in specs]
-    total, finished = sum(work), 0.0
-
-    def done(index: int) -> None:
-        nonlocal finished
-        finished += work[index]
+    def done(finished: float, total: float, index: int) -> None:
         if progress is not None:
             progress(finished, total, specs[index].module)
 
-    if options.device != "cpu":
-        count = 1
-    elif workers > 0:
-        count = workers
-    else:
-        count = max(1, min(available_cores(), int(total / _WORTH_A_WORKER)))
-    # Largest first keeps all workers busy to the end.
-    order = sorted(range(len(specs)), key=lambda index: -work[index])
-    found = run(
-        _Measure(options), [specs[index] for index in order], workers=count, done=lambda index: done(order[index])
-    )
-    by_index = dict(zip(order, found, strict=True))
-    return [by_index[index] for index in range(len(specs))]
+    count = 1 if options.device != "cpu" else workers
+    work = [_work(spec) for spec in specs]
+    return run_largest_first(_Measure(options), specs, work, workers=count, progress=done)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ from rank_lab.study_outcomes import study_outcomes
 from rank_lab.terminal import render, summary
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
-__all__ = ["LATEX", "Choices", "analyze_runs", "console", "export_study", "progress_bar", "show_study", "write_export"]
+__all__ = [
+    "LATEX", "Choices", "analyze_runs", "console", "export_study", "file_name", "progress_bar", "show_study",
+    "write_export",
+]  # fmt: skip
 
 LATEX = "latex"
 """Beside the formats of data: tables for a paper."""
@@ -116,7 +119,7 @@ def analyze_runs(
         if original is None and used is not None:
             report.provenance["base"]["named_by"] = RECORD_FILE
             sys.stderr.write(plain(f"note: {source}: its base is {used.source}, as its {RECORD_FILE} says") + "\n")
-        folder = study / f"{_file_name(str(report.provenance['settings']['run']))}.rank"
+        folder = study / f"{file_name(str(report.provenance['settings']['run']))}.rank"
         _refuse_unchanged(source, base, report)
         _refuse_to_replace_another(folder, report)
         report.save(folder)
@@ -292,5 +295,12 @@ def _is_all_of(run: Path, checkpoints: Sequence[Path]) -> bool:
     return {path.name for path in checkpoints} >= {path.name for path in run.glob("checkpoint-*")}
 
 
-def _file_name(run: str) -> str:
+def file_name(run: str) -> str:
+    """What the folder of a run's report is called: its name without what file systems mind.
+
+    Examples
+    --------
+    >>> file_name("my run"), file_name("")
+    ('my_run', 'run')
+    """
     return re.sub(r"[^\w.+-]", "_", run) or "run"

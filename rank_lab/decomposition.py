@@ -21,7 +21,7 @@ from rank_lab.spectrum import METHODS, Method, Spectrum
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update, return_freed_memory
 from rank_lab.whitening import Whitening
 
-__all__ = ["convergence", "gram_matrix", "spectrum_of"]
+__all__ = ["convergence", "gram_floor", "gram_matrix", "other_side", "refuse_non_finite", "spectrum_of"]
 
 _EPS = float(np.finfo(np.float64).eps)
 # Rounding errors of an eigenvalue add up like a random walk, to about sqrt(q) eps of the largest. Seen in zero
@@ -201,7 +201,7 @@ def gram_floor(size: int) -> float:
 def _from_gram(update: DenseUpdate, vectors: int, device: str) -> Spectrum:
     gram = gram_matrix(update, device=device)
     energy = float(gram.diagonal().sum())
-    _refuse_non_finite(energy)
+    refuse_non_finite(energy)
     if vectors:
         eigenvalues, eigenvectors = torch.linalg.eigh(gram, UPLO="L")
         leading = eigenvectors[:, -vectors:].flip(1).clone()
@@ -210,12 +210,26 @@ def _from_gram(update: DenseUpdate, vectors: int, device: str) -> Spectrum:
     del gram
     return_freed_memory()
     values = eigenvalues.flip(0).clamp_(min=0.0).sqrt_().cpu().numpy()
-    U, Vh = (None, None) if leading is None else _other_side(update, leading)
+    U, Vh = (None, None) if leading is None else other_side(update, leading)
     floor = gram_floor(len(values)) * float(values[0])
     return Spectrum(values, update.shape, update.rank_bound, energy**0.5, "gram", floor, U, Vh)
 
 
-def _other_side(update: DenseUpdate, short: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def other_side(update: DenseUpdate, short: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Singular vectors of both sides from those of the short one.
+
+    Parameters
+    ----------
+    update
+        Streamed once.
+    short
+        In columns, ``(q, k)``, by descending value.
+
+    Returns
+    -------
+    U, Vh
+        ``(out, k)`` and ``(k, in)``.
+    """
     rows, columns = update.stored_shape
     short_is_right = (rows >= columns) != update.transposed
     product = update.matmul(short) if short_is_right else update.transpose_matmul(short)
@@ -228,7 +242,7 @@ def _other_side(update: DenseUpdate, short: Tensor) -> tuple[np.ndarray, np.ndar
 
 def _from_factors(update: LowRankUpdate, vectors: int, device: str) -> Spectrum:
     left, across = update.factors(device=device)
-    _refuse_non_finite(float(left.square().sum()) + float(across.square().sum()))
+    refuse_non_finite(float(left.square().sum()) + float(across.square().sum()))
     left_q, left_r = torch.linalg.qr(left)
     right_q, right_r = torch.linalg.qr(across.T)
     core_u, values, core_vh = torch.linalg.svd(left_r @ right_r.T, full_matrices=False)
@@ -239,7 +253,7 @@ def _from_factors(update: LowRankUpdate, vectors: int, device: str) -> Spectrum:
 
 def _from_svd(update: Update, vectors: int, device: str) -> Spectrum:
     dense = update.to_dense().to(device)
-    _refuse_non_finite(float(dense.square().sum()))
+    refuse_non_finite(float(dense.square().sum()))
     if not vectors:
         values = torch.linalg.svdvals(dense)[: update.rank_bound]
         return _exact(update, values, "svd", None, None)
@@ -265,7 +279,7 @@ def _rounding(update: Update, values: np.ndarray) -> float:
 
 def _randomized(update: Update, *, k: int, vectors: int, device: str, seed: int) -> Spectrum:
     norm = update.frobenius_norm()
-    _refuse_non_finite(norm)
+    refuse_non_finite(norm)
     k = min(k, update.rank_bound)
     width = min(k + _OVERSAMPLING, *update.shape)
     generator = torch.Generator().manual_seed(seed)
@@ -284,7 +298,14 @@ def _randomized(update: Update, *, k: int, vectors: int, device: str, seed: int)
     return Spectrum(array, update.shape, update.rank_bound, norm, "randomized", floor, U, Vh)
 
 
-def _refuse_non_finite(total: float) -> None:
+def refuse_non_finite(total: float) -> None:
+    """Refuse a matrix by the sum of its squares.
+
+    Raises
+    ------
+    NonFiniteError
+        If that is NaN or infinite.
+    """
     if not np.isfinite(total):
         raise NonFiniteError(
             "the update holds NaN or infinite values (or squares that overflow); look for a diverged step and take an"

@@ -12,12 +12,18 @@ import torch
 
 from rank_lab.errors import RankLabError
 
-__all__ = ["available_cores", "run"]
+__all__ = ["Progress", "available_cores", "run", "run_largest_first"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Progress = Callable[[float, float, int], None]
+"""Called with work done, work in all (in multiply-adds) and the index of the item that was finished."""
+
 _POOL_ATTEMPTS = 3
+
+# Below this, starting worker processes takes longer than the work.
+_WORTH_A_WORKER = 5e10
 
 
 def available_cores() -> int:
@@ -79,6 +85,46 @@ def run(
             " usually for lack of memory; run again with --workers 1: finished updates are kept."
         )
     return [results[index] for index in range(len(items))]
+
+
+def run_largest_first(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    work: Sequence[float],
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """:func:`run` by falling size, which keeps all workers busy to the end; results in order of the items.
+
+    Parameters
+    ----------
+    function, items
+        As there.
+    work
+        Multiply-adds of each item.
+    workers
+        Processes; 0 for as many as cores where that pays.
+    progress
+        Called as items are finished.
+
+    Examples
+    --------
+    >>> run_largest_first(abs, [-1, 2, -3], [1.0, 2.0, 3.0])
+    [1, 2, 3]
+    """
+    total, finished = sum(work), 0.0
+    order = sorted(range(len(items)), key=lambda index: -work[index])
+
+    def done(position: int) -> None:
+        nonlocal finished
+        finished += work[order[position]]
+        if progress is not None:
+            progress(finished, total, order[position])
+
+    count = workers if workers > 0 else max(1, min(available_cores(), int(total / _WORTH_A_WORKER)))
+    found = dict(zip(order, run(function, [items[index] for index in order], workers=count, done=done), strict=True))
+    return [found[index] for index in range(len(items))]
 
 
 def _serial(

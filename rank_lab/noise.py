@@ -34,7 +34,7 @@ from rank_lab.spikes import leading
 from rank_lab.update import DenseUpdate, return_freed_memory
 from rank_lab.whitening import Whitening, whitening_of
 
-__all__ = ["NOISE_MODES", "Noise", "NoiseMode", "Regime", "noise_from", "noise_of", "regime_of"]
+__all__ = ["NOISE_MODES", "Noise", "NoiseMode", "Regime", "above_rounding", "noise_from", "noise_of", "regime_of"]
 
 NoiseMode = Literal["off", "rounding", "full"]
 NOISE_MODES: tuple[NoiseMode, ...] = ("off", "rounding", "full")
@@ -199,9 +199,37 @@ def _matters(spectrum: Spectrum, fraction: float, variance: float) -> bool:
     return variance > 0.0 and rest <= 4.0 * variance + spectrum.floor**2 * spectrum.rank_bound
 
 
-def _above_rounding(
-    update: DenseUpdate, spectrum: Spectrum, statistics: ChangeStatistics, *, base_rounded: bool, device: str
-) -> Noise:
+def above_rounding(
+    update: DenseUpdate, statistics: ChangeStatistics, *, base_rounded: bool = False, device: str = "cpu"
+) -> Estimate:
+    """Count of T1 alone: directions of a stored difference above its rounding, with its interval.
+
+    Parameters
+    ----------
+    update, statistics, base_rounded, device
+        As :func:`noise_of` takes them.
+
+    Notes
+    -----
+    A few passes for the whitening, a Gram matrix, a count by inertia.
+
+    Examples
+    --------
+    >>> from rank_lab.change import change_statistics
+    >>> from rank_lab.update import MemoryMatrix
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> base = 0.02 * torch.randn(256, 256, generator=generator)
+    >>> change = 1e-3 * torch.randn(256, 2, generator=generator) @ torch.randn(2, 256, generator=generator)
+    >>> update = DenseUpdate(MemoryMatrix((base + change).to(torch.bfloat16)), MemoryMatrix(base))
+    >>> above_rounding(update, change_statistics(update)).value
+    2.0
+    """
+    whitening = _rounding_whitening(update, statistics, base_rounded=base_rounded or statistics.both_rounded)
+    found, shape = _whitened(update, whitening, device), update.stored_shape
+    return count_interval(found.values, shape, MARGIN * white_edge(shape))
+
+
+def _rounding_whitening(update: DenseUpdate, statistics: ChangeStatistics, *, base_rounded: bool) -> Whitening:
     def variances() -> Iterator[tuple[slice, Tensor]]:
         for part, tuned, base in update.pieces():
             tile = rounding_variance(tuned, statistics.tuned_type)
@@ -209,7 +237,13 @@ def _above_rounding(
                 tile += rounding_variance(base, statistics.base_type)
             yield part, tile
 
-    whitening = whitening_of(variances, update.stored_shape)
+    return whitening_of(variances, update.stored_shape)
+
+
+def _above_rounding(
+    update: DenseUpdate, spectrum: Spectrum, statistics: ChangeStatistics, *, base_rounded: bool, device: str
+) -> Noise:
+    whitening = _rounding_whitening(update, statistics, base_rounded=base_rounded)
     found = _whitened(update, whitening, device)
     shape = update.stored_shape
     count = count_interval(found.values, shape, MARGIN * white_edge(shape))

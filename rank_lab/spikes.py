@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rank_lab.null import marchenko_pastur_quadrature
 
-__all__ = ["Leading", "count_above", "debiased", "fluctuation", "leading", "overlaps", "shown", "undiffused"]
+__all__ = ["Leading", "count_above", "debiased", "fluctuation", "largest", "leading", "overlaps", "shown", "undiffused"]
 
 Array = npt.NDArray[np.float64]
 
@@ -270,8 +270,26 @@ def leading(gram: Tensor, edge: float, *, vectors: bool = True) -> Leading:
     return Leading(_roots(torch.linalg.eigvalsh(gram, UPLO="L")[-count:]), None)
 
 
-def _lanczos(gram: Tensor, count: int, edge: float) -> Leading | None:
-    """None where Lanczos did not find as many as inertia counted."""
+def largest(gram: Tensor, count: int) -> Leading | None:
+    """The largest singular values with their vectors, by Lanczos; None where it does not converge.
+
+    Parameters
+    ----------
+    gram
+        Lower triangle of the Gram matrix of the short side, float64; its upper triangle is overwritten.
+    count
+        How many; less than its size.
+
+    Notes
+    -----
+    O(q^2) for each of some multiples of ``count`` products, against O(q^3) of all eigenvalues.
+
+    Examples
+    --------
+    >>> found = largest(torch.diag(torch.tensor([4.0, 9.0, 1.0], dtype=torch.float64)), 2)
+    >>> found.values.round(9).tolist(), found.vectors.abs().round(decimals=6).T.tolist()
+    ([3.0, 2.0], [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    """
     whole = gram.cpu()
     for first in range(0, len(whole), _BLOCK):
         rows = slice(first, first + _BLOCK)
@@ -281,10 +299,14 @@ def _lanczos(gram: Tensor, count: int, edge: float) -> Leading | None:
         eigenvalues, vectors = eigsh(whole.numpy(), k=count, which="LA", v0=start, tol=1e-10)
     except ArpackError:
         return None
-    if len(eigenvalues) < count or eigenvalues.min() <= edge**2:
-        return None
     order = np.argsort(eigenvalues)[::-1].copy()
-    return Leading(np.sqrt(eigenvalues[order]), torch.from_numpy(vectors[:, order].copy()))
+    return Leading(np.sqrt(np.maximum(eigenvalues[order], 0.0)), torch.from_numpy(vectors[:, order].copy()))
+
+
+def _lanczos(gram: Tensor, count: int, edge: float) -> Leading | None:
+    """None where Lanczos did not find as many as inertia counted."""
+    found = largest(gram, count)
+    return None if found is None or len(found.values) < count or found.values.min() <= edge else found
 
 
 def _roots(ascending: Tensor) -> Array:

@@ -1,12 +1,13 @@
 """The checkpoints of one training run, in the order of their steps."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rank_lab.checkpoint import Checkpoint, local_folder
 from rank_lab.errors import CheckpointError
 
-__all__ = ["open_run", "run_name"]
+__all__ = ["name_of_run", "open_run", "run_name"]
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -67,3 +68,25 @@ def run_name(folder: Path) -> str:
     path = folder.expanduser().absolute().resolve()
     above = path.parent.name if _NAME.fullmatch(path.name) else ""
     return above or path.name
+
+
+def name_of_run(tuned: object, checkpoints: Sequence[Checkpoint]) -> str:
+    """What the user called it: the run's folder, the file without its ending, the repository.
+
+    Parameters
+    ----------
+    tuned
+        As typed, a path or hub id; anything else stands for its checkpoints.
+    checkpoints
+        What :func:`open_run` made of it.
+    """
+    first = checkpoints[0]
+    source = (
+        Path(tuned) if isinstance(tuned, str | Path) else first.folder.parent if len(checkpoints) > 1 else first.folder
+    )
+    if first.revision is not None:
+        return first.source.split("@")[0].rsplit("/", 1)[-1]
+    path = source.expanduser().absolute()
+    if path.is_file():
+        return path.stem
+    return path.resolve().name if len(checkpoints) > 1 else run_name(path)

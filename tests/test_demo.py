@@ -26,7 +26,7 @@ PLAN = DemoPlan(steps=2, checkpoints=1, pieces=6, documents=8, blocks=8)
 NAMES = [each.name for each in PLAN.runs]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What a kill is to the demo: it does not come back from a call."""
 
 
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module, name, calls in ((one_run, "finetune", 1), (one_run, "evaluate_models", 3), (run, "run_sweep", 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, name, _stopping(getattr(module, name), calls))
-            with pytest.raises(Stopped):
+            with pytest.raises(StoppedError):
                 run_demo(study, PLAN)
     run_demo(study, PLAN)
     return study
@@ -58,7 +58,7 @@ def _stopping(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
     def stop(*args: Any, **kwargs: Any) -> Any:
         found = function(*args, **kwargs)
         if next(counted) == calls:
-            raise Stopped
+            raise StoppedError
         return found
 
     return stop

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from rank_lab.cli import app
 from rank_lab.demo import BASE
 from rank_lab.schema import UPDATES
+from rank_lab.subspace_schema import SUBSPACE_TABLES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -41,6 +42,7 @@ def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
         "dashboard",
+        "subspace",
     }  # fmt: skip
 
 
@@ -75,3 +77,8 @@ def test_columns_that_it_explains_exist() -> None:
     names = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
     assert len(names) >= 12
     assert names <= set(UPDATES.names)
+
+
+def test_tables_of_a_comparison_are_explained() -> None:
+    table = README.split("## Two updates side by side")[1].split("## What each number means")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(SUBSPACE_TABLES)

@@ -66,6 +66,8 @@ env/bin/rank-lab import-scores scores.csv -o runs >/dev/null 2>&1
 env/bin/rank-lab show runs >/dev/null
 env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
 test -s outcomes/outcomes.csv
+env/bin/rank-lab subspace runs/lora runs/full --base "$base" -o runs --intruder-k 10 >/dev/null
+test -s runs/lora-full.subspace/subspace.json
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
 env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
 dashboard=$!

@@ -130,6 +130,11 @@ class DemoPlan:
         )
 
     @property
+    def compared(self) -> tuple[DemoRun, DemoRun]:
+        """Whose subspaces are compared: full fine-tuning and LoRA, both at their lower rate."""
+        return self.runs[0], self.runs[2]
+
+    @property
     def sweep(self) -> Sweep:
         """Thresholds that close gates as far in a short sweep as in a long one.
 

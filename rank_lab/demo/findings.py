@@ -1,5 +1,6 @@
 """What each step of the demonstration found, in a line, from the tables that the step has written."""
 
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,9 +12,14 @@ from rank_lab.curve_terminal import interval_text
 from rank_lab.forgetting import BASE_METHOD, Change
 from rank_lab.rank_summaries import rank_summaries
 from rank_lab.score_table import ScoreTable
+from rank_lab.subspace_report import SubspaceReport
+from rank_lab.subspace_terminal import subspace_summary
 from rank_lab.training.finetune import Finetuned
 
-__all__ = ["MEASURE", "change_text", "ranks_found", "scores_found", "sweep_found", "training_found", "with_interval"]
+__all__ = [
+    "MEASURE", "change_text", "ranks_found", "scores_found", "subspaces_found", "sweep_found", "training_found",
+    "with_interval",
+]  # fmt: skip
 
 MEASURE = "cross_entropy_increase"
 """Of forgetting."""
@@ -48,8 +54,8 @@ def ranks_found(updates: pd.DataFrame) -> str:
     matrices, told = int(last["matrices"]), int(last["energy_rank_90_matrices"])
     hidden = f"; of {matrices - told} rounding hides it" if told < matrices else ""
     return (
-        f"k90 {last['energy_rank_90']:.1f}, of noise {last['null_energy_rank_90']:.1f} (means of {told} matrices at step"
-        f" {int(last['step'])}){hidden}; size of the change {last['relative_frobenius']:.1%} of the weights'"
+        f"k90 {last['energy_rank_90']:.1f}, of noise {last['null_energy_rank_90']:.1f} (means of {told} matrices at"
+        f" step {int(last['step'])}){hidden}; size of the change {last['relative_frobenius']:.1%} of the weights'"
     )
 
 
@@ -105,13 +111,34 @@ def sweep_found(curve: Curve) -> str:
     curve
         Of the sweep.
     """
-    rows: list[dict[str, Any]] = curve.rows[curve.rows["control"] == SORA].to_dict("records")
+    rows = curve.rows[curve.rows["control"] == SORA].to_dict("records")
     first, last = rows[0], rows[-1]
     return (
         f"{len(rows)} stages, threshold {first['threshold']:g} to {last['threshold']:.3g}: {first['nonzero_gates']} ->"
         f" {last['nonzero_gates']} gates, memorization {interval_text(last, 'memorization')} %, generalization"
         f" {interval_text(last, 'generalization')} % of stage 0's; {_knees(curve.knees)}"
     )
+
+
+def subspaces_found(report: SubspaceReport) -> str:
+    """How much of the leading directions two updates share, beside random ones.
+
+    Parameters
+    ----------
+    report
+        Of two runs.
+    """
+    about = subspace_summary(report)
+    told = []
+    for side in ("left", "right"):
+        rows = [row for row in about["similarity"] if row["side"] == side]
+        if rows:
+            phi, null = (statistics.median(row[name] for row in rows) for name in ("phi", "null"))
+            told.append(f"{side} {phi:.3f} (random {null:.3f})")
+    runs = " and ".join(about[role]["run"] for role in ("first", "second"))
+    matrices = about["coverage"].get("compared", 0)
+    shared = ", ".join(told) or "nothing that can be told"
+    return f"{runs} share of their leading directions {shared}: φ, medians of {matrices} matrices"
 
 
 def _knees(knees: Iterable[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""One fine-tuning of the demonstration: trained, its ranks measured, its learning and forgetting scored."""
+"""The fine-tunings of the demonstration: trained, their ranks measured, learning and forgetting scored, compared."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +16,13 @@ from rank_lab.evaluation.evaluate_command import evaluate_models
 from rank_lab.evaluation.tuned_models import LoadOptions
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.report import RankReport
+from rank_lab.subspace_analysis import compare_runs
+from rank_lab.subspace_report import SubspaceReport
 from rank_lab.tasks import TaskData
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune
 from rank_lab.training.methods import METHODS
 
-__all__ = ["BATCH", "CONTEXT", "score", "track", "train", "training_arguments"]
+__all__ = ["BATCH", "CONTEXT", "compare", "score", "track", "train", "training_arguments"]
 
 CONTEXT, BATCH = 128, 8
 
@@ -115,3 +117,20 @@ def score(run: DemoRun, study: Path, texts: Texts) -> None:
     found = evaluate_models([str(study / run.name)], study, LoadOptions(base=str(BASE)), choices)
     if found.failures:
         raise RankLabError(f"{run.name}: not all could be measured: {'; '.join(found.failures)}.")
+
+
+def compare(first: DemoRun, second: DemoRun, study: Path, advance: Advance) -> SubspaceReport:
+    """Subspaces of the last checkpoints of two runs, kept in ``FIRST-SECOND.subspace``.
+
+    Parameters
+    ----------
+    first, second, study
+        As trained.
+    advance
+        Told work done, and work in all.
+    """
+    report = compare_runs(
+        study / first.name, study / second.name, BASE, progress=lambda done, total, _module: advance(done, total)
+    )
+    report.save(study / f"{first.name}-{second.name}.subspace")
+    return report

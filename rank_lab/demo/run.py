@@ -1,5 +1,6 @@
 """The demonstration: all of rank_lab, end to end, on a real model and real text of every machine."""
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.commands import console, progress_bar, write_export
 from rank_lab.curve import Curve, CurveRow
+from rank_lab.dashboard_command import dashboard_and_wait
 from rank_lab.demo import BASE
 from rank_lab.demo.demo_plan import DemoPlan, DemoRun, begin_folder
-from rank_lab.demo.findings import ranks_found, scores_found, sweep_found, training_found
-from rank_lab.demo.one_run import BATCH, CONTEXT, score, track, train
+from rank_lab.demo.findings import ranks_found, scores_found, subspaces_found, sweep_found, training_found
+from rank_lab.demo.one_run import BATCH, CONTEXT, compare, score, track, train
 from rank_lab.demo.summary import summary_of
 from rank_lab.demo.sweep import run_sweep
 from rank_lab.demo.task_files import Texts, texts_sha256, write_texts
@@ -24,7 +26,10 @@ from rank_lab.score_table import SCORES_FILE, ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.tasks import Task, TaskData, encoded
 
-__all__ = ["SUMMARY_FILE", "run_demo"]
+__all__ = ["EXPORT", "SUMMARY_FILE", "run_demo"]
+
+EXPORT = "export"
+"""Folder of what is exported."""
 
 SUMMARY_FILE = "summary.md"
 """What a demo's runs show and what they do not."""
@@ -40,10 +45,13 @@ def run_demo(study: Path, plan: DemoPlan | None = None, *, browser: bool = False
     Parameters
     ----------
     study
-        Receives the text, a folder and a report of each run, scores, the curve of the sweep, the exported files and
-        :data:`SUMMARY_FILE`.
+        Receives the text, a folder and a report of each run, scores, the curve of the sweep, the files of an export
+        (``export/``) and :data:`SUMMARY_FILE`.
     plan
         Sizes.
+    browser
+        Whether to open the dashboard in the end, where there is a terminal and a screen; then it returns when the user
+        ends it.
 
     Raises
     ------
@@ -52,21 +60,32 @@ def run_demo(study: Path, plan: DemoPlan | None = None, *, browser: bool = False
     """
     plan, began = plan or DemoPlan(), time.monotonic()
     begin_folder(study, plan, texts_sha256())
-    console().print(_opening(study, plan), highlight=False, markup=False)
-    told = _Told(3 * len(plan.runs) + 1)
+    _print(_opening(study, plan))
+    told = _Told(3 * len(plan.runs) + 3)
     with _quiet_libraries():
         with _advancing("text"):
             texts = write_texts(study / "text", pieces=plan.pieces, documents=plan.documents)
             data = encoded(_CODE, texts.folder, AutoTokenizer.from_pretrained(BASE), max_length=CONTEXT, packed=True)
         for run in plan.runs:
             _one_run(run, plan, data, texts, study, told)
+        with _advancing("subspaces") as advance:
+            subspaces = compare(*plan.compared, study, advance)
+        told.line("subspaces", subspaces_found(subspaces))
         curve = _sweep(plan, data, study, told)
+    with _advancing("export"):
+        files = write_export(study, study / EXPORT)
+    told.line("export", f"{len(files)} files in {study / EXPORT}, what each is in its README.md")
     summary = summary_of(study_outcomes(study), curve, plan).text()
     write_whole(study / SUMMARY_FILE, summary + "\n")
-    console().print(f"\n{summary}\n", highlight=False, markup=False)
-    console().print(
-        f"{time.monotonic() - began:.0f} s; look closer: rank-lab show {study}", highlight=False, markup=False
-    )
+    _print(f"\n{summary}\n\n{time.monotonic() - began:.0f} s. Look closer: rank-lab show {study}")
+    if browser and sys.stdout.isatty():
+        dashboard_and_wait(study)
+    else:
+        _print(f"See it: rank-lab dashboard {study}")
+
+
+def _print(text: str) -> None:
+    console().print(text, highlight=False, markup=False)
 
 
 def _opening(study: Path, plan: DemoPlan) -> str:
@@ -110,7 +129,7 @@ class _Told:
 
     def line(self, what: str, found: str) -> None:
         self.count += 1
-        console().print(f"[{self.count:2}/{self.total}] {what:<10} {found}", highlight=False, markup=False)
+        _print(f"[{self.count:2}/{self.total}] {what:<10} {found}")
 
 
 @contextmanager

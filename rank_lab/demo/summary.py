@@ -1,6 +1,6 @@
 """The last words of the demonstration: what its runs show and what they do not, from the tables of its study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from rank_lab.outcomes import Outcomes
 
 __all__ = ["Summary", "summary_of"]
 
-_Row = dict[str, Any]
+_Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Summary:
         """Both, as lists."""
         shown = "\n".join(f"- {line}" for line in self.shown)
         return (
-            "What these runs show. Learned: loss on held-out code that went; forgot: loss on held-out prose that came;\n"
-            f"nats a token, with 95 % intervals over texts where there are any.\n{shown}\n\n"
+            "What these runs show. Learned: loss on held-out code that went; forgot: loss on held-out prose that\n"
+            f"came; nats a token, with 95 % intervals over texts where there are any.\n{shown}\n\n"
             "What they do not show.\n" + "\n".join(f"- {line}" for line in self.not_shown)
         )
 
@@ -101,9 +101,11 @@ def _ranks(found: Outcomes, plan: DemoPlan) -> list[str]:
     if not told:
         return []
     return [
-        f"Directions that hold 90 % of the change, and in brackets what noise has: {', '.join(told)}. Means over"
-        " matrices by their share of the change; the noise is white for full fine-tuning and a product of random factors"
-        " for adapters, which bound the rank themselves."
+        (
+            f"Directions that hold 90 % of the change, and in brackets what noise has: {', '.join(told)}. Means over"
+            " matrices by their share of the change; the noise is white for full fine-tuning and a product of random"
+            " factors for adapters, which bound the rank themselves."
+        )
     ]
 
 
@@ -116,8 +118,10 @@ def _rates(last: dict[str, _Row], plan: DemoPlan) -> list[str]:
     between = max(forgot[name] for name in best) - min(forgot[name] for name in best)
     largest, title = max(within)
     return [
-        f"The choice of rate moves forgetting by up to {largest:.3f} ({title}), the choice of method by {between:.3f}, each"
-        f" at that of its two rates with which it learned most ({_listed(best)})."
+        (
+            f"The choice of rate moves forgetting by up to {largest:.3f} ({title}), the choice of method by"
+            f" {between:.3f}, each at that of its two rates with which it learned most ({_listed(best)})."
+        )
     ]
 
 
@@ -137,14 +141,13 @@ def _equal(found: Outcomes, plan: DemoPlan) -> list[str]:
             missed.append(run.name)
         else:
             told.append((row["forgetting"], f"{run.name} {row['forgetting']:z.3f}"))
+    forgot = ", ".join(text for _, text in sorted(told))
     below = f"; {_listed(missed)} did not come so far" if missed else ""
-    return [
-        f"Where {level:.3f} was learned, read off the curves: forgot {', '.join(text for _, text in sorted(told))}{below}."
-    ]
+    return [f"Where {level:.3f} was learned, read off the curves: forgot {forgot}{below}."]
 
 
 def _sweep(curve: Curve) -> str:
-    rows: list[_Row] = curve.rows[curve.rows["control"] == SORA].to_dict("records")
+    rows = curve.rows[curve.rows["control"] == SORA].to_dict("records")
     last = rows[-1]
     return (
         f"With the threshold up to {last['threshold']:.3g}, {last['nonzero_gates']} of {last['gates']} gates were left,"
@@ -156,8 +159,10 @@ def _sweep(curve: Curve) -> str:
 
 def _of_seeds(plan: DemoPlan) -> list[str]:
     return [
-        "How much of this is chance of the training: one seed each. Intervals are over the"
-        f" {plan.pieces} texts of either kind, not over seeds; other seeds may differ by more.",
+        (
+            "How much of this is chance of the training: one seed each. Intervals are over the"
+            f" {plan.pieces} texts of either kind, not over seeds; other seeds may differ by more."
+        ),
     ]
 
 
@@ -168,8 +173,10 @@ def _of_rates(found: Outcomes) -> list[str]:
     if not methods:
         return []
     return [
-        f"Which method is better: two rates each, and the better of {_listed(methods)} is the largest or smallest that"
-        " was tried, so that a better one may lie beyond. It was chosen on the texts that it is shown on."
+        (
+            f"Which method is better: two rates each, and the better of {_listed(methods)} is the largest or smallest"
+            " that was tried, so that a better one may lie beyond. It was chosen on the texts that it is shown on."
+        )
     ]
 
 
@@ -186,13 +193,15 @@ def _of_size(found: Outcomes, plan: DemoPlan, curve: Curve) -> list[str]:
     parameters = int(found.checkpoints["parameters"].dropna().min())
     unconverged = int((curve.rows["converged"] == False).sum())  # noqa: E712  None where nothing was trained
     lines = [
-        f"Anything of large models: this one has {parameters:,} parameters and was trained for {plan.steps} steps on the"
-        " source of the standard library."
+        (
+            f"Anything of large models: this one has {parameters:,} parameters and was trained for {plan.steps} steps"
+            " on the source of the standard library."
+        )
     ]
     if unconverged:
         lines.append(
-            f"Where stages of the sweep come to rest: {unconverged} ended with their number of steps, before that was seen;"
-            " a stage that learned on may score above stage 0."
+            f"Where stages of the sweep come to rest: {unconverged} ended with their number of steps, before that was"
+            " seen; a stage that learned on may score above stage 0."
         )
     return lines
 
