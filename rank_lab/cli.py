@@ -148,15 +148,21 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="csv, json, parquet or latex; may be repeated; default all."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="csv, json, parquet, latex, html, svg, pdf or png; repeatable; default all that work.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write the tables of a study as CSV, JSON, Parquet and LaTeX, with BibTeX and a README of how each was made.
+    """Write the tables and figures of a study, with captions, BibTeX and a README of how each file was made.
 
-    Example: rank-lab export study/ -o tables/ -f csv
+    Example: rank-lab export study/ -o paper/ -f latex -f pdf
+
+    Pictures (svg, pdf, png) are drawn by Chromium or Chrome; html, data and LaTeX need none.
     """
-    from rank_lab.commands import export_study
+    from rank_lab.export_command import export_study
 
     export_study(study, out, formats, as_json=as_json)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from rank_lab.commands import console, progress_bar, write_export
+from rank_lab.commands import console, progress_bar
 from rank_lab.curve import Curve, CurveRow
 from rank_lab.dashboard_command import dashboard_and_wait
 from rank_lab.demo import BASE
@@ -22,6 +22,7 @@ from rank_lab.demo.summary import summary_of
 from rank_lab.demo.sweep import run_sweep
 from rank_lab.demo.task_files import Texts, texts_sha256, write_texts
 from rank_lab.durable import write_whole
+from rank_lab.export_command import write_export
 from rank_lab.score_table import SCORES_FILE, ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.tasks import Task, TaskData, encoded
