@@ -81,8 +81,9 @@ def _figures(
             bar.update(task, completed=done, total=total, description=name[-48:])
 
         found = export_figures(Study(study), out / FIGURES_FOLDER, formats, command=command, progress=advance)
-    for note in found.notes if tell is not None else ():
-        tell(f"note: {note}")
+    if tell is not None:
+        for note in found.notes:
+            tell(f"note: {note}")
     return found.files
 
 

@@ -117,7 +117,7 @@ def export_figures(
 
 def _drawn(each: StudyFigure) -> tuple[Figure, Figure]:
     """In print and on screen, under the name that is unique in the study."""
-    paper, screen = (dataclasses.replace(each.draw(style), name=each.name) for style in ("paper", "light"))  # type: ignore[arg-type]
+    paper, screen = (dataclasses.replace(each.draw(style), name=each.name) for style in ("paper", "light"))
     return paper, screen
 
 

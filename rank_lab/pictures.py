@@ -4,6 +4,7 @@ import html
 import importlib.util
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from rank_lab.errors import RankLabError
 from rank_lab.figures import Figure
 from rank_lab.plain_text import first_line, plain
+from rank_lab.vector_cells import vector_cells
 
 __all__ = ["COLUMN_WIDTHS", "PICTURES", "browser_kept", "find_browser", "html_page", "no_pictures", "picture"]
 
@@ -91,8 +93,11 @@ def picture(figure: Figure, kind: str, *, columns: int = 1) -> bytes:
         raise RankLabError(problem)
     width = COLUMN_WIDTHS[columns]
     height = figure.plot.layout.height or round(width * 0.7)
+    plot = figure.plot if kind == "png" else vector_cells(figure.plot)
     try:
-        drawn: bytes = figure.plot.to_image(kind, width=width, height=height, scale=_SCALE if kind == "png" else 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The kopts argument is ignored", UserWarning)
+            drawn: bytes = plot.to_image(kind, width=width, height=height, scale=_SCALE if kind == "png" else 1)
     except (ImportError, ValueError) as error:
         raise RankLabError(f"kaleido did not draw {figure.name} ({first_line(error)}).") from error
     except RuntimeError as error:

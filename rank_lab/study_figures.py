@@ -1,9 +1,10 @@
 """Which figures a study supports: of its reports, its curve, its scores, its comparisons of subspaces."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -86,11 +87,7 @@ def _unique(found: Iterable[StudyFigure]) -> Iterator[str]:
 
 def _last_places(updates: pd.DataFrame) -> list[Place]:
     """Each run with its last step; None where its files tell of no step."""
-    places: list[Place] = []
-    for run, own in updates.groupby("run", sort=False):
-        step = own["step"].max()
-        places.append((str(run), None if pd.isna(step) else int(step)))
-    return places
+    return [_place(run, own["step"].max()) for run, own in updates.groupby("run", sort=False)]
 
 
 def _rows(study: Study, place: Place) -> pd.DataFrame:
@@ -105,8 +102,8 @@ def _of_reports(study: Study) -> Iterator[StudyFigure]:
     if not places:
         return
     yield StudyFigure(
-        "noise-and-coverage", "What was analysed, and what rounding hides",
-        lambda style: figures.noise_and_coverage(coverage_overview(study.updates(), study.coverage()), style),
+        "noise-and-coverage", "What was analysed, and what rounding hides, last step of each run",
+        partial(_coverage, study, places),
     )  # fmt: skip
     yield StudyFigure(
         "rank-by-kind", "k90 by kind of module, last step of each run",
@@ -121,6 +118,18 @@ def _of_reports(study: Study) -> Iterator[StudyFigure]:
         yield from (_against(study, places[0], other) for other in places[1:])
     for place in places:
         yield from _of_run(study, place)
+
+
+def _coverage(study: Study, places: Sequence[Place], style: Style) -> Figure:
+    updates, coverage = (
+        table[[place in places for place in map(_place, table["run"], table["step"])]]
+        for table in (study.updates(), study.coverage())
+    )
+    return figures.noise_and_coverage(coverage_overview(updates, coverage), style)
+
+
+def _place(run: object, step: Any) -> Place:
+    return (str(run), None if pd.isna(step) else int(step))
 
 
 def _against(study: Study, first: Place, other: Place) -> StudyFigure:
