@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rank_lab.analysis import Settings, analyze
+    from rank_lab.budget import RankAllocator, budget_curve, plan_ranks
     from rank_lab.bulk import gavish_donoho_rank, marchenko_pastur_rank, tail_exponent
     from rank_lab.checkpoint import Checkpoint
     from rank_lab.decomposition import spectrum_of
+    from rank_lab.directions import ModuleSpectrum
     from rank_lab.errors import RankLabError
+    from rank_lab.extraction import RankChoice, extract
+    from rank_lab.lora_config import peft_config
     from rank_lab.measurement import MeasurementOptions
     from rank_lab.metrics import METRICS, Metric
     from rank_lab.null import factor_null, null_ranks, null_spectrum
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
         spectral_norm,
         stable_rank,
     )
+    from rank_lab.rank_plan import RankPlan
     from rank_lab.report import RankReport
+    from rank_lab.report_spectra import module_spectra
     from rank_lab.spec import UpdateSpec, read_update
     from rank_lab.spectrum import Spectrum
     from rank_lab.trajectory import open_run
@@ -42,10 +48,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analysis": ("Settings", "analyze"),
+    "budget": ("RankAllocator", "budget_curve", "plan_ranks"),
     "bulk": ("gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"),
     "checkpoint": ("Checkpoint",),
     "decomposition": ("spectrum_of",),
+    "directions": ("ModuleSpectrum",),
     "errors": ("RankLabError",),
+    "extraction": ("RankChoice", "extract"),
+    "lora_config": ("peft_config",),
     "measurement": ("MeasurementOptions",),
     "metrics": ("METRICS", "Metric"),
     "null": ("factor_null", "null_ranks", "null_spectrum"),
@@ -65,7 +75,9 @@ _HOMES = {
         "spectral_norm",
         "stable_rank",
     ),
+    "rank_plan": ("RankPlan",),
     "report": ("RankReport",),
+    "report_spectra": ("module_spectra",),
     "spec": ("UpdateSpec", "read_update"),
     "spectrum": ("Spectrum",),
     "trajectory": ("open_run",),
@@ -81,7 +93,11 @@ __all__ = [
     "MeasurementOptions",
     "MemoryMatrix",
     "Metric",
+    "ModuleSpectrum",
+    "RankAllocator",
+    "RankChoice",
     "RankLabError",
+    "RankPlan",
     "RankReport",
     "Settings",
     "Spectrum",
@@ -89,14 +105,17 @@ __all__ = [
     "UpdateSpec",
     "__version__",
     "analyze",
+    "budget_curve",
     "effective_rank",
     "effective_rank_energy",
     "energy_rank",
+    "extract",
     "factor_null",
     "frobenius_norm",
     "gavish_donoho_rank",
     "intrinsic_dimension",
     "marchenko_pastur_rank",
+    "module_spectra",
     "nuclear_norm",
     "nuclear_ratio",
     "null_ranks",
@@ -106,6 +125,8 @@ __all__ = [
     "open_run",
     "participation_ratio",
     "participation_ratio_energy",
+    "peft_config",
+    "plan_ranks",
     "plan_updates",
     "read_update",
     "spectral_norm",

@@ -197,7 +197,7 @@ class RankAllocator:
         return self._orders[method]
 
     def _ranks(self, order: Order, count: int) -> Integers:
-        return np.bincount(order.owner[:count], minlength=len(self._directions.modules)).astype(np.int64)
+        return order.ranks(count, len(self._directions.modules))
 
     @cached_property
     def _places(self) -> dict[int, Integers]:

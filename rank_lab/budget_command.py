@@ -13,7 +13,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.commands import console, progress_bar
 from rank_lab.durable import write_whole
 from rank_lab.errors import BudgetError, RankLabError
-from rank_lab.extract import RankChoice, extract
+from rank_lab.extraction import RankChoice, extract
 from rank_lab.lora_config import task_type
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.plain_file import json_object
@@ -39,7 +39,7 @@ class RankOptions:
     method, most, with_rounding
         See :func:`rank_lab.budget.plan_ranks`.
     dtype, device
-        See :func:`rank_lab.extract.extract`.
+        See :func:`rank_lab.extraction.extract`.
     """
 
     budget: int | None = None

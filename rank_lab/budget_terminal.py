@@ -57,7 +57,7 @@ def render_extraction(made: Extraction, *, modules: bool = False) -> Group:
     table = _table("module" if modules else "kind", "n", "rank", "parameters", "error", "promised", "rounding")
     for name, rows in _grouped(made.modules, modules=modules).items():
         table.add_row(
-            plain(name),
+            Text(plain(name)),
             str(len(rows)),
             _spread([row.rank for row in rows]),
             f"{sum(row.parameters for row in rows):,}",
@@ -91,7 +91,7 @@ def _plan_kinds(plan: RankPlan) -> Table:
             shape = f"{row.spectrum.out_features}x{row.spectrum.in_features}"
             groups.setdefault((row.spectrum.kind or identify(row.module).kind, shape), []).append(row)
     for (kind, shape), rows in sorted(groups.items(), key=lambda group: (_place(group[0][0]), group[0][1])):
-        _add(table, [plain(kind), str(len(rows)), shape], rows)
+        _add(table, [Text(plain(kind)), str(len(rows)), shape], rows)
     return table
 
 
@@ -99,11 +99,11 @@ def _plan_modules(plan: RankPlan) -> Table:
     table = _table("module", "shape", "rank", "capped", "parameters", "full", "kept", "error")
     for row in sorted(plan.rows, key=lambda row: natural_order(row.module)):
         if not row.spectrum.reason:
-            _add(table, [plain(row.module), f"{row.spectrum.out_features}x{row.spectrum.in_features}"], [row])
+            _add(table, [Text(plain(row.module)), f"{row.spectrum.out_features}x{row.spectrum.in_features}"], [row])
     return table
 
 
-def _add(table: Table, start: list[str], rows: Sequence[ModuleRank]) -> None:
+def _add(table: Table, start: Sequence[str | Text], rows: Sequence[ModuleRank]) -> None:
     energy = math.fsum(row.spectrum.frobenius_norm**2 for row in rows)
     left = math.fsum((row.relative_error * row.spectrum.frobenius_norm) ** 2 for row in rows)
     share = left / energy if energy else 0.0

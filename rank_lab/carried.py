@@ -66,9 +66,9 @@ def _part(
 ) -> Part:
     stored = spec.source("tuned") if spec.update_kind == "dense" else None
     path = spec.module if stored is None else strip_wrappers(stored.name).removesuffix(".weight")
-    refusal = _of_file(spec, tuned, base) or (
-        f"{tied[spec.module]} is tied to it: a LoRA here would not reach that" if spec.module in tied else ""
-    )
+    refusal = _of_file(spec, tuned, base)
+    if not refusal and spec.update_kind == "dense" and spec.module in tied:  # an adapter's own change is there alone
+        refusal = f"{tied[spec.module]} is tied to it: a LoRA here would not reach that"
     embedding = spec.transposed if spec.factored else spec.identity.kind == "embed"
     kind: LayerKind = "embedding" if embedding else "conv1d" if spec.transposed and not spec.factored else "linear"
     if refusal or layers is None:

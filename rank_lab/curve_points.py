@@ -114,8 +114,10 @@ def _together(rows: pd.DataFrame) -> pd.DataFrame:
     found = bands(rows, [*CURVE_AXES, *MEASURED])
     keys = ["control", "stage"]
     wide = found.pivot(index=keys, columns="quantity", values=["mean", "low", "high"])
-    parts = [(str(kind), str(name)) for kind, name in wide.columns.to_flat_index()]
-    wide.columns = pd.Index([name if kind == "mean" else f"{name}_{kind}" for kind, name in parts])
+    kinds, names = (wide.columns.get_level_values(level).astype(str) for level in (0, 1))
+    wide.columns = pd.Index(
+        [name if kind == "mean" else f"{name}_{kind}" for kind, name in zip(kinds, names, strict=True)]
+    )
     wide = wide.join(rows.groupby(keys)["seed"].nunique().rename("seeds"))
     done = rows.dropna(subset="converged").groupby(keys)["converged"].all()
     return wide.join(done.rename("converged")).reset_index()

@@ -216,6 +216,8 @@ def directions_of(
 
 
 def _nothing(modules: Sequence[ModuleSpectrum]) -> str:
+    if not modules:
+        return "there is no module to give a rank to."
     reasons = [module.reason for module in modules if module.reason]
     below = sum(module.above_noise == 0 and len(module.values) > 0 for module in modules)
     if len(reasons) == len(modules) and reasons:

@@ -12,6 +12,8 @@ __all__ = ["CAPTIONS_FILE", "README_FILE", "export_readme"]
 
 README_FILE, CAPTIONS_FILE = "README.md", "captions.md"
 
+_MOST_NAMED = 50
+
 
 def export_readme(
     files: Sequence[Exported], folder: Path, study: Path, provenances: Sequence[Mapping[str, Any]]
@@ -43,6 +45,7 @@ def export_readme(
                 for each in files
             ],
         ),
+        *_others(files, folder),
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
         "## Reports that it was made from",
         *[_report(each) for each in provenances],
@@ -56,6 +59,14 @@ def export_readme(
             (folder / name).write_text("\n\n".join(text) + "\n", encoding="utf-8")
             written.append(folder / name)
     return written
+
+
+def _others(files: Sequence[Exported], folder: Path) -> list[str]:
+    """A line on what lies in the folder and is not of this export."""
+    own = {each.file.relative_to(folder).parts[0] for each in files} | {README_FILE, CAPTIONS_FILE}
+    names = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    listed = ", ".join(f"`{_code(name)}`" for name in names[:_MOST_NAMED]) + (" ..." if names[_MOST_NAMED:] else "")
+    return [f"Also in this folder, and not written by this export: {listed}."] if names else []
 
 
 def _report(provenance: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["Shown", "shown", "significant"]
+__all__ = ["Shown", "setting", "shown", "significant"]
 
 DIGITS = 2
 """Significant digits of an interval's half-width: the value gets as many decimals as these have."""
@@ -75,6 +75,24 @@ def significant(value: Any, digits: int = 3) -> str:
     ('0.0500', '1230000', '0')
     """
     return shown(value, default=digits).value
+
+
+def setting(value: Any) -> str:
+    """A number that somebody chose, such as a learning rate: as short as it was given; empty where it is missing.
+
+    Examples
+    --------
+    >>> setting(1e-05), setting(0.5), setting(2e-4), setting(3.0)
+    ('1e-5', '0.5', '2e-4', '3')
+    """
+    if _missing(value):
+        return ""
+    text = f"{float(value):.12g}"
+    if "e" not in text and 0 < abs(float(value)) < 1e-3:
+        text = f"{float(value):.11e}"
+    mantissa, _, exponent = text.partition("e")
+    short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return short + (f"e{int(exponent)}" if exponent else "")
 
 
 def _decimals(size: float, digits: int) -> int:

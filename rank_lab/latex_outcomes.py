@@ -8,7 +8,7 @@ import pandas as pd
 from rank_lab.bands import bands
 from rank_lab.checkpoint_scores import MEASURES
 from rank_lab.curve import SORA, Curve
-from rank_lab.latex_numbers import Shown, shown, significant
+from rank_lab.latex_numbers import Shown, setting, shown, significant
 from rank_lab.latex_symbols import SYMBOLS
 from rank_lab.latex_table import Column, LatexTable, Missing
 from rank_lab.latex_text import latex_text
@@ -64,15 +64,15 @@ def _outcomes(found: Outcomes, target: str | None, number: int) -> LatexTable:
     for row in _records(found.checkpoints):
         rate = row["learning_rate"]
         cells: list[Any] = [row["run"], row["method"], _whole(row["step"], "the step is not known")]
-        cells.append(Missing("not recorded") if pd.isna(rate) else Shown(significant(rate)))
+        cells.append(Missing("not recorded") if pd.isna(rate) else Shown(setting(rate)))
         for rank in ("energy_rank_90", "effective_rank"):
             told = pd.notna(row[rank])
             cells.append(Shown(f"{row[rank]:.1f}") if told else Missing(row["reason"] or "no rank can be told"))
             null = row[f"null_{rank}"]
             cells.append(Shown(f"{null:.1f}") if told and pd.notna(null) else Missing())
         if target is not None:
-            cells.append(_change(learnt.get(_place(row)), "learning"))
-        cells += [_change(row, name) for name in measures]
+            cells.append(_change(learnt.get(_place(row)), "learning", row["reason"]))
+        cells += [_change(row, name, row["reason"]) for name in measures]
         rows.append(tuple(cells))
     heads = [Column("run"), Column("method"), Column("step", "number"), Column("learning rate", "number")]
     for rank in ("energy_rank_90", "effective_rank"):
@@ -94,7 +94,7 @@ def _equal_learning(equal: pd.DataFrame) -> LatexTable:
         for row in _records(own):
             rate = row["learning_rate"]
             cells: list[Any] = [row["target"], row["measure"].replace("_", " "), Shown(significant(row["at_learning"]))]
-            cells += [row["method"], Missing("not recorded") if pd.isna(rate) else Shown(significant(rate))]
+            cells += [row["method"], Missing("not recorded") if pd.isna(rate) else Shown(setting(rate))]
             cells += [Shown(str(int(row["seeds"]))), _valued(row["forgetting"], row["low"], row["high"], row["reason"])]
             rows.append(tuple(cells))
         groups.append(len(own))
@@ -113,7 +113,9 @@ def _stages(rows: pd.DataFrame) -> LatexTable:
     cells, groups = [], []
     for _, part in rows.groupby(["seed", "control"], sort=False):
         for row in _records(part):
-            threshold = Missing("a control has no threshold") if pd.isna(row["threshold"]) else shown(row["threshold"])
+            threshold = (
+                Missing("a control has no threshold") if pd.isna(row["threshold"]) else Shown(setting(row["threshold"]))
+            )
             counts = (row["nonzero_gates"], row["nonzero_parameters"])
             line: list[Any] = [row["control"], *(_whole(row[name], "") for name in ("seed", "stage")), threshold]
             line += [Shown(str(int(count))) for count in counts]
@@ -147,7 +149,10 @@ def _bands(rows: pd.DataFrame) -> LatexTable:
         of = {row["quantity"]: row for row in _records(part)}
         line: list[Any] = [str(control), Shown(str(stage)), Shown(str(min(row["seeds"] for row in of.values())))]
         ends = ((of[name]["mean"], of[name]["low"], of[name]["high"]) for name in names)
-        line += [_valued(*each, "no seed has a value") for each in ends]
+        line += [
+            _valued(*each, "no seed has a value", whole=name == names[0])
+            for name, each in zip(names, ends, strict=True)
+        ]
         cells.append(tuple(line))
     columns = (
         Column("control"), Column("stage", "number"), Column("seeds", "number"), Column("parameters", "interval"),
@@ -157,14 +162,16 @@ def _bands(rows: pd.DataFrame) -> LatexTable:
     return LatexTable("curve-bands", caption, columns, tuple(cells))
 
 
-def _change(row: Mapping[str, Any] | None, name: str) -> Shown | Missing:
+def _change(row: Mapping[str, Any] | None, name: str, otherwise: str) -> Shown | Missing:
     if row is None:
-        return Missing(_UNTOLD)
-    return _valued(row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_reason"] or _UNTOLD)
+        return Missing(otherwise or _UNTOLD)
+    told = row[f"{name}_reason"]
+    reason = otherwise if told in ("", _UNTOLD) else told
+    return _valued(row[name], row[f"{name}_low"], row[f"{name}_high"], reason or _UNTOLD)
 
 
-def _valued(value: Any, low: Any, high: Any, reason: str) -> Shown | Missing:
-    found = shown(value, low, high)
+def _valued(value: Any, low: Any, high: Any, reason: str, *, whole: bool = False) -> Shown | Missing:
+    found = shown(value, low, high, whole=whole)
     return found if found.value else Missing(reason)
 
 

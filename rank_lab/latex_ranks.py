@@ -118,11 +118,13 @@ def _rank_heads(kind: Any = "number") -> list[Column]:
 def _kind_row(report: RankReport, kind: str, rows: pd.DataFrame) -> tuple[Any, ...]:
     relative = rows["relative_frobenius"].median()
     cells: list[Any] = [_run(report), _step(rows), kind, Shown(str(len(rows))), _regime(rows)]
-    cells.append(Missing(_NO_BASE) if pd.isna(relative) else shown(relative))
+    failed = rows["frobenius_norm"].isna().all()
+    why = str(rows["warning"].iloc[0]) if failed else ""
+    cells.append(Missing(why or _NO_BASE) if pd.isna(relative) else shown(relative))
     for name in _RANKS:
         values = told(rows, name).dropna()
         if values.empty:
-            cells.append(Missing(_HIDDEN))
+            cells.append(Missing(why or _HIDDEN))
         else:
             cells.append(_rank(float(values.median()), name))
         cells.append(_rank(_null(rows, name), name))
@@ -138,7 +140,7 @@ def _module_row(rows: pd.DataFrame) -> tuple[Any, ...]:
     for name, reason in (("frobenius_norm", why), ("relative_frobenius", why if failed else _NO_BASE)):
         cells.append(Missing(reason) if pd.isna(row[name]) else shown(row[name]))
     for name in _RANKS:
-        value = told(rows, name).iloc[0]
+        value: Any = told(rows, name).iloc[0]
         column = "rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised"
         ends = (row.get(f"{column}_low"), row.get(f"{column}_high"))
         if pd.isna(value):

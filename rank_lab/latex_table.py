@@ -75,6 +75,7 @@ class LatexTable:
     \centering
     \caption{A caption.}
     \label{tab:t}
+    \smallskip
     \footnotesize
     \begin{tabular}{lS[table-format=2.0]}
     \toprule
@@ -105,17 +106,19 @@ class LatexTable:
         return "\n".join(self._long(body, under) if self.long else self._float(body, under)) + "\n"
 
     def _float(self, body: list[str], under: str) -> list[str]:
+        notes = [rf"\par\medskip\parbox{{\linewidth}}{{{under}}}"] if under else []
         return [
             r"\begin{table}", r"\centering", rf"\caption{{{self.caption}}}", rf"\label{{tab:{self.label}}}",
-            r"\footnotesize", rf"\begin{{tabular}}{{{self._layout()}}}", r"\toprule", self._heads(), r"\midrule", *body,
-            r"\bottomrule", r"\end{tabular}", *([rf"\par\medskip\parbox{{\linewidth}}{{{under}}}"] if under else []),
+            r"\smallskip", r"\footnotesize", rf"\begin{{tabular}}{{{self._layout()}}}",
+            r"\toprule", self._heads(), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *notes,
             r"\end{table}",
         ]  # fmt: skip
 
     def _long(self, body: list[str], under: str) -> list[str]:
         head = [r"\toprule", self._heads(), r"\midrule"]
         return [
-            r"\begingroup", r"\footnotesize", rf"\begin{{longtable}}{{{self._layout()}}}",
+            r"\begingroup", r"\footnotesize", r"\setlength{\LTcapwidth}{\linewidth}",
+            rf"\begin{{longtable}}{{{self._layout()}}}",
             rf"\caption{{{self.caption}}}\label{{tab:{self.label}}}\\", *head, r"\endfirsthead", *head, r"\endhead",
             r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}",
             *([rf"\noindent {under}\par"] if under else []), r"\endgroup",

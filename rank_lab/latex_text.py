@@ -7,10 +7,12 @@ from rank_lab.plain_text import plain
 
 __all__ = ["latex_text"]
 
+# Signs that Computer Modern has an outline of: \textdollar and \textasciigrave would be bitmaps in the PDF.
 _SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\ensuremath{\mathdollar}",
+    "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedblright{}", "'": "{'}", "`": r"\textasciigrave{}",
+    "|": r"\textbar{}", '"': r"\textquotedblright{}", "'": "{'}", "`": r"\`{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a row they would be an argument of it
 }  # fmt: skip
 
@@ -31,7 +33,7 @@ _LETTERS = {
     **{chr(0x2080 + n): f"${{}}_{n}$" for n in range(10)},
     "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "→": r"$\rightarrow$", "\u00a0": "~",
 }  # fmt: skip
-_LIGATURES = re.compile(r"--+|[?!]\\textasciigrave")
+_DASHES = re.compile("--+")
 
 
 def latex_text(text: str, *, limit: int = 1500) -> str:
@@ -53,7 +55,7 @@ def latex_text(text: str, *, limit: int = 1500) -> str:
     caf\'{e} {[}U+4E2D{]} -{}-r=8
     """
     shown = "".join(map(_character, unicodedata.normalize("NFC", plain(text, limit=limit))))
-    return _LIGATURES.sub(_apart, shown)
+    return _DASHES.sub(lambda found: "{}".join(found.group()), shown)  # the font would join them
 
 
 def _character(character: str) -> str:
@@ -68,9 +70,3 @@ def _character(character: str) -> str:
         letter = {"i": r"\i", "j": r"\j"}.get(parts[0], parts[0])
         return rf"\{_ACCENTS[parts[1]]}{{{letter}}}"
     return f"{{[}}U+{ord(character):04X}{{]}}"
-
-
-def _apart(match: re.Match[str]) -> str:
-    """Signs that fonts would join into another one."""
-    found = match.group()
-    return "{}".join(found) if found.startswith("-") else found[0] + "{}" + found[1:]

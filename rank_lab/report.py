@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from rank_lab import table_files
 from rank_lab.errors import SchemaError
 from rank_lab.schema import ADDED, COVERAGE, KEY, SCHEMA_VERSION, SPECTRA, UPDATES
 from rank_lab.table_files import read_head, shown, typed, write_head, write_table
-from rank_lab.table_files import read_table as read_typed
 
 __all__ = ["RankReport", "read_provenance", "read_table", "reports_of"]
 
@@ -161,7 +161,8 @@ def read_table(folder: Path | str, name: str) -> pd.DataFrame:
 
 def _read(folder: Path, name: str, version: int) -> pd.DataFrame:
     added = _added_since(version) if name == "updates" else ()
-    return read_typed(folder / f"{name}.parquet", _tables()[name], version=SCHEMA_VERSION, advice=_AGAIN, added=added)
+    file = folder / f"{name}.parquet"
+    return table_files.read_table(file, _tables()[name], version=SCHEMA_VERSION, advice=_AGAIN, added=added)
 
 
 def _tables() -> dict[str, pa.Schema]:

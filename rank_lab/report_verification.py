@@ -11,7 +11,6 @@ from rank_lab.analysis import Settings, planned
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.errors import RankLabError
-from rank_lab.hub import is_hub_id
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step
 from rank_lab.report import RankReport
@@ -52,9 +51,10 @@ def verify_report(
 
     Notes
     -----
-    A row costs what it cost to analyse: its tensors are read, hashed and decomposed.
+    A row costs what it cost to analyse: its tensors are read, hashed and decomposed. A repository of the hub is opened
+    at the recorded commit, and fetched where the cache does not have it.
     """
-    rows = report.updates.sort_values(list(KEY)).to_dict(orient="records")
+    rows = _records(report.updates.sort_values(list(KEY)))
     strata = [(_step(row), str(row["delta"]), str(row["kind"])) for row in rows]
     chosen = [rows[at] for at in stratified_sample(strata, sample, seed)]
     inputs = _Inputs(report.provenance, study)
@@ -117,7 +117,9 @@ class _Inputs:
     def open(self, record: Mapping[str, Any], what: str) -> Checkpoint:
         source = str(record["source"])
         if source not in self.opened:
-            self.opened[source] = _open(_found(source, self.study, what), record.get("revision"), what)
+            revision = record.get("revision")
+            here = source if revision is not None else _found(source, self.study, what)
+            self.opened[source] = _open(here, revision, what)
         return self.opened[source]
 
     def _plan(self, step: int | None) -> Plan:
@@ -204,8 +206,6 @@ def _found(source: str, study: Path, what: str) -> str:
             moved = folder.joinpath(*parts[start:])
             if ".." not in parts[start:] and moved.exists():
                 return str(moved)
-    if is_hub_id(source):
-        return source
     raise _Stop("input missing", f"{what} is not at {source}, nor below {study}")
 
 
@@ -226,18 +226,22 @@ def _has_device(device: str) -> bool:
     return device.startswith("cuda") and torch.cuda.is_available()
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict(orient="records")]
+
+
 def _spectra(table: pd.DataFrame) -> dict[tuple[Any, ...], list[float]]:
-    return {_key(row): list(row["values"]) for row in table.to_dict(orient="records")}
+    return {_key(row): list(row["values"]) for row in _records(table)}
 
 
-def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (str(row["run"]), _step(row), str(row["delta"]), str(row["module"]))
 
 
 def _digests(coverage: pd.DataFrame) -> dict[tuple[int | None, str], dict[str, tuple[str, ...]]]:
     """Step and module to the digests that its tensors had; several where a tensor is taken apart."""
     found: dict[tuple[int | None, str], dict[str, tuple[str, ...]]] = {}
-    for row in coverage.to_dict(orient="records"):
+    for row in _records(coverage):
         own = found.setdefault((_step(row), _text(row["module"])), {})
         for role in ("tuned", "base"):
             digest = _text(row[f"{role}_digest"])
@@ -246,7 +250,7 @@ def _digests(coverage: pd.DataFrame) -> dict[tuple[int | None, str], dict[str, t
     return found
 
 
-def _step(row: Mapping[Any, Any]) -> int | None:
+def _step(row: Mapping[str, Any]) -> int | None:
     return None if pd.isna(row["step"]) else int(row["step"])
 
 

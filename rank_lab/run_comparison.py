@@ -76,22 +76,22 @@ def run_comparison(
         raise RankLabError(f"{len(set(places))} different runs and steps; a comparison needs two or more.")
     parts = [_part(updates, place, metric, over, delta) for place in places]
     common = [module for module in parts[0].index if all(module in part.index for part in parts[1:])]
-    table = parts[0].loc[common, _ABOUT[1:]]
+    columns = [parts[0].loc[common].reset_index()[_ABOUT]]
+    first = parts[0].loc[common, "value"]
     for number, part in enumerate(parts, 1):
-        columns = part.loc[common, [*_SHOWN, "noise_regime"]]
-        table = table.join(columns.add_suffix(f"_{number}"))
-    for number in range(2, len(parts) + 1):
-        first, other = table["value_1"], table[f"value_{number}"]
-        table[f"difference_{number}"] = other - first
-        table[f"ratio_{number}"] = other / first.where(first != 0)
+        own = part.loc[common, [*_SHOWN, "noise_regime"]]
+        if number > 1:
+            own = own.assign(difference=own["value"] - first, ratio=own["value"] / first.where(first != 0))
+        columns.append(own.add_suffix(f"_{number}").reset_index(drop=True))
+    table = pd.concat(columns, axis=1)
     everything = dict.fromkeys(module for part in parts for module in part.index)
     paired = set(common)
     alone = [module for module in everything if module not in paired]
     holders = [
         " ".join(str(number) for number, part in enumerate(parts, 1) if module in part.index) for module in alone
     ]
-    only = pd.DataFrame({"module": alone, "runs": holders}, columns=["module", "runs"])
-    return RunComparison(tuple(places), delta, metric, over, table.reset_index(), only)
+    only = pd.DataFrame({"module": alone, "runs": holders}, dtype="string")
+    return RunComparison(tuple(places), delta, metric, over, table, only)
 
 
 def _part(updates: pd.DataFrame, place: Place, metric: str, over: Over, delta: str) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def shown_values(rows: pd.DataFrame, metric: str, over: Over = "") -> pd.DataFra
     pandas.DataFrame
         With the index of ``rows``: ``value``, ``low`` and ``high`` (95 % interval, where one was measured), ``null``,
         ``bound`` and ``state``, one of :data:`STATES`. All of them divided alike; ``value`` is there in the
-        states ``value`` and ``zero`` alone.
+        states ``value`` and ``zero`` alone, of the latter only for what has a value without any direction.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def shown_values(rows: pd.DataFrame, metric: str, over: Over = "") -> pd.DataFra
     zero = rows["frobenius_norm"].astype("float64") == 0
     blurred = rows["noise_regime"].isin(_ROUNDED).fillna(False).astype(bool)
     gone = found["value"].isna()
-    found["state"] = np.select([gone & blurred & ~zero, gone, zero], ["unresolved", "missing", "zero"], "value")
+    found["state"] = np.select([zero, gone & blurred, gone], ["zero", "unresolved", "missing"], "value")
     return found
 
 

@@ -188,7 +188,7 @@ def _quantiles(relative: Values, null: Values, grid: Values) -> pd.DataFrame:
     """Places at which nothing is known are not there."""
     matrices = np.count_nonzero(~np.isnan(relative), axis=0)
     there = matrices > 0
-    found = np.nanquantile(relative[:, there], BAND_LEVELS, axis=0)
+    found = np.nanquantile(relative[:, there], BAND_LEVELS, axis=0) if there.any() else np.zeros((len(BAND_LEVELS), 0))
     columns = {f"quantile_{round(100 * level)}": line for level, line in zip(BAND_LEVELS, found, strict=True)}
     return pd.DataFrame(
         {"relative_index": grid[there], **columns, "null": null[there], "matrices": matrices[there]},

@@ -19,8 +19,8 @@ _PAPER_K, _PAPER_EPSILON = 10, 0.5
 _LEGEND = (
     "Medians over the n modules, each as value / what random subspaces of those dimensions show. φ: of the first k"
     " directions of both, as many as stand above rounding in both, at most those asked for; A: of LoRA's matrix A, as"
-    " in the paper. angle: the smallest principal angle, in degrees; cos: its cosine. resolved: how many of the leading"
-    " directions of each update stand above the rounding of its files."
+    " in the paper. angle: the smallest principal angle between all directions asked for, in degrees; cos: its cosine."
+    " resolved: how many of the leading directions of each update stand above the rounding of its files."
 )
 _WEIGHT_LEGEND = (
     "amplification: ‖ΔW‖ / ‖UᵀWV‖ in the first r directions of the update; own, random: ‖UᵀWV‖ in those of W and in"

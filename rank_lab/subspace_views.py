@@ -203,14 +203,21 @@ def angles_view(table: pd.DataFrame, modules: tuple[str, ...] = (), *, side: str
 
 
 def intruder_view(
-    table: pd.DataFrame, *, side: str = "left", k: int | None = None, epsilon: float | None = None
+    table: pd.DataFrame,
+    *,
+    run: str | None = None,
+    side: str = "left",
+    k: int | None = None,
+    epsilon: float | None = None,
 ) -> IntruderView:
     """Intruders of all modules by layer and kind.
 
     Parameters
     ----------
     table
-        ``intruders`` of one run.
+        ``intruders`` of a comparison.
+    run
+        Which of its runs; None where it is of one.
     side
         ``left`` or ``right``.
     k
@@ -223,7 +230,7 @@ def intruder_view(
     RankLabError
         If there is no such row, or rows are of several runs.
     """
-    own, pair = _side(table, side, "intruders")
+    own, pair = _side(_of_run(table, run), side, "intruders")
     thresholds = sorted(float(each) for each in own["epsilon"].unique())
     epsilon = min(thresholds, key=lambda each: abs(each - 0.5)) if epsilon is None else epsilon
     if not np.isclose(thresholds, epsilon).any():
@@ -239,13 +246,15 @@ def intruder_view(
     return IntruderView(pair, side, most, float(epsilon), pd.DataFrame(cells), rows, columns, own)
 
 
-def amplification_view(table: pd.DataFrame, *, r: int | None = None) -> AmplificationView:
+def amplification_view(table: pd.DataFrame, *, run: str | None = None, r: int | None = None) -> AmplificationView:
     """Amplification of all modules.
 
     Parameters
     ----------
     table
-        ``amplification`` of one run.
+        ``amplification`` of a comparison.
+    run
+        Which of its runs; None where it is of one.
     r
         How many directions; None for the most.
 
@@ -254,6 +263,7 @@ def amplification_view(table: pd.DataFrame, *, r: int | None = None) -> Amplific
     RankLabError
         If there is no such row, or rows are of several runs.
     """
+    table = _of_run(table, run)
     pair = _pair(table, "amplification")
     sizes = sorted(int(each) for each in table["r"].unique())
     chosen = sizes[-1] if r is None else r
@@ -276,12 +286,17 @@ def _side(table: pd.DataFrame, side: str, name: str) -> tuple[pd.DataFrame, Pair
     return table[table["side"] == side], pair
 
 
+def _of_run(table: pd.DataFrame, run: str | None) -> pd.DataFrame:
+    return table if run is None or table.empty else table[table["run"] == _chosen(table["run"], "run", run)]
+
+
 def _pair(table: pd.DataFrame, name: str) -> Pair:
     if table.empty:
         raise RankLabError(f"{name}: the comparison has no row; its coverage says why. Once that is mended {_AGAIN}")
     pairs = table[_PAIR].drop_duplicates()
     if len(pairs) > 1:
-        raise RankLabError(f"{name}: rows of {len(pairs)} pairs of runs; a figure shows one: choose it.")
+        runs = ", ".join(dict.fromkeys(str(each) for each in pairs["run"]))
+        raise RankLabError(f"{name}: rows of {len(pairs)} pairs of runs ({runs}); a figure shows one: choose it.")
     run, step, other, other_step = pairs.iloc[0]
     return Pair(str(run), _whole(step), "" if pd.isna(other) else str(other), _whole(other_step))
 

@@ -1,6 +1,5 @@
 """One quantity along training: each matrix by itself, or the middle of many with their quartiles."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,6 +14,8 @@ __all__ = ["LINES", "LinesBy", "TrainingTable", "training_table"]
 LinesBy: TypeAlias = Literal["run", "kind", "module"]
 LINES: tuple[LinesBy, ...] = ("run", "kind", "module")
 """What one line of a plot over training stands for."""
+
+_KEY = ["run", "line", "step"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +89,7 @@ def training_table(
         [stepped[["run", "step", "module", "kind", "noise_regime"]], shown_values(stepped, metric, over)], axis=1
     )
     values["line"] = _lines(values, by)
-    points = pd.DataFrame(
-        [_point(key, rows) for key, rows in values.groupby(["run", "line", "step"], sort=False)],
-    )
+    points = _points(values)
     kinds = values.drop_duplicates("line").set_index("line")["kind"]
     lines = sorted(kinds.index, key=lambda line: KINDS.index(str(kinds[line]))) if by == "kind" else list(kinds.index)
     points = points.sort_values(
@@ -108,20 +107,26 @@ def _lines(values: pd.DataFrame, by: LinesBy) -> "pd.Series[str]":
     return values["run"].astype(str) + ": " + names if several else names
 
 
-def _point(key: Hashable, rows: pd.DataFrame) -> dict[str, object]:
-    run, line, step = key if isinstance(key, tuple) else (key, "", 0)
-    known = rows["value"].dropna()
-    many = len(rows) > 1
-    counts = {state: int((rows["state"] == state).sum()) for state in STATES if state != "value"}
-    regimes = rows["noise_regime"].dropna().value_counts(sort=False)
-    return {
-        "line": line, "run": run, "step": int(step), "matrices": len(rows), "known": len(known),
-        "value": known.median(),
-        "lower": known.quantile(0.25) if many else float("nan"),
-        "upper": known.quantile(0.75) if many else float("nan"),
-        "low": float("nan") if many else rows["low"].iloc[0],
-        "high": float("nan") if many else rows["high"].iloc[0],
-        "null": rows["null"].median(),
-        **counts,
-        "noise_regime": ", ".join(f"{regime} {count}" for regime, count in sorted(regimes.items())),
-    }  # fmt: skip
+def _points(values: pd.DataFrame) -> pd.DataFrame:
+    """A row a line and step."""
+    groups = values.groupby(_KEY, sort=False)
+    known = groups["value"]
+    found = pd.DataFrame(
+        {
+            "matrices": groups.size(), "known": known.count(), "value": known.median(),
+            "lower": known.quantile(0.25), "upper": known.quantile(0.75),
+            "low": groups["low"].first(), "high": groups["high"].first(), "null": groups["null"].median(),
+        }
+    )  # fmt: skip
+    many = found["matrices"] > 1
+    found[["lower", "upper"]] = found[["lower", "upper"]].where(many)
+    found[["low", "high"]] = found[["low", "high"]].where(~many)
+    for state in STATES:
+        if state != "value":
+            found[state] = (values["state"] == state).groupby([values[name] for name in _KEY], sort=False).sum()
+    regimes: dict[object, list[str]] = {}
+    counts = values.groupby([*_KEY, "noise_regime"]).size().rename("count").reset_index()
+    for run, line, step, regime, count in counts.itertuples(index=False):
+        regimes.setdefault((run, line, step), []).append(f"{regime} {count}")
+    found["noise_regime"] = [", ".join(regimes.get(key, [])) for key in found.index]
+    return found.reset_index().astype({"step": "int64"})

@@ -13,12 +13,12 @@ from rank_lab.decomposition import gram_floor, spectrum_of
 from rank_lab.spectrum import Spectrum
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update
 
-__all__ = ["error_tolerance", "residual_norm", "truncated_factors"]
+__all__ = ["error_tolerance", "residual_and_norm", "residual_norm", "truncated_factors"]
 
-RELATIVE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-4
 """Of an error: how far above the optimum factors may be."""
 
-_THIN = 8  # the short side is so many times the rank before randomised iteration is tried
+_THIN, _LARGE = 16, 512  # the short side, in ranks and in all, from which randomised iteration is tried
 
 
 def residual_norm(update: Update, factors: LowRankUpdate) -> float:
@@ -38,14 +38,21 @@ def residual_norm(update: Update, factors: LowRankUpdate) -> float:
     >>> residual_norm(update, LowRankUpdate(torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0, 0.0]])))
     2.0
     """
+    return residual_and_norm(update, factors)[0]
+
+
+def residual_and_norm(update: Update, factors: LowRankUpdate) -> tuple[float, float]:
+    """The same, and the norm of the update itself, in one pass."""
     if isinstance(update, LowRankUpdate):
-        return update.minus(factors).frobenius_norm()
+        return update.minus(factors).frobenius_norm(), update.frobenius_norm()
     left, right = factors.factors()
     if update.transposed:
         left, right = right.T, left.T
-    return math.sqrt(
-        sum(float(torch.linalg.vector_norm(tile - left[part] @ right)) ** 2 for part, tile in update.tiles())
-    )
+    residual = norm = 0.0
+    for part, tile in update.tiles():
+        norm += float(torch.linalg.vector_norm(tile)) ** 2
+        residual += float(torch.linalg.vector_norm(tile.addmm_(left[part], right, alpha=-1.0))) ** 2
+    return math.sqrt(residual), math.sqrt(norm)
 
 
 def error_tolerance(shape: tuple[int, int]) -> float:
@@ -85,10 +92,10 @@ def truncated_factors(update: Update, rank: int, optimum: float, *, device: str 
     A dense update whose short side is far above the rank is first taken by randomised subspace iteration; where its
     measured error is not the optimum, the Gram route follows.
     """
-    if isinstance(update, DenseUpdate) and rank * _THIN <= update.rank_bound:
+    if isinstance(update, DenseUpdate) and max(rank * _THIN, _LARGE) <= update.rank_bound:
         found = _factors(spectrum_of(update, method="randomized", k=rank, vectors=rank, device=device))
-        allowed = optimum * (1.0 + RELATIVE_TOLERANCE) + error_tolerance(update.shape) * update.frobenius_norm()
-        if residual_norm(update, found) <= allowed:
+        residual, norm = residual_and_norm(update, found)
+        if residual <= optimum * (1.0 + RELATIVE_TOLERANCE) + error_tolerance(update.shape) * norm:
             return found, "randomized"
     spectrum = spectrum_of(update, vectors=rank, device=device)
     return _factors(spectrum, rank), spectrum.method

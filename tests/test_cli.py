@@ -20,8 +20,7 @@ from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-    "verify", "dashboard",
-    "subspace",
+    "verify", "dashboard", "subspace", "plan", "extract",
 )  # fmt: skip
 HEAVY = (
     "torch",
@@ -195,7 +194,8 @@ def test_export_writes_what_the_reports_hold(study: Path, tmp_path: Path, format
     assert (done.code, done.err) == (0, "")
     files = {Path(line) for line in done.out.split()}
     assert files == set((tmp_path / "out").iterdir())
-    assert {file.suffix for file in files} == {f".{kind}" for kind in formats or ["csv", "json", "parquet"]} | {".json"}
+    expected = {f".{kind}" for kind in formats or ["csv", "json", "parquet", "tex", "bib"]} | {".json", ".md"}
+    assert {file.suffix for file in files} == expected
     rows = sum(len(RankReport.load(folder).updates) for folder in study.glob("*.rank"))
     for file in files:
         if file.stem != "updates":
@@ -211,7 +211,7 @@ def test_export_writes_what_the_reports_hold(study: Path, tmp_path: Path, format
 
 def test_export_refuses_what_it_cannot_write(study: Path, tmp_path: Path) -> None:
     done = rank_lab("export", study, "-o", tmp_path / "out", "-f", "xlsx")
-    assert (done.code, done.err) == (2, "error: --format xlsx: expected one of csv, json, parquet.\n")
+    assert (done.code, done.err) == (2, "error: --format xlsx: expected one of csv, json, parquet, latex.\n")
     (tmp_path / "file").write_text("mine")
     done = rank_lab("export", study, "-o", tmp_path / "file")
     assert (done.code, done.err.count("\n")) == (2, 1)

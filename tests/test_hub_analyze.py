@@ -57,6 +57,9 @@ def test_hub_ids_are_analysed_with_their_commits(tmp_path: Path, generator: torc
         done = rank_lab(client, "analyze", f"org/tuned@{old}", "--base", "org/base", "-o", str(tmp_path / "old"))
         assert done.returncode == 0, done.stderr
         assert RankReport.load(tmp_path / "old" / "tuned.rank").updates["numerical_rank"].tolist() == [1]
+        for made in (study, str(tmp_path / "old")):  # each at its own commit
+            done = rank_lab(client, "verify", made, "--json")
+            assert {check["result"] for check in json.loads(done.stdout)} == {"holds"}, done.stderr
 
     done = rank_lab(
         client, "analyze", "org/tuned", "--base", "org/base", "-o", str(tmp_path / "off"), HF_HUB_OFFLINE="1"

@@ -41,8 +41,9 @@ def test_commands_parse(line: str) -> None:
 def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-        "dashboard",
+        "dashboard", "verify",
         "subspace",
+        "plan", "extract",
     }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def amplification_plot(view: AmplificationView, style: Style = "light") -> Figur
             )
         )  # fmt: skip
     columns = list(view.columns)
-    every = max(-(-len(columns) // 16), 1)
+    every = max(-(-len(columns) // 12), 1)
     plot.update_xaxes(
         type="category", tickangle=0, categoryorder="array", categoryarray=columns, tickvals=columns[::every],
         ticktext=["no<br>layer" if each == NO_LAYER else each for each in columns[::every]],

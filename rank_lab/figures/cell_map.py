@@ -17,7 +17,11 @@ CELLS = "cells"
 TEXTS = "texts"
 """Name of the trace of what stands in the cells."""
 
-_LIGHT_FROM = 0.5  # of the range: from here on black is easier to read on the colours than white
+_LIGHT_FROM = {
+    "light": 0.47,
+    "paper": 0.47,
+    "dark": 0.2,
+}  # of the colours: beyond, black is read more easily than white
 _MOST_NUMBERS = 12  # columns beside which a number is still read on a paper's column
 
 
@@ -49,10 +53,11 @@ def add_cells(
     colours
         Further settings of plotly's heat map, such as ``zmin``.
     """
+    gap = 1 if len(columns) <= _MOST_NUMBERS else 0  # narrow cells would be mostly gaps
     drawn, signed = cells[cells["sign"] == ""], cells[cells["sign"] != ""]
     plot.add_trace(
         go.Heatmap(
-            z=_grid(drawn, "value", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=1, ygap=1,
+            z=_grid(drawn, "value", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=gap, ygap=1,
             name=quantity,
             colorbar={"title": {"text": quantity, "side": "right"}, "thickness": 12},
             **({"colorscale": palette(style).scale} | colours),
@@ -63,7 +68,7 @@ def add_cells(
         grey = signed.assign(grey=1.0)
         plot.add_trace(
             go.Heatmap(
-                z=_grid(grey, "grey", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=1, ygap=1,
+                z=_grid(grey, "grey", rows, columns), x=list(columns), y=list(rows), hoverinfo="skip", xgap=gap, ygap=1,
                 showscale=False, colorscale=[[0, colors.empty], [1, colors.empty]], name="no colour",
             )
         )  # fmt: skip
@@ -96,10 +101,11 @@ def name_axes(
     texts
         Of the columns; default their names.
     """
-    every = max(-(-len(columns) // 16), 1)
+    every = max(-(-len(columns) // _MOST_NUMBERS), 1)
     shown = [label(text) for text in texts] or ["no<br>layer" if each == NO_LAYER else label(each) for each in columns]
     plot.update_xaxes(
-        type="category", tickangle=0, categoryorder="array", categoryarray=list(columns), showgrid=False,
+        type="category", tickangle=None if texts else 0, categoryorder="array", categoryarray=list(columns),
+        showgrid=False,
         tickvals=list(columns[::every]), ticktext=shown[::every],
     )  # fmt: skip
     plot.update_yaxes(
@@ -112,7 +118,7 @@ def _texts(cells: pd.DataFrame, style: Style, colours: dict[str, Any], *, number
     """Signs, and numbers where there is room: dark on the light half of the colours, light on the dark half."""
     values = cells["value"].where(cells["sign"] == "")
     low, high = colours.get("zmin", values.min()), colours.get("zmax", values.max())
-    middle = low + _LIGHT_FROM * (high - low)
+    middle = low + _LIGHT_FROM[style] * (high - low)
     told = cells if numbers else cells[cells["sign"] != ""]
     ink = [
         palette(style).text if row["sign"] else "#000000" if row["value"] > middle or high == low else "#ffffff"

@@ -110,7 +110,7 @@ def _triples(cells: pd.DataFrame) -> Sequence[tuple[Any, Any, Any]]:
 
 def _hover(cell: dict[Any, Any], quantity: str) -> str:
     names = label(cell["modules"][0]) + (f" and {cell['matrices'] - 1} more" if cell["matrices"] > 1 else "")
-    value = f"{cell['value']:.4g}" if cell["state"] in ("value", "zero") else cell["state"]
+    value = f"{cell['value']:.4g}" if pd.notna(cell["value"]) else cell["state"]
     ends = f" ({cell['low']:.4g} to {cell['high']:.4g})" if pd.notna(cell["low"]) and pd.notna(cell["high"]) else ""
     lines = [names, f"{quantity}: {value}{ends}"]
     lines += [f"{name}: {cell[name]:.4g}" for name in ("null", "bound") if pd.notna(cell[name])]
@@ -133,5 +133,9 @@ def _caption(table: LayerTable) -> str:
         [definition(table.metric)],
         f"Data: {place(table.run, table.step, table.delta)}; n = {count} matrices",
         [_MEANINGS[state] for state in states]
-        + (["A cell of several experts shows their median"] if (table.cells["matrices"] > 1).any() else []),
+        + (
+            ["A cell of several experts shows the median of those that have a value"]
+            if (table.cells["matrices"] > 1).any()
+            else []
+        ),
     )

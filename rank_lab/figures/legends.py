@@ -10,17 +10,19 @@ __all__ = ["key", "legend"]
 
 
 def legend(style: Style) -> dict[str, Any]:
-    """Of plotly's layout: beside the plot on a screen, above it in a narrow column of a paper.
+    """Of plotly's layout: below the plot on a screen, above it in a narrow column of a paper; a plot keeps its width.
 
     Parameters
     ----------
     style
         Of the plot.
     """
-    place: dict[str, Any] = {"bgcolor": "rgba(0,0,0,0)"}
+    across: dict[str, Any] = {
+        "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
+    }  # fmt: skip
     if style == "paper":
-        place |= {"orientation": "h", "x": 0.0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 10}}
-    return place
+        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 10}, "tracegroupgap": 0}
+    return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
 
 
 def key(name: str, look: Mark, *, group: str, line: bool = False) -> go.Scatter:

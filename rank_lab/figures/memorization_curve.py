@@ -80,7 +80,7 @@ def _panels(plot: go.Figure, points: CurvePoints, axis: ThresholdAxis) -> None:
     unit = f"% of {str(points.about['reference']).replace('_', ' ')}"
     for name, (anchor, domain) in _PANELS.items():
         own = plot.layout["yaxis" if anchor == "y" else "yaxis2"]
-        own.update(domain=domain, title={"text": f"{name}<br>({unit})"}, anchor="x")
+        own.update(domain=domain, title={"text": f"{name}<br>({unit})", "standoff": 12}, anchor="x")
     plot.update_xaxes(anchor="y2", **axis.settings())
 
 
@@ -113,7 +113,7 @@ def _control(points: CurvePoints, name: str, axis: ThresholdAxis, control: str, 
     return go.Scatter(
         x=_x(rows, points, axis), y=floats(rows[name]), mode="lines+markers",
         name=CONTROLS.get(control, label(control)),
-        legendgroup=control, showlegend=name == MEASURED[0], yaxis=_PANELS[name][0],
+        legendgroup=label(control), showlegend=name == MEASURED[0], yaxis=_PANELS[name][0],
         line={"color": mark.color, "width": 1, "dash": "dot"},
         marker={"symbol": mark.symbol, "size": 7, "color": mark.color},
         hovertext=_hovers(rows, name), hoverinfo="text", meta=name,

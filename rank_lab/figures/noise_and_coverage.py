@@ -21,6 +21,7 @@ _MEANINGS = (
     "vector: no matrix, has a norm only; new: only in the tuned checkpoint",
     "skipped and failed: the reasons are in the data",
 )
+_GAP = 70  # pixels between the panels, for the title of the upper axis
 _SHAPES = ("", "/", ".", "x", "-", "+")
 _CYCLE = {"analysed": 0, "vector": 3, "new": 4, "skipped": 1, "exact": 5, "resolved": 2, "partial": 4}
 
@@ -42,7 +43,9 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
         tensors were skipped is in the data.
     """
     names = _names(overview.places)
-    height = (140 if style == "paper" else 200) + 2 * max(22 * len(names), 60)
+    bars = max(22 * len(names), 50)  # pixels of a panel
+    share_of_panel = bars / (2 * bars + _GAP)
+    height = 2 * bars + _GAP + (110 if style == "paper" else 150)
     plot = new_plot(
         style, title="Coverage and noise", x="", y="", height=height, legend=legend(style), barmode="stack",
         bargap=0.25,
@@ -51,9 +54,9 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
     share = {"range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1]}
     plot.update_layout(
         xaxis={"title": {"text": "share of tensors"}} | share,
-        yaxis={"domain": [0.62, 1]} | rows,
+        yaxis={"domain": [1 - share_of_panel, 1]} | rows,
         xaxis2=axis(style, "share of matrices", anchor="y2", **share),
-        yaxis2=axis(style, "", domain=[0, 0.38], anchor="x2", **rows),
+        yaxis2=axis(style, "", domain=[0, share_of_panel], anchor="x2", **rows),
         margin={"r": 30},
     )
     _add_bars(plot, overview.statuses, ("status", "tensors", ""), STATUSES, style)

@@ -38,8 +38,8 @@ def phi_map(view: PhiView, style: Style = "light") -> Figure:
     plot.add_trace(
         go.Heatmap(
             z=[[None if np.isnan(value) else float(value) for value in row] for row in view.phi],
-            x=list(range(1, second + 1)), y=list(range(1, first + 1)), zmin=0.0, zmax=1.0, name="phi",
-            colorscale=palette(style).scale,
+            x=list(range(1, second + 1)), y=list(range(1, first + 1)), zmin=0.0, zmax=1.0,
+            colorscale=palette(style).scale, name="phi",
             text=[[_hover(view, i, j) for j in range(second)] for i in range(first)], hoverinfo="text",
             colorbar={"title": {"text": "φ", "side": "right"}, "thickness": 12},
         )
@@ -78,11 +78,10 @@ def _notes(view: PhiView) -> list[str]:
         else []
     )
     first, second = view.resolved
-    if first is not None and second is not None:
-        notes.append(
-            f"{first} and {second} directions stand above the rounding of the files; beyond the dashed lines noise is"
-            " compared"
-        )
-    else:
+    if first is None or second is None:
         notes.append("How many directions stand above rounding is not known")
+    else:
+        beyond = first < view.phi.shape[0] or second < view.phi.shape[1]
+        lines = "; beyond the dashed lines noise is compared" if beyond else ""
+        notes.append(f"{first} and {second} directions at least stand above the rounding of the files{lines}")
     return notes + (["Blank: no value"] if np.isnan(view.phi).any() else [])

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from rank_lab.depth_table import DepthTable
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.null_line import null_line
+from rank_lab.figures.null_line import null_lines
 from rank_lab.figures.over_text import DIVIDED, counted
 from rank_lab.figures.signs import add_signs
 from rank_lab.figures.style import Mark, Style, kind_marks, label, legend, marks, new_plot
@@ -41,9 +41,10 @@ def rank_along_depth(table: DepthTable, style: Style = "light") -> Figure:
     )  # fmt: skip
     by_kind = len(table.places) == 1
     looks = kind_marks(table.lines, style) if by_kind else marks(table.lines, style)
-    _add_nulls(plot, table, style)
-    for line in table.lines:
-        _add_line(plot, table.points[table.points["line"] == line], looks[line], label(line))
+    lines = {line: table.points[table.points["line"] == line] for line in table.lines}
+    plot.add_traces(null_lines({line: _nulls(points) for line, points in lines.items()}, style))
+    for line, points in lines.items():
+        _add_line(plot, points, looks[line], label(line))
     meanings = add_signs(plot, table.points, "layer", looks, style)
     plot.update_xaxes(tickformat="d", dtick=max(int(table.points["layer"].max(skipna=True) or 0) // 12, 1))
     plot.update_yaxes(rangemode="tozero", selector={"overlaying": None})
@@ -53,17 +54,9 @@ def rank_along_depth(table: DepthTable, style: Style = "light") -> Figure:
     )  # fmt: skip
 
 
-def _add_nulls(plot: go.Figure, table: DepthTable, style: Style) -> None:
-    """One grey line for all lines that have the same null."""
-    drawn: dict[tuple[tuple[int, float], ...], list[str]] = {}
-    for line in table.lines:
-        points = table.points[(table.points["line"] == line) & table.points["null"].notna()]
-        drawn.setdefault(tuple(zip(points["layer"], points["null"].round(9), strict=True)), []).append(label(line))
-    first = True
-    for values, lines in drawn.items():
-        if values:
-            plot.add_trace(null_line(values, lines, style, named=first))
-            first = False
+def _nulls(points: pd.DataFrame) -> list[tuple[float, float]]:
+    known = points[points["null"].notna()]
+    return list(zip(known["layer"], known["null"], strict=True))
 
 
 def _add_line(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> None:
@@ -121,9 +114,13 @@ def _caption(table: DepthTable, places: str, meanings: list[str]) -> str:
             if points["null"].notna().any()
             else "",
             "Bars: 95 % intervals" if points["low"].notna().any() else "",
-            "Open symbol: the update is exactly zero" if (points["state"] == "zero").any() else "",
+            "Open symbol: the update is exactly zero"
+            if ((points["state"] == "zero") & points["value"].notna()).any()
+            else "",
             *meanings,
-            "A point of several experts is their median" if (points["matrices"] > 1).any() else "",
+            "A point of several experts is the median of those that have a value"
+            if (points["matrices"] > 1).any()
+            else "",
             f"Not shown: {counted(table.outside, 'matrix', 'matrices')} outside of the layers" if table.outside else "",
             f"All of {table.lines[0]}" if one_line else "",
         ],

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.null_line import null_line
+from rank_lab.figures.null_line import null_lines
 from rank_lab.figures.over_text import DIVIDED, counted, counted_states
 from rank_lab.figures.signs import add_signs
 from rank_lab.figures.style import Mark, Style, faint, kind_marks, label, legend, log_axis, marks, new_plot
@@ -48,7 +48,7 @@ def rank_along_training(table: TrainingTable, style: Style = "light", *, log_ste
     shown = table.points[table.points["step"] > 0] if log_steps else table.points
     looks = kind_marks(table.lines, style) if table.by == "kind" else marks(table.lines, style)
     lines = {line: shown[shown["line"] == line] for line in table.lines}
-    _add_nulls(plot, list(lines.values()), style)
+    plot.add_traces(null_lines({line: _nulls(points) for line, points in lines.items()}, style))
     if len(lines) <= _BANDED:
         for line, points in lines.items():
             _add_band(plot, points, looks[line], label(line))
@@ -68,24 +68,16 @@ def _state(point: dict[Any, Any]) -> str:
     """Of a point: why none of its matrices has a value."""
     if point["known"]:
         return "value"
-    return "unresolved" if point["unresolved"] else "missing"
+    return next((state for state in ("unresolved", "missing") if point[state]), "zero")
 
 
 def _blurred(points: pd.DataFrame) -> "pd.Series[bool]":
     return points["noise_regime"].str.contains("partial|unresolved", regex=True) | (points["unresolved"] > 0)
 
 
-def _add_nulls(plot: go.Figure, lines: list[pd.DataFrame], style: Style) -> None:
-    drawn: dict[tuple[tuple[int, float], ...], list[str]] = {}
-    for points in lines:
-        known = points[points["null"].notna()]
-        values = tuple(zip(known["step"], known["null"].round(9), strict=True))
-        drawn.setdefault(values, []).extend(label(line) for line in known["line"].unique())
-    first = True
-    for values, names in drawn.items():
-        if values:
-            plot.add_trace(null_line(values, names, style, named=first))
-            first = False
+def _nulls(points: pd.DataFrame) -> list[tuple[float, float]]:
+    known = points[points["null"].notna()]
+    return list(zip(known["step"], known["null"], strict=True))
 
 
 def _add_band(plot: go.Figure, points: pd.DataFrame, look: Mark, name: str) -> None:

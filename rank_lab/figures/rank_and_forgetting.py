@@ -43,7 +43,7 @@ def rank_and_forgetting(found: RankPoints, style: Style = "light") -> Figure:
     for method, look in looks.items():
         rows = found.points[found.points["method"] == method]
         plot.add_trace(_marks(rows, method, look, quantity, visible=len(found.points) <= _MOST_BARS))
-        plot.add_trace(key(label(method), look, group=method))
+        plot.add_trace(key(label(method), look, group=label(method)))
     data = found.points.assign(rank_metric=found.rank, over="null" if found.over_null else "", measure=found.measure)
     return Figure(
         "rank_and_forgetting", "Rank and forgetting", plot, data, _caption(found, quantity),
@@ -54,7 +54,7 @@ def rank_and_forgetting(found: RankPoints, style: Style = "light") -> Figure:
 def _marks(rows: pd.DataFrame, method: str, look: Mark, quantity: str, *, visible: bool) -> go.Scatter:
     return go.Scatter(
         x=floats(rows["rank"]), y=floats(rows["forgetting"]), mode="markers", name=label(method),
-        legendgroup=method, showlegend=False,
+        legendgroup=label(method), showlegend=False,
         marker={
             "symbol": [look.symbol if last else f"{look.symbol}-open" for last in rows["last"]], "color": look.color,
             "size": [8 if last else 5 for last in rows["last"]], "line": {"color": look.color, "width": 1},

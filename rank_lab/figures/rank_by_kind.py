@@ -101,7 +101,7 @@ def _add_matrices(plot: go.Figure, table: KindTable, name: str, look: Mark, shif
     drawn = points if len(table.points) <= _MOST_POINTS else points.iloc[:0]
     order = drawn.groupby("kind", sort=False).cumcount() + 1
     room = drawn.groupby("kind", sort=False)["value"].transform("size") + 1
-    x = drawn["kind"].map(table.kinds.index) + shift + (order / room - 0.5) * 0.8 * width
+    x = drawn["kind"].map(table.kinds.index).astype("float64") + shift + (order / room - 0.5) * 0.8 * width
     symbols = [f"{look.symbol}-open" if state == "zero" else look.symbol for state in drawn["state"]]
     plot.add_trace(
         go.Scatter(

@@ -110,7 +110,7 @@ def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -
                     y=curve.null[column],
                     mode="lines",
                     line=line,
-                    name=f"null: {kind}",
+                    name=kind,
                     legendgroup=kind,
                     showlegend=not number and kind not in named,
                     xaxis=f"x{number}",
@@ -125,9 +125,9 @@ def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -
 def _add_levels(plot: go.Figure, curve: SpectrumCurve, style: Style) -> None:
     """The edge of the rounding, and the floor where something lies below it."""
     colors = palette(style)
-    levels = [("edge of rounding", curve.edge, "dash", colors.edge)]
+    levels = [("rounding edge", curve.edge, "dash", colors.edge)]
     if curve.below_floor:
-        levels.append(("arithmetic floor", curve.floor, "dot", colors.text))
+        levels.append(("floor", curve.floor, "dot", colors.text))
     for name, level, dash, color in levels:
         if not level > 0:
             continue
@@ -179,13 +179,14 @@ def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Styl
         found = [mark for curve in curves for mark in curve.ranks if mark.metric == metric]
         if not any(pd.notna(mark.singular_value) for mark in found):
             continue
+        key = found[0].symbol.removeprefix("directions ")
         number = f" = {found[0].index:.3g}" if len(curves) == 1 else ""
         plot.add_trace(
             go.Scatter(
                 x=[None],
                 y=[None],
                 mode="markers",
-                name=f"{found[0].symbol}{number}",
+                name=f"{key}{number}",
                 legendgroup=metric,
                 marker={"symbol": symbol, "size": 10, "color": palette(style).text, "line": {"width": 2}},
             )

@@ -38,6 +38,8 @@ def spectrum_bands_plot(bands: SpectrumBands, style: Style = "light") -> Figure:
     plot.update_xaxes(**log_axis(bands.bands["relative_index"].min(), 1))
     plot.update_yaxes(**log_axis(_bottom(bands), 1))
     _add_bands(plot, bands, style)
+    _add_middle(plot, bands.bands, style)
+    _add_floor(plot, bands, style)
     names = list(dict.fromkeys(map(str, bands.highlighted["name"])))
     looks = marks(names, style)
     for name in names:
@@ -72,39 +74,26 @@ def _add_bands(plot: go.Figure, bands: SpectrumBands, style: Style) -> None:
                 **common,
             )
         )
-    median = table[table["quantile_50"] > 0]
-    plot.add_trace(
-        go.Scatter(
-            x=median["relative_index"],
-            y=median["quantile_50"],
-            mode="lines",
-            name="median",
-            line={"color": colors.text, "width": 2},
-            hovertemplate="i/q = %{x:.3g}<br>median %{y:.4g}<extra></extra>",
-        )
-    )
-    null = table[table["null"] > 0]
-    plot.add_trace(
-        go.Scatter(
-            x=null["relative_index"],
-            y=null["null"],
-            mode="lines",
-            name="null",
-            hoverinfo="skip",
-            line={"color": colors.null, "width": 1.5, "dash": "dash"},
-        )
-    )
-    if bands.floor > 0 and bottom <= bands.floor:
+
+
+def _add_middle(plot: go.Figure, table: pd.DataFrame, style: Style) -> None:
+    """Medians of the spectra and of their nulls."""
+    colors = palette(style)
+    for name, column, line in (
+        ("median", "quantile_50", {"color": colors.text, "width": 2}),
+        ("null", "null", {"color": colors.null, "width": 1.5, "dash": "dash"}),
+    ):
+        own = table[table[column] > 0]
+        hover = "i/q = %{x:.3g}<br>" + name + ": %{y:.4g}<extra></extra>"
         plot.add_trace(
-            go.Scatter(
-                x=[table["relative_index"].min(), 1],
-                y=[bands.floor] * 2,
-                mode="lines",
-                name="floor",
-                line={"color": colors.text, "width": 1, "dash": "dot"},
-                hoverinfo="skip",
-            )
+            go.Scatter(x=own["relative_index"], y=own[column], mode="lines", name=name, line=line, hovertemplate=hover)
         )
+
+
+def _add_floor(plot: go.Figure, bands: SpectrumBands, style: Style) -> None:
+    if bands.floor > 0 and _bottom(bands) <= bands.floor:
+        ends, line = [bands.bands["relative_index"].min(), 1], {"color": palette(style).text, "width": 1, "dash": "dot"}
+        plot.add_trace(go.Scatter(x=ends, y=[bands.floor] * 2, mode="lines", name="floor", line=line, hoverinfo="skip"))
 
 
 def _bottom(bands: SpectrumBands) -> float:

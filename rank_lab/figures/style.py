@@ -48,7 +48,8 @@ class Palette:
     empty
         Of a cell that has no value.
     cycle
-        Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), darkened or lightened to the contrast.
+        Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), moved until contrast and the distance
+        of each two (20 or more in CIELAB, for deuteranopes and protanopes too) were there.
     scale
         Continuous colours for values: Cividis, even in lightness and the same to the colour-blind; on a dark screen
         without its darkest end, which would look like a cell that is not there.
@@ -67,12 +68,12 @@ class Palette:
 _CIVIDIS = tuple((float(at), str(color)) for at, color in get_colorscale("Cividis"))
 _CIVIDIS_LIT = tuple((1.5 * at - 0.5, color) for at, color in _CIVIDIS[3:])
 _LIGHT = Palette(
-    "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
-    ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"), _CIVIDIS,
+    "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#c2002f", "#d9d9d9",
+    ("#0072b2", "#c77002", "#009d5f", "#b57fa3", "#5c4803", "#000000"), _CIVIDIS,
 )  # fmt: skip
 _DARK = Palette(
-    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff7b5a", "#4a4f59",
-    ("#56b4e9", "#ff8a3d", "#2fcf9f", "#e39ac8", "#f0e442", "#ffffff"), _CIVIDIS_LIT,
+    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff5d73", "#4a4f59",
+    ("#56b4e9", "#f88247", "#31d99a", "#b873a2", "#ebf16a", "#ffffff"), _CIVIDIS_LIT,
 )  # fmt: skip
 
 _FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
@@ -189,12 +190,12 @@ def legend(style: Style) -> dict[str, Any]:
         "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
     }  # fmt: skip
     if style == "paper":
-        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 10}, "tracegroupgap": 0}
+        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "tracegroupgap": 0}
     return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
 
 
 def log_axis(smallest: float, largest: float) -> dict[str, Any]:
-    """Settings of a logarithmic axis on which labels have room: whole powers of ten where there are two or more.
+    """Settings of a logarithmic axis on which labels have room: whole powers of ten, 2 and 5 too below two decades.
 
     Parameters
     ----------
@@ -204,10 +205,12 @@ def log_axis(smallest: float, largest: float) -> dict[str, Any]:
     Examples
     --------
     >>> log_axis(1e-4, 1.0)["dtick"], log_axis(2.0, 9.0), log_axis(1e-12, 1.0)["dtick"]
-    (1, {'type': 'log'}, 3)
+    (1, {'type': 'log', 'dtick': 'D2'}, 3)
     """
-    decades = math.log10(largest / smallest) if 0 < smallest < largest < math.inf else 0.0
-    return {"type": "log"} | ({"dtick": math.ceil(decades / 5)} if decades >= 2 else {})
+    if not 0 < smallest < largest < math.inf:
+        return {"type": "log"}
+    decades = math.log10(largest / smallest)
+    return {"type": "log", "dtick": math.ceil(decades / 5) if decades >= 2 else "D2"}
 
 
 def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:

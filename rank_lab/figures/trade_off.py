@@ -49,7 +49,7 @@ def trade_off(found: TradeOffPoints, style: Style = "light") -> Figure:
         rows = found.points[found.points["method"] == method]
         plot.add_trace(_ways(rows, method, look))
         plot.add_trace(_marks(rows, method, look, bars_too=_has_bars(found)))
-        plot.add_trace(key(label(method), look, group=method))
+        plot.add_trace(key(label(method), look, group=label(method)))
     if found.of == "checkpoints" and found.points["on_front"].fillna(False).any():
         plot.add_trace(_front(found.points, style))
     plot.add_trace(_base(style))
@@ -70,7 +70,7 @@ def _ways(rows: pd.DataFrame, method: str, look: Mark) -> go.Scatter:
         y += [0.0, *floats(own["forgetting"]), None]
     return go.Scatter(
         x=x, y=y, mode="lines", line={"color": look.color, "width": 0.8, "dash": look.dash}, opacity=0.5,
-        name=f"{label(method)}, along training", legendgroup=method, showlegend=False, hoverinfo="skip",
+        name=f"{label(method)}, along training", legendgroup=label(method), showlegend=False, hoverinfo="skip",
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _marks(rows: pd.DataFrame, method: str, look: Mark, *, bars_too: bool) -> go
     }
     return go.Scatter(
         x=floats(rows["learning"]), y=floats(rows["forgetting"]), mode="markers", name=label(method),
-        legendgroup=method, showlegend=False,
+        legendgroup=label(method), showlegend=False,
         marker={"symbol": symbols, "size": sizes, "color": look.color, "line": {"color": look.color, "width": 1}},
         hovertext=_hovers(rows), hoverinfo="text", customdata=plain_rows(rows, "curve", "step"),
         **ends,
@@ -128,7 +128,7 @@ def _base(style: Style) -> go.Scatter:
 def _equal(plot: go.Figure, found: TradeOffPoints, looks: dict[str, Mark], style: Style) -> None:
     """Upright lines, and on them what each group forgot there."""
     rows = found.equal_learning[found.equal_learning["forgetting"].notna()]
-    for at in sorted(rows["at_learning"].unique()):
+    for at in sorted(found.equal_learning["at_learning"].unique()):
         plot.add_vline(x=at, line={"color": palette(style).null, "width": 1, "dash": "dot"}, name="equal learning")
     for method, look in looks.items():
         own = rows[rows["method"] == method]
@@ -144,7 +144,7 @@ def _on_line(rows: pd.DataFrame, method: str, look: Mark) -> go.Scatter:
         for row in rows.to_dict("records")
     ]
     return go.Scatter(
-        x=floats(rows["at_learning"]), y=floats(rows["forgetting"]), mode="markers", legendgroup=method,
+        x=floats(rows["at_learning"]), y=floats(rows["forgetting"]), mode="markers", legendgroup=label(method),
         name=f"{label(method)}, at equal learning", showlegend=False, hovertext=hovers, hoverinfo="text",
         marker={"symbol": "line-ew", "size": 10, "line": {"color": look.color, "width": 2}},
         error_y=bars(rows, "forgetting", low="low", high="high", color=look.color, width=0),
