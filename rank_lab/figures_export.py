@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rank_lab.errors import RankLabError
 from rank_lab.exported import Exported
-from rank_lab.figures import Figure
+from rank_lab.figures import Figure, Style
 from rank_lab.latex_text import latex_text
 from rank_lab.pictures import PICTURES, browser_kept, html_page, no_pictures, picture
 from rank_lab.plain_text import markdown, plain
@@ -91,34 +92,36 @@ def export_figures(
         ``captions.md`` and ``captions.tex``. A figure that cannot be drawn is a note.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found, written = study_figures(study), FiguresWritten()
-    on_paper: list[Figure] = []
+    found, written, pictures = study_figures(study), FiguresWritten(), bool(set(PICTURES) & set(formats))
+    drawn: list[Figure] = []
     on_screen: list[Figure] = []
-    with browser_kept():
+    with browser_kept() if pictures else nullcontext():
         for number, each in enumerate(found):
             if progress is not None:
                 progress(number, len(found), each.name)
             try:
-                paper, screen = _drawn(each)
+                paper = _drawn(each, "paper") if pictures else None
+                screen = _drawn(each, "light") if "html" in formats else None
             except RankLabError as error:
                 written.notes.append(f"figure {each.name} was not drawn: {plain(str(error))}")
                 continue
-            on_paper.append(paper)
-            on_screen.append(screen)
-            written.files += _files(paper, folder, formats, command)
-    if on_screen and "html" in formats:
+            on_screen += [] if screen is None else [screen]
+            figure = paper or screen
+            if figure is not None:
+                drawn.append(figure)
+                written.files += _files(figure, folder, formats, command)
+    if on_screen:
         (folder / _PAGE).write_text(html_page(on_screen, title=f"Figures of {study.name}"), encoding="utf-8")
         what = f"all {len(on_screen)} figures as one interactive page, which needs no network"
         written.files.append(Exported(folder / _PAGE, what, f"{command} -f html"))
-    if on_paper:
-        written.files += _captions(on_paper, folder, f"{command} {_flags(formats)}")
+    if drawn:
+        written.files += _captions(drawn, folder, f"{command} {_flags(formats)}")
     return written
 
 
-def _drawn(each: StudyFigure) -> tuple[Figure, Figure]:
-    """In print and on screen, under the name that is unique in the study."""
-    paper, screen = (dataclasses.replace(each.draw(style), name=each.name) for style in ("paper", "light"))
-    return paper, screen
+def _drawn(each: StudyFigure, style: Style) -> Figure:
+    """Under the name that is unique in the study."""
+    return dataclasses.replace(each.draw(style), name=each.name)
 
 
 def _files(figure: Figure, folder: Path, formats: Sequence[str], command: str) -> list[Exported]:

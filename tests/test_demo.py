@@ -11,15 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
+from rank_lab import pictures
 from rank_lab.curve import SORA, Curve
 from rank_lab.demo import one_run, run
 from rank_lab.demo.demo_plan import SETTINGS_FILE, DemoPlan
-from rank_lab.demo.run import SUMMARY_FILE, run_demo
+from rank_lab.demo.findings import subspaces_found
+from rank_lab.demo.run import EXPORT, SUMMARY_FILE, run_demo
 from rank_lab.demo.summary import summary_of
 from rank_lab.errors import RankLabError
 from rank_lab.score_table import SCORES_FILE, ScoreTable
 from rank_lab.study import Study
 from rank_lab.study_outcomes import study_outcomes
+from rank_lab.subspace_report import SubspaceReport, subspace_reports_of
 from tests.checkpoints import rank_lab
 
 PLAN = DemoPlan(steps=2, checkpoints=1, pieces=6, documents=8, blocks=8)
@@ -31,10 +34,13 @@ class StoppedError(Exception):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread_and_no_pictures() -> Iterator[None]:
+    """Pictures are tested by themselves, and take seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "find_browser", lambda: None)
+        yield
     torch.set_num_threads(threads)
 
 
@@ -82,6 +88,41 @@ def test_a_demo_is_a_study_of_six_runs_with_scores_and_a_curve(made: Path) -> No
     assert sorted(points.loc[points["measure"] == "cross_entropy_increase", "run"]) == sorted(NAMES)
     assert points["learning_low"].notna().all()  # base and runs were scored on the same texts
     assert set(points["learning_how"]) == {"paired"}
+
+
+def test_its_export_holds_tables_and_figures(made: Path) -> None:
+    export = made / EXPORT
+    assert {"README.md", "updates.csv", "tables.tex", "references.bib", "curve.csv", "outcomes.csv"} <= {
+        file.name for file in export.iterdir()
+    }
+    page = (export / "figures" / "figures.html").read_text(encoding="utf-8")
+    for figure in ("layers-k90-sora-2e-3", "curve-over-threshold", "phi-full-1e-4-lora-5e-4", "rank-budget-full-4e-4"):
+        assert f'<section id="{figure}">' in page
+    assert "trade-off-" in page
+
+
+def test_subspaces_of_full_and_lora_are_compared(made: Path) -> None:
+    (folder,) = subspace_reports_of(made)
+    report = SubspaceReport.load(folder)
+    assert [report.provenance[role]["run"] for role in ("first", "second")] == ["full-1e-4", "lora-5e-4"]
+    assert (report.coverage["status"] == "compared").sum() == 28
+    said = subspaces_found(report)
+    phi, null = (float(number) for number in re.findall(r"left ([\d.]+) \(random ([\d.]+)\)", said)[0])
+    assert 0 <= null < phi <= 1  # the same text pulls both the same way
+
+
+def test_no_dashboard_is_opened_where_output_is_no_terminal(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(run, "dashboard_and_wait", opened.append)
+    monkeypatch.setattr(run, "_made", lambda *_: "nothing anew")
+    run_demo(made, PLAN, browser=True)
+    assert opened == []
+    assert f"rank-lab dashboard {made}" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    run_demo(made, PLAN, browser=True)
+    assert opened == [made]
 
 
 def test_each_method_is_trained_at_two_rates(made: Path) -> None:

@@ -23,6 +23,7 @@ from rank_lab.demo.sweep import run_sweep
 from rank_lab.demo.task_files import Texts, texts_sha256, write_texts
 from rank_lab.durable import write_whole
 from rank_lab.export_command import write_export
+from rank_lab.pictures import no_pictures
 from rank_lab.score_table import SCORES_FILE, ScoreTable
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.tasks import Task, TaskData, encoded
@@ -35,6 +36,7 @@ EXPORT = "export"
 SUMMARY_FILE = "summary.md"
 """What a demo's runs show and what they do not."""
 
+_EXPORTED = ("csv", "parquet", "latex", "html")
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
 
@@ -59,9 +61,19 @@ def run_demo(study: Path, plan: DemoPlan | None = None, *, browser: bool = False
     RankLabError
         If the folder holds something else, or a demo with other settings.
     """
-    plan, began = plan or DemoPlan(), time.monotonic()
+    plan = plan or DemoPlan()
     begin_folder(study, plan, texts_sha256())
     _print(_opening(study, plan))
+    began = time.monotonic()
+    _print(f"\n{_made(study, plan)}\n\n{time.monotonic() - began:.0f} s. Look closer: rank-lab show {study}")
+    if browser and sys.stdout.isatty():
+        dashboard_and_wait(study)
+    else:
+        _print(f"See it: rank-lab dashboard {study}")
+
+
+def _made(study: Path, plan: DemoPlan) -> str:
+    """All of it, and its summary."""
     told = _Told(3 * len(plan.runs) + 3)
     with _quiet_libraries():
         with _advancing("text"):
@@ -73,16 +85,11 @@ def run_demo(study: Path, plan: DemoPlan | None = None, *, browser: bool = False
             subspaces = compare(*plan.compared, study, advance)
         told.line("subspaces", subspaces_found(subspaces))
         curve = _sweep(plan, data, study, told)
-    with _advancing("export"):
-        files = write_export(study, study / EXPORT)
+    files = write_export(study, study / EXPORT, (*_EXPORTED, *(() if no_pictures() else ("svg",))))
     told.line("export", f"{len(files)} files in {study / EXPORT}, what each is in its README.md")
     summary = summary_of(study_outcomes(study), curve, plan).text()
     write_whole(study / SUMMARY_FILE, summary + "\n")
-    _print(f"\n{summary}\n\n{time.monotonic() - began:.0f} s. Look closer: rank-lab show {study}")
-    if browser and sys.stdout.isatty():
-        dashboard_and_wait(study)
-    else:
-        _print(f"See it: rank-lab dashboard {study}")
+    return summary
 
 
 def _print(text: str) -> None:
