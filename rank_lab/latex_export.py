@@ -46,8 +46,8 @@ def export_latex(
     Returns
     -------
     list of Exported
-        ``table_NAME.tex`` (to ``\input``; needs amsmath, booktabs, siunitx and longtable), ``tables.tex``, which
-        shows all of them, and ``references.bib``.
+        ``table_NAME.tex`` (to ``\input``; needs amsmath, booktabs, siunitx and longtable), ``tables.tex``, which shows
+        all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables = latex_tables(reports, outcomes, curve)

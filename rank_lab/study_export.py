@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rank_lab.commands import LATEX, write_export
 from rank_lab.export import FORMATS, curve_data
+from rank_lab.export_command import LATEX, write_export
 from rank_lab.latex_export import latex_references, latex_tables
 from rank_lab.latex_table import LatexTable
 from rank_lab.outcomes_export import outcome_data

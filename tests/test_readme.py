@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import typer.main
+from rank_lab.demo.adapt import BASE
 from safetensors.torch import save_file
 
 from rank_lab.cli import app
-from rank_lab.demo.adapt import BASE
 from rank_lab.schema import UPDATES
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 

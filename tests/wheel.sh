@@ -26,14 +26,15 @@ top = {file.parts[0] for file in files if not file.parts[0].startswith(("rank_la
 assert not top, f"the wheel leaves in site-packages: {top}"
 PYTHON
 env/bin/rank-lab --help >/dev/null
-env/bin/rank-lab demo -o study --steps 3 >/dev/null
+env/bin/rank-lab demo -o study --steps 2 --no-browser >/dev/null
+test -s study/export/figures/figures.html
 env/bin/rank-lab show study >/dev/null
 env/bin/rank-lab export study -o tables >/dev/null
 test -s tables/updates.csv
 test -s tables/table_ranks.tex
 env/bin/rank-lab verify study --sample 2 >/dev/null
 base=$(env/bin/python -c 'import pathlib, rank_lab; print(pathlib.Path(rank_lab.__file__).parent / "demo" / "base")')
-env/bin/rank-lab analyze study/full --base "$base" -o again >/dev/null
+env/bin/rank-lab analyze study/full-1e-4 --base "$base" -o again >/dev/null
 env/bin/rank-lab plan again --budget 20000 >/dev/null
 env/bin/rank-lab extract study/full --base "$base" --plan again/full.plan.json -o extracted >/dev/null
 test -s extracted/extracted.json

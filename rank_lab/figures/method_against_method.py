@@ -156,7 +156,7 @@ def _caption(comparison: RunComparison, other: int, names: list[str], drawn: pd.
         f"{counted(len(rows), 'module', 'modules')} not drawn: {first} and {second}"
         for (first, second), rows in gone.groupby(["state_1", f"state_{other}"], sort=False)
     ]
-    alone = comparison.only["runs"].str.split()
+    alone = comparison.only["runs"].astype("string").str.split()  # none at all have no type
     unpaired = {number: int(alone.map(lambda runs, number=number: str(number) in runs).sum()) for number in (1, other)}
     text = [f"{counted(count, 'module', 'modules')} of {names[index]}"
             for index, count in enumerate(unpaired.values()) if count]  # fmt: skip
