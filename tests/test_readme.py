@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer.main
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from safetensors.torch import save_file
 
 from rank_lab.cli import app
