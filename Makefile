@@ -13,7 +13,7 @@ export UV_FIND_LINKS = $(PIP_FIND_LINKS)
 
 .PHONY: demo test setup dev check wheel oldest speed clean
 
-demo: .venv/base                ## the main job on real input, in about a minute
+demo: .venv/base                ## all of it on real input, in a few minutes; then the dashboard
 	$(BIN)/rank-lab demo -o demo-study
 
 test: dev check wheel           ## all that CI runs

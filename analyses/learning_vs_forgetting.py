@@ -12,8 +12,6 @@ study at the same time, and a last one with all seeds puts them together. Tables
 """
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 import time
@@ -26,13 +24,14 @@ import torch
 from transformers import AutoTokenizer, TrainingArguments
 
 from analyses.machine import about_machine
-from analyses.trade_off_arms import Arm, Texts, arms, quick_arms, texts_of
+from analyses.trade_off_arms import Arm, arms, quick_arms
 from analyses.trade_off_report import report
 from rank_lab import MeasurementOptions, analyze
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
+from rank_lab.demo.task_files import Texts, write_texts
 from rank_lab.durable import write_whole
 from rank_lab.evaluation.evaluate_choices import Choices
-from rank_lab.evaluation.evaluate_command import evaluate_and_print
+from rank_lab.evaluation.evaluate_command import evaluate_models
 from rank_lab.evaluation.tuned_models import LoadOptions
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import first_line
@@ -109,12 +108,9 @@ def score(options: argparse.Namespace, runs: Sequence[Path], name: str, texts: T
         max_length=CONTEXT,
     )
     loading = LoadOptions(base=str(options.base), device=options.device)
-    with contextlib.redirect_stdout(io.StringIO()):
-        failed = evaluate_and_print(
-            [str(run) for run in runs], _scores(options, name), loading, choices, skip_base=bool(runs)
-        )
-    if failed:
-        sys.exit(f"{name}: not all could be measured, see above; run the command again.")
+    found = evaluate_models([str(run) for run in runs], _scores(options, name), loading, choices, skip_base=bool(runs))
+    if found.failures:
+        sys.exit(f"{name}: not all could be measured: {'; '.join(found.failures)}; run the command again.")
 
 
 def _scores(options: argparse.Namespace, name: str) -> Path:
@@ -241,7 +237,8 @@ def main() -> None:
     """Train, measure, keep."""
     options = _parsed()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
-    texts = texts_of(options.study / "data", quick=options.quick)
+    little = {"pieces": 6, "documents": 40} if options.quick else {}
+    texts = write_texts(options.study / "data", **little)
     _refuse_another(options, texts)
     make(options, texts)
     if not options.only_make:

@@ -36,9 +36,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TokenizersBackend
 
-from rank_lab.demo import text
-from rank_lab.demo.adapt import BASE
-from rank_lab.demo.training import (
+from analyses.token_windows import (
     BATCH,
     END_OF_TEXT,
     SEQUENCE,
@@ -48,6 +46,7 @@ from rank_lab.demo.training import (
     sample_batches,
     token_loss,
 )
+from rank_lab.demo import BASE, text
 
 VOCABULARY = 1024
 

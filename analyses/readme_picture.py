@@ -15,19 +15,21 @@ from rank_lab import RankReport, null_spectrum
 from rank_lab.names import KINDS
 
 MODULE = "model.layers.2.mlp.up_proj"
+RUNS = {"full": "full-1e-4", "lora": "lora-5e-4"}  # both at the lower of their two rates
+STEP = 100
 COLORS = {"full": "#0072B2", "lora": "#D55E00", "null": "#7F7F7F"}  # Okabe-Ito
 
 
 def spectrum_panel(figure: go.Figure, full: RankReport, lora: RankReport) -> None:
     """Singular values of one matrix under both methods, with white noise of the same norm."""
     for run, report, prefix, name in (("full", full, "", "full fine-tuning"), ("lora", lora, "", "LoRA, r = 8")):
-        values = np.asarray(report.values(prefix + MODULE, step=200))
+        values = np.asarray(report.values(prefix + MODULE, step=STEP))
         index = np.arange(1, len(values) + 1)
         figure.add_scatter(
             x=index, y=values, mode="lines+markers", name=name, line_color=COLORS[run], marker_size=4, row=1, col=1
         )
     row = full.updates[
-        (full.updates["module"] == MODULE) & (full.updates["delta"] == "cumulative") & (full.updates["step"] == 200)
+        (full.updates["module"] == MODULE) & (full.updates["delta"] == "cumulative") & (full.updates["step"] == STEP)
     ].iloc[0]
     null = null_spectrum((int(row["out_features"]), int(row["in_features"])))
     figure.add_scatter(
@@ -41,7 +43,7 @@ def spectrum_panel(figure: go.Figure, full: RankReport, lora: RankReport) -> Non
 def rank_panel(figure: go.Figure, full: RankReport, lora: RankReport) -> None:
     """The 90 % energy rank of every matrix beside its null, by kind."""
     for run, report in (("full", full), ("lora", lora)):
-        last = report.updates[(report.updates["delta"] == "cumulative") & (report.updates["step"] == 200)]
+        last = report.updates[(report.updates["delta"] == "cumulative") & (report.updates["step"] == STEP)]
         figure.add_scatter(
             x=last["kind"], y=last["energy_rank_90"].astype(float), mode="markers", showlegend=False,
             marker={"color": COLORS[run], "size": 8, "opacity": 0.75}, row=1, col=2,
@@ -62,7 +64,7 @@ def main(
     out: Annotated[Path, typer.Option()] = Path("analyses/results/readme.png"),
 ) -> None:
     """Draw the picture."""
-    full, lora = RankReport.load(study / "full.rank"), RankReport.load(study / "lora.rank")
+    full, lora = (RankReport.load(study / f"{name}.rank") for name in RUNS.values())
     titles = (f"Spectrum of ΔW, {MODULE.removeprefix('model.')}", "Rank beside its null, every matrix")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.1)
     spectrum_panel(figure, full, lora)

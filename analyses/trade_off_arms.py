@@ -1,19 +1,10 @@
-"""What :mod:`analyses.learning_vs_forgetting` compares: methods with their learning rates, and the texts."""
+"""What :mod:`analyses.learning_vs_forgetting` compares: methods with their learning rates."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rank_lab.demo.text import Corpus, code, prose
-from rank_lab.durable import write_whole
 from rank_lab.training.method import MethodChoices
 
-__all__ = ["Arm", "Texts", "arms", "quick_arms", "texts_of"]
-
-_PIECE = 400  # characters of a held-out text: some 115 tokens of the demo's base, one window
-_HELD_OUT = 24
+__all__ = ["Arm", "arms", "quick_arms"]
 
 
 @dataclass(frozen=True)
@@ -62,59 +53,3 @@ def quick_arms(steps: int) -> tuple[Arm, ...]:
     """Two arms of one rate, to see that everything runs."""
     full, lora = arms(steps)[:2]
     return tuple(Arm(arm.name, arm.title, arm.method, arm.choices, arm.learning_rates[1:2]) for arm in (full, lora))
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Files of the study.
-
-    Parameters
-    ----------
-    folder
-        Holds ``train.jsonl`` and ``validation.jsonl``, of code.
-    target, source
-        Held-out pieces of code and of prose.
-    sha256
-        Of both corpora, which depend on the version of Python.
-    """
-
-    folder: Path
-    target: Path
-    source: Path
-    sha256: str
-
-
-def texts_of(folder: Path, *, quick: bool = False) -> Texts:
-    """Write the standard library's code to learn, and held-out code and prose to measure on.
-
-    Parameters
-    ----------
-    folder
-        Receives the files.
-    quick
-        Little of each.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    learnt, known = code(), prose()
-    pieces = 6 if quick else _HELD_OUT
-    target, source = (_spread(list(_pieces(corpus.held_out)), pieces) for corpus in (learnt, known))
-    training = learnt.training[:40] if quick else learnt.training
-    for name, rows in (("train", training), ("validation", target), ("code", target), ("prose", source)):
-        lines = [json.dumps({"text": text}) + "\n" for text in rows]
-        write_whole(folder / f"{name}.jsonl", "".join(lines))
-    return Texts(folder, folder / "code.jsonl", folder / "prose.jsonl", _hash(learnt, known))
-
-
-def _hash(*corpora: Corpus) -> str:
-    return hashlib.sha256("".join(corpus.sha256 for corpus in corpora).encode()).hexdigest()
-
-
-def _pieces(documents: Sequence[str]) -> Iterator[str]:
-    for document in documents:
-        for first in range(0, len(document) - _PIECE // 2, _PIECE):
-            yield document[first : first + _PIECE]
-
-
-def _spread(pieces: list[str], count: int) -> list[str]:
-    """So many, evenly spread over all documents."""
-    return [pieces[i * len(pieces) // count] for i in range(min(count, len(pieces)))]

@@ -1,15 +1,31 @@
 """Choices that live in the URL, so that a view can be shared; the same over all pages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import pandas as pd
 import streamlit as st
 
+from rank_lab.plain_text import plain
 from rank_lab.schema import RANKS
 from rank_lab.shown_values import OVER, SHOWN, Over, quantity_label
 
-__all__ = ["choose_delta", "choose_metric", "choose_module", "choose_of", "choose_over", "choose_run", "choose_step"]
+from .text import escaped
+
+__all__ = [
+    "choose_delta",
+    "choose_delta_of",
+    "choose_metric",
+    "choose_module",
+    "choose_number",
+    "choose_of",
+    "choose_on_slider",
+    "choose_over",
+    "choose_run",
+    "choose_several",
+    "choose_step",
+    "choose_switch",
+]
 
 _Option = TypeVar("_Option")
 
@@ -27,7 +43,12 @@ def choose_step(updates: pd.DataFrame, run: str) -> int | None:
 
 def choose_delta(updates: pd.DataFrame, run: str) -> str:
     """Change since the base, or since the checkpoint before."""
-    deltas = sorted({str(delta) for delta in updates.loc[updates["run"] == run, "delta"]})
+    return choose_delta_of(updates[updates["run"] == run])
+
+
+def choose_delta_of(rows: pd.DataFrame) -> str:
+    """The same of rows of any runs."""
+    deltas = sorted({str(delta) for delta in rows["delta"]})
     words = {"cumulative": "since the base", "step": "since the checkpoint before"}
     return _one("Change", deltas, key="delta", words=words)
 
@@ -52,6 +73,42 @@ def choose_module(modules: Sequence[str]) -> str:
 def choose_of(label: str, options: Sequence[_Option], *, key: str, words: Mapping[str, str] | None = None) -> _Option:
     """One of several; ``words`` say what an option is called."""
     return _one(label, options, key=key, words=dict(words or {}))
+
+
+def choose_several(label: str, options: Sequence[str], *, key: str, default: Sequence[str], most: int) -> list[str]:
+    """Some of many, in the order in which they were taken; the default where none is."""
+    if not set(st.session_state.get(key, ())) <= set(options):
+        del st.session_state[key]
+    chosen = st.multiselect(
+        label, options, default=list(default), key=key, bind="query-params", max_selections=most, format_func=plain
+    )
+    return list(chosen) or list(default)
+
+
+def choose_on_slider(
+    label: str, options: Sequence[_Option], *, key: str, default: _Option, words: Callable[[_Option], str] = str
+) -> _Option:
+    """One of an ordered row of values."""
+    if st.session_state.get(key, default) not in options:
+        del st.session_state[key]
+    if len(options) == 1:  # a slider has two ends
+        st.caption(escaped(f"{label}: {words(options[0])}"))
+        return options[0]
+    chosen: _Option = st.select_slider(label, options, value=default, key=key, bind="query-params", format_func=words)
+    return chosen
+
+
+def choose_number(label: str, *, key: str, most: int, explained: str = "") -> int | None:
+    """A whole number of at least 1, or none."""
+    found = st.number_input(
+        label, min_value=1, max_value=most, value=None, step=1, key=key, bind="query-params", help=explained or None
+    )
+    return None if found is None else int(found)
+
+
+def choose_switch(label: str, *, key: str, default: bool = False, explained: str = "") -> bool:
+    """Yes or no."""
+    return bool(st.toggle(label, value=default, key=key, bind="query-params", help=explained or None))
 
 
 def _one(label: str, options: Sequence[_Option], *, key: str, words: dict[str, str] | None = None) -> _Option:

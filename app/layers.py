@@ -1,13 +1,20 @@
-"""Layers: one quantity of every matrix; a click on a cell gives its numbers."""
+"""Layers: one quantity of every matrix; a click on a cell gives its spectrum and its numbers."""
 
+from collections.abc import Sequence
+
+import pandas as pd
 import streamlit as st
 
-from rank_lab.figures import layer_map
+from rank_lab.drawn_spectra import drawn_spectrum
+from rank_lab.figures import Figure, Style, layer_map, spectrum
 from rank_lab.layer_table import layer_table
 from rank_lab.module_numbers import module_numbers, rows_of
+from rank_lab.shown_values import Over
 from rank_lab.study import Study
 
 from .choices import choose_delta, choose_metric, choose_module, choose_over, choose_run, choose_step
+from .empty import ranks_of
+from .guarded import in_words
 from .shown import show_figure, show_table
 from .text import escaped
 
@@ -17,7 +24,9 @@ __all__ = ["page"]
 def page(study: Study) -> None:
     """Heat map and, below it, the matrix that is chosen there or by name."""
     st.title("Layers")
-    updates = study.updates()
+    updates = ranks_of(study)
+    if updates is None:
+        return
     columns = st.columns(5)
     with columns[0]:
         run = choose_run(updates)
@@ -29,13 +38,34 @@ def page(study: Study) -> None:
         metric = choose_metric()
     with columns[4]:
         over = choose_over(metric)
-    rows = rows_of(updates, run, step, delta)
-    table = layer_table(rows, metric, over=over, delta=delta)
-    show_figure(lambda style: layer_map(table, style), key="layer_map", clicked=_chosen)
-    module = choose_module(list(rows["module"]))
+    _map_and_matrix(study, rows_of(updates, run, step, delta), metric, over)
+
+
+@st.fragment
+def _map_and_matrix(study: Study, rows: pd.DataFrame, metric: str, over: Over) -> None:
+    """Drawn again by itself on a click."""
+    delta = str(rows["delta"].iloc[0])
+    stamp = study.signature()
+
+    def draw(style: Style) -> Figure:
+        key = (stamp, str(rows["run"].iloc[0]), str(rows["step"].iloc[0]), delta, metric, over, style)
+        return _drawn_map(rows, key)
+
+    show_figure(draw, key="layer_map", clicked=_chosen)
+    module = choose_module([str(each) for each in rows["module"]])
     st.subheader(escaped(module))
+    with in_words():
+        curve = drawn_spectrum(study, rows, module)
+        show_figure(lambda style: spectrum([curve], style), key="matrix_spectrum")
+    run = rows["run"].iloc[0]
     show_table(module_numbers(rows, module), name=f"{run}-{module}", key="numbers")
 
 
-def _chosen(customdata: list[object]) -> None:
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _drawn_map(_rows: pd.DataFrame, key: tuple[str, str, str, str, str, Over, Style]) -> Figure:
+    *_, delta, metric, over, style = key
+    return layer_map(layer_table(_rows, metric, over=over, delta=delta), style)
+
+
+def _chosen(customdata: Sequence[object]) -> None:
     st.session_state["module"] = customdata[2]

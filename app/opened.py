@@ -1,13 +1,13 @@
 """The study that the dashboard was started for; nothing outside of it is read."""
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
-import streamlit as st
-
+from rank_lab.errors import RankLabError
 from rank_lab.study import Study
 
-__all__ = ["study"]
+__all__ = ["opened", "read_ahead", "study"]
 
 
 def study() -> Study:
@@ -18,9 +18,18 @@ def study() -> Study:
     SchemaError
         If it is not there.
     """
-    return _opened(sys.argv[1] if len(sys.argv) > 1 else ".")
+    return opened(sys.argv[1] if len(sys.argv) > 1 else ".")
 
 
-@st.cache_resource(show_spinner=False)
-def _opened(folder: str) -> Study:
+@lru_cache(maxsize=4)
+def opened(folder: str) -> Study:
+    """The reader of a folder, in this process the same for all; a failure is not kept."""
     return Study(Path(folder).resolve())
+
+
+def read_ahead(folder: str) -> None:
+    """Read the study before there is a page; what cannot be read is said by the pages."""
+    try:
+        opened(folder).problems()
+    except (RankLabError, OSError):
+        return

@@ -7,11 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from rank_lab.figures import Figure, Style
-from rank_lab.pictures import PICTURES, find_browser, html_page, picture
+from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, find_browser, html_page, picture
+from rank_lab.plain_text import plain
 
 from .text import escaped
 
-__all__ = ["screen_style", "show_figure", "show_table"]
+__all__ = ["Draw", "screen_style", "show_figure", "show_paper_figure", "show_table"]
 
 Draw = Callable[[Style], Figure]
 Clicked = Callable[[list[object]], None]
@@ -52,10 +53,32 @@ def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None
         _downloads(figure, draw, key)
 
 
-def _downloads(figure: Figure, draw: Draw, key: str) -> None:
+def show_paper_figure(draw: Draw, *, columns: int, key: str) -> None:
+    """A figure as it is on paper, in its size there, with its caption as text and its files.
+
+    Parameters
+    ----------
+    draw
+        From a style to the figure.
+    columns
+        Width in columns of a paper.
+    key
+        Of the element, one on each page.
+    """
+    figure = draw("paper")
+    st.plotly_chart(
+        figure.plot, theme=None, key=key, alt=figure.caption, width=COLUMN_WIDTHS[columns],
+        config={"displaylogo": False, "staticPlot": True},
+    )  # fmt: skip
+    st.code(plain(figure.caption), language=None, wrap_lines=True)
+    with st.container(horizontal=True):
+        _downloads(figure, draw, key, columns)
+
+
+def _downloads(figure: Figure, draw: Draw, key: str, columns: int = 1) -> None:
     name = figure.name
     st.download_button(
-        "Data (CSV)", figure.data.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+        "Data (CSV)", partial(_csv, figure.data), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
     )
     st.download_button(
         "Interactive page (HTML)", lambda: html_page(figure), f"{name}.html", "text/html", key=f"{key}-html",
@@ -66,13 +89,17 @@ def _downloads(figure: Figure, draw: Draw, key: str) -> None:
         return
     for kind in PICTURES:
         st.download_button(
-            f"For print ({kind.upper()})", partial(_drawn, draw, kind), f"{name}.{kind}", _MIME[kind],
+            f"For print ({kind.upper()})", partial(_drawn, draw, kind, columns), f"{name}.{kind}", _MIME[kind],
             key=f"{key}-{kind}", on_click="ignore",
         )  # fmt: skip
 
 
-def _drawn(draw: Draw, kind: str) -> bytes:
-    return picture(draw("paper"), kind)
+def _drawn(draw: Draw, kind: str, columns: int) -> bytes:
+    return picture(draw("paper"), kind, columns=columns)
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False)
 
 
 def show_table(table: pd.DataFrame, *, name: str, key: str) -> None:
@@ -89,5 +116,5 @@ def show_table(table: pd.DataFrame, *, name: str, key: str) -> None:
     """
     st.dataframe(table, hide_index=True, key=key)
     st.download_button(
-        "Table (CSV)", table.to_csv(index=False), f"{name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
+        "Table (CSV)", partial(_csv, table), f"{plain(name)}.csv", "text/csv", key=f"{key}-csv", on_click="ignore"
     )

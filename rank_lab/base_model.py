@@ -47,7 +47,7 @@ def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtyp
 
     Examples
     --------
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> load_base(BASE, "classification", classes=3).score.weight.shape
     torch.Size([3, 128])
     """
@@ -90,7 +90,7 @@ def load_tokenizer(source: str, purpose: str) -> Any:
 
     Examples
     --------
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> len(load_tokenizer(str(BASE), "training starts from a model"))
     1024
     """

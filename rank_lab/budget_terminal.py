@@ -11,6 +11,7 @@ from rank_lab.budget import BudgetPoint
 from rank_lab.extraction_report import ExtractedModule, Extraction, LeftOut
 from rank_lab.names import KINDS, identify, natural_order
 from rank_lab.plain_text import plain
+from rank_lab.plan_words import plan_caps, plan_totals
 from rank_lab.rank_plan import ModuleRank, RankPlan
 
 __all__ = ["render_extraction", "render_plan"]
@@ -34,7 +35,7 @@ def render_plan(plan: RankPlan, others: Sequence[BudgetPoint] = (), *, modules: 
     modules
         One line per module.
     """
-    parts: list[RenderableType] = [Text(_totals(plan), style="bold"), *_caps(plan)]
+    parts: list[RenderableType] = [Text(plan_totals(plan), style="bold"), *_caps(plan)]
     parts.append(_plan_modules(plan) if modules else _plan_kinds(plan))
     parts += _reasons([(row.module, row.reason) for row in plan.rows if row.reason])
     if others:
@@ -76,44 +77,10 @@ def render_extraction(made: Extraction, *, modules: bool = False) -> Group:
     return Group(*parts, Text(legend, style="dim"))
 
 
-def _totals(plan: RankPlan) -> str:
-    asked = {
-        "parameters": f"a budget of {plan.target:,.0f} parameters",
-        "energy": f"{plan.target:.4g} of the energy",
-        "rank": f"rank {plan.target:.0f}",
-    }[plan.asked]
-    share = plan.parameters / plan.full_parameters if plan.full_parameters else math.nan
-    text = (
-        f"{asked} ({plan.method}): {len(plan.ranks)} of {len(plan.rows)} modules, {plan.parameters:,} parameters"
-        f" ({share:.2%} of the matrices), kept {plan.kept_energy:.2%}, error {plan.relative_error:.4g}"
-    )
-    if plan.energy_bound is not None:
-        text += f"; no plan of that budget keeps more than {plan.energy_bound:.4%}"
-    if plan.parameters_bound is not None:
-        text += f"; no plan that keeps as much as asked for has fewer than {plan.parameters_bound:,}"
-    return text
-
-
 def _caps(plan: RankPlan) -> list[Text]:
-    found = []
-    if not plan.reached:
-        found.append(
-            Text(
-                f"warning: {plan.target:.4g} is out of reach: all that may be bought holds {plan.kept_energy:.4g}",
-                "red",
-            )
-        )
-    counts: dict[str, int] = {}
-    for row in plan.rows:
-        if row.capped_by:
-            counts[row.capped_by] = counts.get(row.capped_by, 0) + 1
-    why = {
-        "rounding": "hold more only below the rounding of their files (--with-rounding takes that, too)",
-        "most": "are at the largest rank that was allowed (--most)",
-        "truncated": "are at the end of a truncated spectrum: what follows is not known (analyze with --method auto)",
-    }
-    found += [Text(f"  {count} modules {why[cap]}", style="yellow") for cap, count in counts.items()]
-    return found
+    sentences = plan_caps(plan)
+    short = [Text(f"warning: {sentences.pop(0)}", style="red")] if not plan.reached else []
+    return short + [Text(f"  {sentence}", style="yellow") for sentence in sentences]
 
 
 def _plan_kinds(plan: RankPlan) -> Table:

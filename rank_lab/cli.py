@@ -148,15 +148,21 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="csv, json, parquet or latex; may be repeated; default all."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="csv, json, parquet, latex, html, svg, pdf or png; repeatable; default all that work.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write the tables of a study as CSV, JSON, Parquet and LaTeX, with BibTeX and a README of how each was made.
+    """Write the tables and figures of a study, with captions, BibTeX and a README of how each file was made.
 
-    Example: rank-lab export study/ -o tables/ -f csv
+    Example: rank-lab export study/ -o paper/ -f latex -f pdf
+
+    Pictures (svg, pdf, png) are drawn by Chromium or Chrome; html, data and LaTeX need none.
     """
-    from rank_lab.commands import export_study
+    from rank_lab.export_command import export_study
 
     export_study(study, out, formats, as_json=as_json)
 
@@ -267,19 +273,45 @@ def verify(
 
 
 @app.command()
+def dashboard(
+    study: Study,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than localhost are seen by others.")] = (
+        "localhost"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default the first that is free from 8501.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only serve; open the address yourself.")] = False,
+) -> None:
+    """Look at a study in the browser: what was changed where, spectra, comparisons, curves.
+
+    Example: rank-lab dashboard study/
+
+    The study may still be being written: what is new shows by itself.
+    """
+    from rank_lab.dashboard_command import dashboard_and_wait
+
+    raise typer.Exit(dashboard_and_wait(study, host=host, port=port, browser=not no_browser))
+
+
+@app.command()
 def demo(
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder for everything that the demo makes.")] = Path(
         "demo-study"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each fine-tuning.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each fine-tuning.")] = 100,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the dashboard in the end.")] = False,
 ) -> None:
-    """Fine-tune a small real model in two ways, then analyse and show both; about a minute.
+    """Fine-tune a small real model in six ways and look at them with all that rank_lab has; minutes on two cores.
 
     Example: rank-lab demo -o demo-study/
+
+    One that was stopped goes on where it was: run the same command again.
     """
+    from rank_lab.demo.demo_plan import DemoPlan
     from rank_lab.demo.run import run_demo
 
-    run_demo(study, steps=steps)
+    run_demo(study, DemoPlan(steps=steps), browser=not no_browser)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +16,10 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.curve_terminal import curve_summary, render_curve
 from rank_lab.errors import DataError, RankLabError, SchemaError
-from rank_lab.export import FORMATS, export_curve, export_reports
-from rank_lab.export_readme import export_readme
-from rank_lab.exported import described
 from rank_lab.fairness import fairness, render_findings
-from rank_lab.latex_export import export_latex
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.noise import NOISE_MODES
 from rank_lab.outcomes import Outcomes
-from rank_lab.outcomes_export import export_outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.plain_text import plain
 from rank_lab.recorded_base import recorded_base
@@ -35,14 +29,14 @@ from rank_lab.spectrum import METHODS
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.subspace_report import load_subspaces
 from rank_lab.subspace_terminal import render_subspaces, subspace_summary
-from rank_lab.subspaces_export import export_subspaces
 from rank_lab.terminal import render, summary
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
-__all__ = ["LATEX", "Choices", "analyze_runs", "console", "export_study", "file_name", "progress_bar", "show_study"]
+__all__ = [
+    "Choices", "analyze_runs", "console", "curve_of", "file_name", "outcomes_of", "progress_bar", "show_study",
+    "stored_reports",
+]  # fmt: skip
 
-LATEX = "latex"
-"""Beside the formats of data: tables for a paper."""
 
 _WIDTH_IN_FILES = 150
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -135,9 +129,9 @@ def analyze_runs(
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
     """Print every report of a study, worst coverage first, comparisons, its curve, what its runs learnt and forgot."""
-    curve, outcomes, subspaces = _curve(study), _outcomes(study), load_subspaces(study)
+    curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
     reports = sorted(
-        _reports(study, alone=curve is None and outcomes is None and not subspaces),
+        stored_reports(study, alone=curve is None and outcomes is None and not subspaces),
         key=lambda report: -int(report.coverage["failed"].sum()),
     )
     if as_json:
@@ -159,48 +153,19 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
             console().print(_unfair(reports), highlight=False, markup=False)
 
 
-def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
-    """Write the tables of a study as data and as LaTeX, with a README that says how each was made; name the files."""
-    known = (*FORMATS, LATEX)
-    chosen = list(dict.fromkeys(formats or known))
-    unknown = [kind for kind in chosen if kind not in known]
-    if unknown:
-        raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(known)}.")
-    curve, outcomes, subspaces = _curve(study), _outcomes(study), load_subspaces(study)
-    reports = _reports(study, alone=curve is None and outcomes is None and not subspaces)
-    data = [kind for kind in chosen if kind in FORMATS]
-    files = export_reports(reports, out, formats=data) if reports and data else []
-    files += [] if curve is None else export_curve(curve, out, formats=data)
-    files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
-    files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
-    again = shlex.join(["rank-lab", "export", str(study), "-o", str(out)])
-    written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
-    if LATEX in chosen:
-        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
-    compared = {name: report.provenance for name, report in subspaces.items()}
-    about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
-    paths = [str(file) for file in (*(each.file for each in written), *about)]
-    sys.stdout.write((json.dumps(paths, indent=1) if as_json else "\n".join(paths)) + "\n")
-
-
-def _format_of(file: Path, data: Sequence[str]) -> str:
-    """``provenance.json`` comes with every format of data."""
-    kind = file.suffix.removeprefix(".")
-    return kind if kind in data else data[0]
-
-
-def _curve(study: Path) -> Curve | None:
+def curve_of(study: Path) -> Curve | None:
     """The curve of a study that has one with a row in it."""
     curve = Curve.load(study) if (study / CURVE_FILE).is_file() else None
     return curve if curve is not None and curve.records else None
 
 
-def _outcomes(study: Path) -> Outcomes | None:
+def outcomes_of(study: Path) -> Outcomes | None:
     """What its runs learnt and forgot, of a study that has scores."""
     return study_outcomes(study) if (study / SCORES_FILE).is_file() else None
 
 
-def _reports(study: Path, *, alone: bool) -> list[RankReport]:
+def stored_reports(study: Path, *, alone: bool) -> list[RankReport]:
+    """The reports of a study; where they stand alone there must be one."""
     if not alone and not any(study.glob("*.rank/report.json")):
         return []
     return [RankReport.load(folder) for folder in reports_of(study)]

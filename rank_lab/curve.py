@@ -11,10 +11,12 @@ import pandas as pd
 from rank_lab.durable import append_line, cut_torn_line
 from rank_lab.errors import SchemaError
 
-__all__ = ["CURVE_FILE", "KNEES_FILE", "SORA", "Curve", "CurveRow"]
+__all__ = ["CURVE_FILE", "KNEES_FILE", "PROGRESS_FILE", "SCHEDULE_FILE", "SORA", "Curve", "CurveRow"]
 
 CURVE_FILE = "curve.jsonl"
 KNEES_FILE = "knees.json"
+SCHEDULE_FILE = "schedule.json"
+PROGRESS_FILE = "progress.jsonl"  # of a stage, in its folder
 SCHEMA = 1
 
 SORA = "sora"

@@ -11,7 +11,7 @@ from rank_lab.bands import bands
 from rank_lab.curve import Curve
 from rank_lab.report import RankReport
 
-__all__ = ["FORMATS", "export_curve", "export_reports", "write_tables"]
+__all__ = ["FORMATS", "curve_data", "export_curve", "export_reports", "write_tables"]
 
 _BANDS = ("nonzero_gates", "nonzero_parameters", "memorization", "generalization", "train_score", "validation_score")
 
@@ -68,6 +68,17 @@ def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[
         seeds, ``curve_bands`` (means and intervals over seeds).
     """
     folder.mkdir(parents=True, exist_ok=True)
+    return write_tables(curve_data(curve), folder, formats)
+
+
+def curve_data(curve: Curve) -> dict[str, pd.DataFrame]:
+    """The same tables, by name.
+
+    Parameters
+    ----------
+    curve
+        Of a study.
+    """
     keys = ["seed", "control", "stage"]
     modules = pd.DataFrame(
         [
@@ -81,7 +92,7 @@ def export_curve(curve: Curve, folder: Path, *, formats: Sequence[str]) -> list[
         tables["curve_bands"] = bands(curve.rows, _BANDS)
     if curve.knees:
         tables["curve_knees"] = pd.DataFrame(curve.knees)
-    return write_tables(tables, folder, formats)
+    return tables
 
 
 def write_tables(tables: dict[str, pd.DataFrame], folder: Path, formats: Sequence[str]) -> list[Path]:

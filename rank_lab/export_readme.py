@@ -1,6 +1,5 @@
 """README and captions of an export: how each file was made, from what, and the command that makes it again."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +7,13 @@ from types import MappingProxyType
 from typing import Any
 
 from rank_lab.exported import Exported
-from rank_lab.plain_text import plain
+from rank_lab.plain_text import markdown, plain
 
 __all__ = ["CAPTIONS_FILE", "README_FILE", "export_readme"]
 
 README_FILE, CAPTIONS_FILE = "README.md", "captions.md"
 
 _MOST_NAMED = 50
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
 
 
 def export_readme(
@@ -42,11 +40,18 @@ def export_readme(
         Name to provenance of its comparisons of subspaces.
     """
     parts = [
-        f"# Export of {_markdown(str(study))}",
+        f"# Export of {markdown(str(study))}",
         "Every file, and the command that makes it again:",
         _table(
             ("file", "what", "command"),
-            [(f"`{_code(each.file.name)}`", _markdown(each.what), f"`{_code(each.command)}`") for each in files],
+            [
+                (
+                    f"`{_code(each.file.relative_to(folder).as_posix())}`",
+                    markdown(each.what),
+                    f"`{_code(each.command)}`",
+                )
+                for each in files
+            ],
         ),
         *_others(files, folder),
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
@@ -56,7 +61,7 @@ def export_readme(
         *[_report(each, name) for name, each in comparisons.items()],
     ]
     captioned = [each for each in files if each.caption]
-    captions = ["# Captions", *(f"**{_markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
+    captions = ["# Captions", *(f"**{markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
     written = []
     for name, text in ((README_FILE, parts), (CAPTIONS_FILE, captions if captioned else [])):
         if text:
@@ -67,7 +72,7 @@ def export_readme(
 
 def _others(files: Sequence[Exported], folder: Path) -> list[str]:
     """A line on what lies in the folder and is not of this export."""
-    own = {each.file.name for each in files} | {README_FILE, CAPTIONS_FILE}
+    own = {each.file.relative_to(folder).parts[0] for each in files} | {README_FILE, CAPTIONS_FILE}
     names = sorted(path.name for path in folder.iterdir() if path.name not in own)
     listed = ", ".join(f"`{_code(name)}`" for name in names[:_MOST_NAMED]) + (" ..." if names[_MOST_NAMED:] else "")
     return [f"Also in this folder, and not written by this export: {listed}."] if names else []
@@ -82,15 +87,15 @@ def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
         name: value for name, value in settings.items() if name not in ("run", "name") and value not in (None, False)
     }
     rows = [
-        ("made", _markdown(str(provenance.get("created_at", "not recorded")))),
+        ("made", markdown(str(provenance.get("created_at", "not recorded")))),
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
         ("tuned", "; ".join(map(_input, tuned))),
         ("base", "none" if base is None else _input(base)),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
-        ("machine", _markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
+        ("machine", markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
     ]
-    return f"### {_markdown(comparison or str(settings['run']))}\n\n{_table(('', ''), rows)}"
+    return f"### {markdown(comparison or str(settings['run']))}\n\n{_table(('', ''), rows)}"
 
 
 def _input(checkpoint: Mapping[str, Any]) -> str:
@@ -98,21 +103,16 @@ def _input(checkpoint: Mapping[str, Any]) -> str:
     told = [f"revision {checkpoint['revision']}"] if checkpoint.get("revision") else []
     told += [f"step {checkpoint['step']}"] if checkpoint.get("step") is not None else []
     told += [f"{size} bytes"] if size else []
-    return f"`{_code(str(checkpoint['source']))}`" + (f" ({_markdown(', '.join(told))})" if told else "")
+    return f"`{_code(str(checkpoint['source']))}`" + (f" ({markdown(', '.join(told))})" if told else "")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{_markdown(str(name))} {_markdown(str(value))}" for name, value in values.items())
+    return ", ".join(f"{markdown(str(name))} {markdown(str(value))}" for name, value in values.items())
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _markdown(text: str) -> str:
-    """Text as it is, whatever marks of Markdown or HTML are in it."""
-    return _MARKUP.sub(r"\\\1", plain(text))
 
 
 def _code(text: str) -> str:

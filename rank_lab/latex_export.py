@@ -17,7 +17,7 @@ from rank_lab.references import bibtex
 from rank_lab.report import RankReport
 from rank_lab.subspace_report import SubspaceReport
 
-__all__ = ["BIBLIOGRAPHY", "export_latex"]
+__all__ = ["BIBLIOGRAPHY", "export_latex", "latex_references", "latex_tables"]
 
 BIBLIOGRAPHY = "references"
 
@@ -61,11 +61,11 @@ def export_latex(
     Returns
     -------
     list of Exported
-        ``table_NAME.tex`` (to ``\input``; needs amsmath, booktabs, siunitx and longtable), ``tables.tex``, which
-        shows all of them, and ``references.bib``.
+        ``table_NAME.tex`` (to ``\input``; needs amsmath, booktabs, siunitx and longtable), ``tables.tex``, which shows
+        all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = _tables(reports, outcomes, curve) + subspace_tables(subspaces)
+    tables = latex_tables(reports, outcomes, curve, subspaces)
     written = []
     for table in tables:
         file = folder / f"table_{table.label.replace('-', '_')}.tex"
@@ -75,7 +75,7 @@ def export_latex(
     names = [each.file.name for each in written]
     document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
     references = folder / f"{BIBLIOGRAPHY}.bib"
-    references.write_text(_references(reports, outcomes, curve, subspaces), encoding="ascii")
+    references.write_text(latex_references(reports, outcomes, curve, subspaces), encoding="ascii")
     return [
         *written,
         Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
@@ -83,7 +83,19 @@ def export_latex(
     ]
 
 
-def _tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Curve | None) -> list[LatexTable]:
+def latex_tables(
+    reports: Sequence[RankReport],
+    outcomes: Outcomes | None,
+    curve: Curve | None,
+    subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+) -> list[LatexTable]:
+    """All tables of a study, in the order in which they are written.
+
+    Parameters
+    ----------
+    reports, outcomes, curve, subspaces
+        See :func:`export_latex`; spectra are not looked at.
+    """
     tables: list[LatexTable] = []
     if any(len(report.updates) for report in reports):
         tables += [ranks_table(reports), modules_table(reports)]
@@ -91,15 +103,23 @@ def _tables(reports: Sequence[RankReport], outcomes: Outcomes | None, curve: Cur
         tables.append(coverage_table(reports))
     if outcomes is not None:
         tables += outcome_tables(outcomes)
-    return tables + ([] if curve is None else curve_tables(curve))
+    tables += [] if curve is None else curve_tables(curve)
+    return tables + subspace_tables(subspaces)
 
 
-def _references(
+def latex_references(
     reports: Sequence[RankReport],
     outcomes: Outcomes | None,
     curve: Curve | None,
-    subspaces: Mapping[str, SubspaceReport],
+    subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
 ) -> str:
+    """BibTeX of what a study rests on, with a comment on methods that have no entry.
+
+    Parameters
+    ----------
+    reports, outcomes, curve, subspaces
+        See :func:`export_latex`.
+    """
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
     return head + bibtex(cited_by(reports, outcomes, curve, subspaces.values()))

@@ -25,6 +25,12 @@ _LETTERS = {
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}",
     "ł": r"\l{}", "Ł": r"\L{}", "å": r"\aa{}", "Å": r"\AA{}", "–": r"\textendash{}", "—": r"\textemdash{}",
     "…": r"\ldots{}",
+    **{sign: f"$\\{name}$" for sign, name in (
+        ("σ", "sigma"), ("φ", "varphi"), ("θ", "theta"), ("ε", "varepsilon"), ("λ", "lambda"), ("Δ", "Delta"),
+        ("Σ", "Sigma"), ("‖", "Vert"), ("≤", "leq"), ("≥", "geq"), ("≈", "approx"), ("∞", "infty"), ("∈", "in"),
+    )},
+    "−": "$-$", "√": r"$\surd$", "²": "${}^2$", "ᵀ": "${}^{\\top}$",
+    **{chr(0x2080 + n): f"${{}}_{n}$" for n in range(10)},
     "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "→": r"$\rightarrow$", "\u00a0": "~",
 }  # fmt: skip
 _DASHES = re.compile("--+")

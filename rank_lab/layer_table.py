@@ -1,8 +1,8 @@
 """The matrices of one run and step as a map: layers across, kinds of module down."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from rank_lab.errors import RankLabError
@@ -26,8 +26,9 @@ class LayerTable:
         See :func:`rank_lab.shown_values.shown_values`.
     cells
         A row a cell: ``row`` (kind, with stack or name where a layer has several), ``column`` (layer, as text),
-        ``matrices``, ``modules`` (their names), ``value``, ``low``, ``high``, ``null``, ``bound``, ``state``,
-        ``noise_regime``. A cell of several experts shows their median, and has no interval.
+        ``matrices``, ``known`` (how many of them have a value), ``modules`` (their names), ``value``, ``low``,
+        ``high``, ``null``, ``bound``, ``state``, ``noise_regime``. A cell of several experts shows the median of those
+        that have a value, and has no interval.
     rows, columns
         In the order in which they are shown.
     """
@@ -68,9 +69,7 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
     values = shown_values(own, metric, over)
     about = own[["module", "kind", "layer", "stack", "expert", "noise_regime"]]
     labelled, (rows, columns) = on_grid(pd.concat([about, values], axis=1))
-    cells = pd.DataFrame(
-        [_cell(key, group) for key, group in labelled.groupby(["row", "column"], sort=False)],
-    )
+    cells = _cells(labelled)
     step = places.iloc[0]["step"]
     return LayerTable(
         str(places.iloc[0]["run"]), None if pd.isna(step) else int(step), delta, metric, over, cells,
@@ -78,14 +77,22 @@ def layer_table(updates: pd.DataFrame, metric: str, *, over: Over = "", delta: s
     )  # fmt: skip
 
 
-def _cell(key: Hashable, group: pd.DataFrame) -> dict[str, object]:
-    row, column = key if isinstance(key, tuple) else (key, "")
-    about = {"row": row, "column": column, "matrices": len(group), "modules": tuple(map(str, group["module"]))}
-    regimes = group["noise_regime"].dropna().unique()
-    about["noise_regime"] = "" if not len(regimes) else str(regimes[0]) if len(regimes) == 1 else "mixed"
-    if len(group) == 1:
-        return about | {name: group[name].iloc[0] for name in (*_NUMBERS, "state")}
-    middle = {name: group[name].median() for name in ("value", "null", "bound")}
-    states = group["state"]
-    state = "value" if (states == "value").any() else str(states.iloc[0])
-    return about | middle | {"low": float("nan"), "high": float("nan"), "state": state}
+def _cells(labelled: pd.DataFrame) -> pd.DataFrame:
+    """A row a place, in the order of their first matrices; one of several matrices has their medians."""
+    groups = labelled.assign(told=labelled["state"] == "value").groupby(["row", "column"], sort=False)
+    counts = groups.size()
+    middle, first = groups[_NUMBERS].median(), groups["state"].first()
+    regimes, regime = groups["noise_regime"].nunique(), groups["noise_regime"].first()
+    modules: dict[tuple[str, str], list[str]] = {}
+    for row, column, module in zip(labelled["row"], labelled["column"], labelled["module"], strict=True):
+        modules.setdefault((row, column), []).append(str(module))
+    return pd.DataFrame(
+        {
+            "matrices": counts,
+            "known": groups["value"].count(),
+            "modules": [tuple(names) for names in modules.values()],
+            "noise_regime": np.select([regimes == 0, regimes == 1], ["", regime.astype(object)], "mixed"),
+            **{name: middle[name].where((counts == 1) | (name not in ("low", "high"))) for name in _NUMBERS},
+            "state": first.where(~groups["told"].any(), "value"),
+        }
+    ).reset_index()

@@ -10,7 +10,7 @@ from rank_lab.outcomes import Outcomes
 from rank_lab.score_row import SCORE_KEY
 from rank_lab.score_table import ScoreTable
 
-__all__ = ["export_outcomes"]
+__all__ = ["export_outcomes", "outcome_data"]
 
 
 def export_outcomes(found: Outcomes, folder: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -33,7 +33,18 @@ def export_outcomes(found: Outcomes, folder: Path, *, formats: Sequence[str]) ->
         ``equal_learning``, ``rank_forgetting`` and ``scores_left_out``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {
+    return write_tables(outcome_data(found), folder, formats)
+
+
+def outcome_data(found: Outcomes) -> dict[str, pd.DataFrame]:
+    """The same tables, by name.
+
+    Parameters
+    ----------
+    found
+        From :func:`rank_lab.study_outcomes.study_outcomes`.
+    """
+    return {
         "scores": found.scores.frame.drop(columns="examples"),
         "score_examples": _examples(found.scores),
         "outcomes": found.checkpoints,
@@ -46,7 +57,6 @@ def export_outcomes(found: Outcomes, folder: Path, *, formats: Sequence[str]) ->
         "rank_forgetting": found.associations,
         "scores_left_out": found.left_out,
     }
-    return write_tables(tables, folder, formats)
 
 
 def _examples(scores: ScoreTable) -> pd.DataFrame:

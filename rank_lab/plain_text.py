@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["MAX_NAME", "first_line", "holds_controls", "is_plain", "plain"]
+__all__ = ["MAX_NAME", "first_line", "holds_controls", "is_plain", "markdown", "plain"]
 
 MAX_NAME = 512
 """Characters of the longest tensor name that is taken for one; the longest of public models have under 200."""
@@ -10,6 +10,7 @@ MAX_NAME = 512
 _MAX_LINE = 1500
 # What a terminal obeys or shows in another order than it is written in.
 _CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~$])")  # of Markdown
 
 
 def is_plain(name: str) -> bool:
@@ -71,3 +72,14 @@ def first_line(error: Exception) -> str:
     'no such model'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def markdown(text: str, *, limit: int = 5000) -> str:
+    r"""Text as it is, whatever marks of Markdown or HTML are in it.
+
+    Examples
+    --------
+    >>> print(markdown("a_b <i>"))
+    a\_b \<i\>
+    """
+    return _MARKUP.sub(r"\\\1", plain(text, limit=limit))

@@ -3,13 +3,14 @@
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rank_lab.errors import RankLabError
 from rank_lab.metrics import METRICS
 from rank_lab.schema import DENOISED, RANKS
 from rank_lab.scores import nearest
-from rank_lab.told_ranks import told
+from rank_lab.told_ranks import blurred, floats, told
 
 __all__ = ["OVER", "PLAIN_QUANTITIES", "SHOWN", "STATES", "Over", "quantity_label", "shown_values"]
 
@@ -35,7 +36,7 @@ STATES = ("value", "zero", "unresolved", "missing")
 """A number; an update that is exactly zero; one whose rank the rounding of the files hides; a quantity that has no
 value, as it does not apply or was not measured."""
 
-_ROUNDED = ("partial", "unresolved")
+Values = npt.NDArray[np.float64]
 
 
 def shown_values(rows: pd.DataFrame, metric: str, over: Over = "") -> pd.DataFrame:
@@ -55,7 +56,7 @@ def shown_values(rows: pd.DataFrame, metric: str, over: Over = "") -> pd.DataFra
     pandas.DataFrame
         With the index of ``rows``: ``value``, ``low`` and ``high`` (95 % interval, where one was measured), ``null``,
         ``bound`` and ``state``, one of :data:`STATES`. All of them divided alike; ``value`` is there in the
-        states ``value`` and ``zero`` alone.
+        states ``value`` and ``zero`` alone, of the latter only for what has a value without any direction.
 
     Raises
     ------
@@ -72,23 +73,20 @@ def shown_values(rows: pd.DataFrame, metric: str, over: Over = "") -> pd.DataFra
     {'value': [0.75, nan], 'state': ['value', 'unresolved']}
     """
     _check(metric, over)
-    found = pd.DataFrame(index=rows.index)
     is_rank = metric in RANKS
-    value = _told(rows, metric)
-    found["value"] = value
-    found["low"], found["high"] = _interval(rows, metric)
-    found["null"] = _null(rows, metric) if is_rank else np.nan
-    found["bound"] = rows["rank_bound"].astype("float64") if is_rank else np.nan
+    low, high = _interval(rows, metric)
+    nothing = np.full(len(rows), np.nan)
+    numbers = {
+        "value": _told(rows, metric), "low": low, "high": high, "null": _null(rows, metric) if is_rank else nothing,
+        "bound": floats(rows, "rank_bound") if is_rank else nothing,
+    }  # fmt: skip
     if over:
-        divisor = found[over].where(found[over] > 0)
-        found[["value", "low", "high", "null", "bound"]] = found[["value", "low", "high", "null", "bound"]].div(
-            divisor, axis=0
-        )
-    zero = rows["frobenius_norm"].astype("float64") == 0
-    blurred = rows["noise_regime"].isin(_ROUNDED).fillna(False).astype(bool)
-    gone = found["value"].isna()
-    found["state"] = np.select([gone & blurred & ~zero, gone, zero], ["unresolved", "missing", "zero"], "value")
-    return found
+        divisor = np.where(numbers[over] > 0, numbers[over], np.nan)
+        numbers = {name: values / divisor for name, values in numbers.items()}
+    zero = floats(rows, "frobenius_norm") == 0
+    gone = np.isnan(numbers["value"])
+    state = np.select([zero, gone & blurred(rows), gone], ["zero", "unresolved", "missing"], "value")
+    return pd.DataFrame(numbers | {"state": state}, index=rows.index)
 
 
 def quantity_label(metric: str, over: Over = "") -> str:
@@ -113,25 +111,24 @@ def _check(metric: str, over: str) -> None:
         raise RankLabError(f"{metric} counts no directions, so that it has neither bound nor null; show it as it is.")
 
 
-def _told(rows: pd.DataFrame, metric: str) -> "pd.Series[float]":
-    raw = rows[metric].astype("float64")
+def _told(rows: pd.DataFrame, metric: str) -> Values:
     if metric not in RANKS:
-        return raw
+        return floats(rows, metric)
     if f"{metric}_denoised" in DENOISED or metric == "numerical_rank":
-        return told(rows, metric)
-    blurred = rows["noise_regime"].isin(_ROUNDED) & (rows["frobenius_norm"] > 0)
-    return raw.where(~blurred)  # of these ranks none without rounding was measured
+        return np.asarray(told(rows, metric))
+    hidden = blurred(rows) & (floats(rows, "frobenius_norm") > 0)
+    return np.where(hidden, np.nan, floats(rows, metric))  # of these ranks none without rounding was measured
 
 
-def _interval(rows: pd.DataFrame, metric: str) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+def _interval(rows: pd.DataFrame, metric: str) -> tuple[Values, Values]:
     column = "rank_above_rounding" if metric == "numerical_rank" else f"{metric}_denoised"
     column = metric if metric.startswith("rank_above_") else column
     if f"{column}_low" not in rows.columns:
-        empty = pd.Series(np.nan, index=rows.index)
-        return empty, empty.copy()
-    return rows[f"{column}_low"].astype("float64"), rows[f"{column}_high"].astype("float64")
+        nothing = np.full(len(rows), np.nan)
+        return nothing, nothing
+    return floats(rows, f"{column}_low"), floats(rows, f"{column}_high")
 
 
-def _null(rows: pd.DataFrame, metric: str) -> "pd.Series[float]":
-    factors = rows[f"factor_null_{metric}"].astype("float64")
-    return factors.fillna(rows[f"null_{metric}"].astype("float64"))
+def _null(rows: pd.DataFrame, metric: str) -> Values:
+    factors = floats(rows, f"factor_null_{metric}")
+    return np.where(np.isnan(factors), floats(rows, f"null_{metric}"), factors)

@@ -50,9 +50,10 @@ class SpectraFile:
             refuse_bomb(file)
             places: dict[_Key, tuple[int, int]] = {}
             with pq.ParquetFile(file) as stored:
-                if set(SPECTRA.names) - set(stored.schema_arrow.names):
+                if not _is_of_spectra(stored.schema_arrow):
                     raise SchemaError(
-                        f"{file}: lacks columns of the spectra of a report; run 'rank-lab analyze' again."
+                        f"{file}: lacks columns of the spectra of a report, or has them of another type; run"
+                        " 'rank-lab analyze' again."
                     )
                 for group in range(stored.num_row_groups):
                     keys = stored.read_row_group(group, columns=["step", "delta", "module"]).to_pydict()
@@ -101,6 +102,14 @@ class SpectraFile:
         flat = chunk.values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
         ends = chunk.offsets.to_numpy()
         return [flat[start:end] for start, end in pairwise(ends)]
+
+
+def _is_of_spectra(schema: pa.Schema) -> bool:
+    if set(SPECTRA.names) - set(schema.names):
+        return False
+    values = schema.field("values").type
+    keys = all(schema.field(name).type == SPECTRA.field(name).type for name in SPECTRA.names if name != "values")
+    return keys and pa.types.is_list(values) and values.value_type == pa.float64()
 
 
 def _unreadable(file: Path, error: Exception) -> SchemaError:

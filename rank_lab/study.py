@@ -12,11 +12,11 @@ import pandas as pd
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.outcomes import Outcomes
-from rank_lab.report import read_provenance, read_table
-from rank_lab.schema import COVERAGE, UPDATES
+from rank_lab.report import RankReport, read_provenance, read_table
+from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
 from rank_lab.score_table import SCORES_FILE
 from rank_lab.spectra_file import SpectraFile
-from rank_lab.study_outcomes import study_outcomes
+from rank_lab.study_outcomes import outcomes_of
 from rank_lab.subspace_report import SUBSPACE_FILES, SubspaceReport, comparison_name, subspace_reports_of
 
 __all__ = ["Problem", "ReportEntry", "Study"]
@@ -118,6 +118,10 @@ class Study:
             self._part("report", folder, _signature(folder, _TABLES), _entry) for folder in self._report_folders()
         ]
         parts += [self._curve(), self._outcomes(), *self._subspaces().values()]
+        by_run: dict[str, list[ReportEntry]] = {}
+        for entry in self.reports():
+            by_run.setdefault(entry.run, []).append(entry)
+        parts += [Problem(found[1].folder.name, _twice(run, found)) for run, found in by_run.items() if len(found) > 1]
         return [each for each in parts if isinstance(each, Problem)]
 
     def updates(self) -> pd.DataFrame:
@@ -136,10 +140,7 @@ class Study:
         SchemaError
             If no report that can be read has them.
         """
-        for entry in self.reports():
-            if entry.run == run:
-                return self._spectra(entry).values(module, step=step, delta=delta)
-        raise SchemaError(f"{self.folder}: no report of run {run!r} that can be read.")
+        return self._spectra(self._of(run)).values(module, step=step, delta=delta)
 
     def all_values(
         self, run: str, *, step: int | None, delta: str = "cumulative"
@@ -151,10 +152,7 @@ class Study:
         SchemaError
             If no report that can be read has them.
         """
-        for entry in self.reports():
-            if entry.run == run:
-                return self._spectra(entry).all_values(step=step, delta=delta)
-        raise SchemaError(f"{self.folder}: no report of run {run!r} that can be read.")
+        return self._spectra(self._of(run)).all_values(step=step, delta=delta)
 
     def curve(self) -> Curve | None:
         """The curve of a schedule, of a study that has one with a row in it."""
@@ -191,8 +189,9 @@ class Study:
         file = self.folder / SCORES_FILE
         if not file.is_file():
             return None
-        stamps = (_stamp(file), *(_signature(folder, _TABLES) for folder in self._report_folders()))
-        return self._part("outcomes", file, stamps, lambda path: study_outcomes(path.parent))
+        entries = self.reports()
+        stamps = (_stamp(file), *(id(entry) for entry in entries))
+        return self._part("outcomes", file, stamps, lambda path: outcomes_of([_unread(one) for one in entries], path))
 
     def _subspaces(self) -> dict[str, SubspaceReport | Problem]:
         folders = subspace_reports_of(self.folder)
@@ -211,6 +210,14 @@ class Study:
 
         return cast("pd.DataFrame", self._part(table, self.folder, stamp, join))
 
+    def _of(self, run: str) -> ReportEntry:
+        found = [entry for entry in self.reports() if entry.run == run]
+        if not found:
+            raise SchemaError(f"{self.folder}: no report of run {run!r} that can be read.")
+        if len(found) > 1:
+            raise SchemaError(_twice(run, found))
+        return found[0]
+
     def _spectra(self, entry: ReportEntry) -> SpectraFile:
         file = entry.folder / "spectra.parquet"
         found = self._part("spectra", file, _stamp(file), SpectraFile.open)
@@ -224,12 +231,31 @@ class Study:
         before = self._read.get(key)
         if before is None or before[0] != stamp:
             try:
+                self._stay_inside(path)
                 value: object = read(path)
             except (RankLabError, OSError) as error:
-                value = Problem(str(path.relative_to(self.folder)) or path.name, str(error))
+                name = path.name if path == self.folder else str(path.relative_to(self.folder))
+                value = Problem(name, str(error))
             before = (stamp, value)
             self._read[key] = before
         return cast("_Value | Problem", before[1])
+
+    def _stay_inside(self, path: Path) -> None:
+        """Refuse a link that leads out of the study: it may have come from somewhere else."""
+        root = self.folder.resolve()
+        for one in (path, *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES))):
+            if one.exists() and not one.resolve().is_relative_to(root):
+                raise SchemaError(f"{one}: is a link out of the study; copy what it leads to into {self.folder}.")
+
+
+def _twice(run: str, entries: list[ReportEntry]) -> str:
+    names = " and ".join(entry.folder.name for entry in entries)
+    return f"{names}: both are of run {run!r}; analyze one of them again under another name (--name)."
+
+
+def _unread(entry: ReportEntry) -> RankReport:
+    """The report without its spectra."""
+    return RankReport(entry.updates, SPECTRA.empty_table().to_pandas(), entry.coverage, entry.provenance)
 
 
 def _entry(folder: Path) -> ReportEntry:

@@ -120,7 +120,7 @@ def encoded(
     Examples
     --------
     >>> from transformers import AutoTokenizer
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> rows = [{"said": "what a day", "tone": "warm"}, {"said": "no", "tone": "cold"}]
     >>> task = Task("tone", "classification", ("said",), "tone", "accuracy")
     >>> found = encoded(task, {"train": rows, "validation": rows}, AutoTokenizer.from_pretrained(BASE))

@@ -1,6 +1,5 @@
 """A report in the terminal: coverage first, then a table of ranks beside their nulls."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,8 @@ from rich.text import Text
 
 from rank_lab.names import KINDS, natural_order
 from rank_lab.report import RankReport
-from rank_lab.schema import WARNING_SEPARATOR
 from rank_lab.told_ranks import told
+from rank_lab.warning_groups import warning_groups
 
 __all__ = ["render", "summary"]
 
@@ -136,16 +135,10 @@ def _problems(report: RankReport) -> list[Text]:
 
 
 def _warnings(last: pd.DataFrame) -> list[Text]:
-    """One line for each kind of warning: those that differ in a number only stand together."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for row in last.itertuples():
-        for text in str(row.warning).split(WARNING_SEPARATOR) if row.warning else []:
-            found.setdefault(re.sub(r"[\d.]+", "#", text), []).append((text, str(row.module)))
     lines = []
-    for entries in sorted(found.values(), key=len, reverse=True)[:6]:
-        text, module = entries[0]
-        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
-        lines.append(Text(f"  warning: {text} - {module}{more}", style="red"))
+    for _, warning, module, matrices in warning_groups(last).head(6).itertuples(index=False, name=None):
+        more = f" and {matrices - 1} more" if matrices > 1 else ""
+        lines.append(Text(f"  warning: {warning} - {module}{more}", style="red"))
     return lines
 
 

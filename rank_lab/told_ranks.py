@@ -1,8 +1,28 @@
 """Ranks as far as a report's files tell them."""
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["told"]
+__all__ = ["blurred", "floats", "told"]
+
+_ROUNDED = ("partial", "unresolved")
+
+
+def floats(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """A column as numbers, NaN where it is missing.
+
+    Examples
+    --------
+    >>> floats(pd.DataFrame({"step": pd.array([1, None], dtype="Int64")}), "step").tolist()
+    [1.0, nan]
+    """
+    return np.asarray(rows[name].to_numpy(dtype="float64", na_value=np.nan))
+
+
+def blurred(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether rounding hides ranks of a matrix: its noise regime is partial or unresolved."""
+    return np.asarray(rows["noise_regime"].isin(_ROUNDED).to_numpy(dtype="bool", na_value=False))
 
 
 def told(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
@@ -21,10 +41,10 @@ def told(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
     pandas.Series
         Missing where nothing can be told.
     """
-    raw = rows[name].astype("float64")
+    raw = floats(rows, name)
     if name == "frobenius_norm":
-        return raw
-    clean = rows["rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised"].astype("float64")
-    blurred = rows["noise_regime"].isin(["partial", "unresolved"]) & (rows["frobenius_norm"] > 0)
-    tested = rows["rank_above_rounding"].notna()
-    return clean.where(tested | blurred, raw)
+        return pd.Series(raw, rows.index)
+    clean = floats(rows, "rank_above_rounding" if name == "numerical_rank" else f"{name}_denoised")
+    hidden = blurred(rows) & (floats(rows, "frobenius_norm") > 0)
+    tested = ~np.isnan(floats(rows, "rank_above_rounding"))
+    return pd.Series(np.where(tested | hidden, clean, raw), rows.index)

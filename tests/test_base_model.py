@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from rank_lab.base_model import load_base, load_tokenizer
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import RankLabError
 from rank_lab.evaluation.sources import kind_of_source
 

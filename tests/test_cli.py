@@ -20,8 +20,7 @@ from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-    "verify",
-    "subspace",
+    "verify", "dashboard", "subspace",
     "plan", "extract",
 )  # fmt: skip
 HEAVY = (

@@ -1,254 +1,272 @@
-"""The demonstration: its text, the shipped base, and the two adaptations."""
+"""The demonstration: all of it from end to end, stopped and gone on with, and words that its tables bear out."""
 
-import ast
-import hashlib
 import json
-import math
-import os
-import subprocess
-import sys
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rank_lab.demo import adapt, text
-from rank_lab.demo.adapt import BASE, LORA_TARGETS, Adaptation, adapt_full, adapt_lora
-from rank_lab.demo.training import SEQUENCE, HeldOut, encode, sample_batches
+from rank_lab import pictures
+from rank_lab.curve import SORA, Curve
+from rank_lab.demo import one_run, run
+from rank_lab.demo.demo_plan import SETTINGS_FILE, DemoPlan
+from rank_lab.demo.findings import subspaces_found
+from rank_lab.demo.run import EXPORT, SUMMARY_FILE, run_demo
+from rank_lab.demo.summary import summary_of
+from rank_lab.errors import RankLabError
+from rank_lab.score_table import SCORES_FILE, ScoreTable
+from rank_lab.study import Study
+from rank_lab.study_outcomes import study_outcomes
+from rank_lab.subspace_report import SubspaceReport, subspace_reports_of
 from tests.checkpoints import rank_lab
 
-Build: TypeAlias = Callable[[], text.Corpus]
+PLAN = DemoPlan(steps=2, checkpoints=1, pieces=6, documents=8, blocks=8)
+NAMES = [each.name for each in PLAN.runs]
 
-SAVE_AT = (1, 3)
-LAYERS = 4
+
+class StoppedError(Exception):
+    """What a kill is to the demo: it does not come back from a call."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_single_threaded() -> Iterator[None]:
-    """Measure on few windows, and with one thread: two are slow when the cores are shared."""
+def one_thread_and_no_pictures() -> Iterator[None]:
+    """Pictures are tested by themselves, and take seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapt, "HELD_OUT_WINDOWS", 24)
+        patch.setattr(pictures, "find_browser", lambda: None)
         yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def provenance() -> dict[str, Any]:
-    """Read what the shipped base says about itself."""
-    return json.loads((BASE / "provenance.json").read_text(encoding="utf-8"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo, stopped within two of its steps and gone on with each time."""
+    study = tmp_path_factory.mktemp("demo") / "study"
+    for module, name, calls in ((one_run, "finetune", 1), (one_run, "evaluate_models", 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, _stopping(getattr(module, name), calls))
+            with pytest.raises(StoppedError):
+                run_demo(study, PLAN)
+    run_demo(study, PLAN)
+    return study
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Adaptation:
-    """Fine-tune every weight for three steps."""
-    return adapt_full(BASE, tmp_path_factory.mktemp("full"), steps=3, save_at=SAVE_AT)
+def _stopping(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, which on one of its calls does its work and does not come back."""
+    counted = iter(range(1, 100))
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        if next(counted) == calls:
+            raise StoppedError
+        return found
+
+    return stop
 
 
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> Adaptation:
-    """Train an adapter for three steps."""
-    return adapt_lora(BASE, tmp_path_factory.mktemp("lora"), steps=3, save_at=SAVE_AT)
+def test_a_demo_is_a_study_of_six_runs_with_scores_and_a_curve(made: Path) -> None:
+    study = Study(made)
+    assert study.problems() == []
+    assert sorted(entry.run for entry in study.reports()) == sorted(NAMES)
+    updates = study.updates()
+    assert set(updates["step"]) == {PLAN.steps}
+    assert updates["energy_rank_90"].notna().all()
+    assert updates["rank_above_iid"].notna().any()  # both tests were made
+    curve = study.curve()
+    assert curve is not None
+    assert set(curve.rows["control"]) == {SORA, "one_shot_importance", "svd"}
+    assert len(curve.rows[curve.rows["control"] == SORA]) == len(PLAN.sweep.thresholds)
+    outcomes = study.outcomes()
+    assert outcomes is not None
+    points = outcomes.trade_offs.points
+    assert sorted(points.loc[points["measure"] == "cross_entropy_increase", "run"]) == sorted(NAMES)
+    assert points["learning_low"].notna().all()  # base and runs were scored on the same texts
+    assert set(points["learning_how"]) == {"paired"}
 
 
-@pytest.mark.parametrize("build", [text.prose, text.code])
-def test_corpus_is_large_sorted_and_without_repetition(build: Build) -> None:
-    """A corpus is built once, and holds what the language ships."""
-    corpus = build()
-    assert build() is corpus
-    names = [document.name for document in corpus.documents]
-    assert corpus.characters > 1_000_000
-    assert corpus.files > 300
-    assert len(corpus.unreadable) < 5
-    assert len(set(names)) == len(names)
-    assert len({document.text for document in corpus.documents}) == len(names)
-    files = [name for name in names if not name.startswith("topic/")]
-    assert files == sorted(files)
-
-
-def test_corpora_do_not_depend_on_the_process_and_need_no_torch() -> None:
-    """Another process with another hash seed builds the same text."""
-    program = (
-        "import sys\n"
-        "from rank_lab.demo import text\n"
-        "print(text.prose().sha256, text.code().sha256, 'torch' in sys.modules)"
-    )
-    seeds = {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
-    printed = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | seeds,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert printed == [text.prose().sha256, text.code().sha256, "False"]
-
-
-def test_hash_depends_on_names_texts_and_their_boundary() -> None:
-    """Documents that only join to the same text are told apart."""
-
-    def hash_of(*documents: text.Document) -> str:
-        return text.Corpus("prose", documents, files=0, unreadable=()).sha256
-
-    hashes = {
-        hash_of(),
-        hash_of(text.Document("a", "bc")),
-        hash_of(text.Document("ab", "c")),
-        hash_of(text.Document("a", "b"), text.Document("c", "d")),
-        hash_of(text.Document("c", "d"), text.Document("a", "b")),
+def test_its_export_holds_tables_and_figures(made: Path) -> None:
+    export = made / EXPORT
+    assert {"README.md", "updates.csv", "tables.tex", "references.bib", "curve.csv", "outcomes.csv"} <= {
+        file.name for file in export.iterdir()
     }
-    assert len(hashes) == 5
+    page = (export / "figures" / "figures.html").read_text(encoding="utf-8")
+    for figure in ("layers-k90-sora-2e-3", "curve-over-threshold", "phi-full-1e-4-lora-5e-4", "rank-budget-full-4e-4"):
+        assert f'<section id="{figure}">' in page
+    assert "trade-off-" in page
 
 
-@pytest.mark.parametrize("build", [text.prose, text.code])
-def test_held_out_part_is_about_a_tenth_and_shares_no_long_paragraph(build: Build) -> None:
-    """The held-out part is not text that was trained on."""
-    corpus = build()
-    held_out, training = corpus.held_out, corpus.training
-    assert len(held_out) + len(training) == len(corpus.documents)
-    assert 0.05 < sum(map(len, held_out)) / corpus.characters < 0.2
-    if corpus.name == "prose":
-        seen = {" ".join(part.split()) for each in training for part in each.split("\n\n")}
-        held = {" ".join(part.split()) for each in held_out for part in each.split("\n\n")}
-        assert not [part for part in held & seen if len(part) > text.MIN_REPEATED]
+def test_subspaces_of_full_and_lora_are_compared(made: Path) -> None:
+    (folder,) = subspace_reports_of(made)
+    report = SubspaceReport.load(folder)
+    assert [report.provenance[role]["run"] for role in ("first", "second")] == ["full-1e-4", "lora-5e-4"]
+    assert (report.coverage["status"] == "compared").sum() == 28
+    said = subspaces_found(report)
+    phi, null = (float(number) for number in re.findall(r"left ([\d.]+) \(random ([\d.]+)\)", said)[0])
+    assert 0 <= null < phi <= 1  # the same text pulls both the same way
 
 
-def test_code_holds_no_docstring_and_no_tests() -> None:
-    """Docstrings belong to the other corpus."""
-    for document in text.code().documents[::10]:
-        tree = ast.parse(document.text)
-        assert ast.get_docstring(tree) is None
-        assert not {"test", "tests", "idlelib", "site-packages"} & set(document.name.split("/"))
+def test_no_dashboard_is_opened_where_output_is_no_terminal(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(run, "dashboard_and_wait", opened.append)
+    monkeypatch.setattr(run, "_made", lambda *_: "nothing anew")
+    run_demo(made, PLAN, browser=True)
+    assert opened == []
+    assert f"rank-lab dashboard {made}" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    run_demo(made, PLAN, browser=True)
+    assert opened == [made]
 
 
-def test_unreadable_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be parsed is counted and named, and repetition dropped."""
-    (tmp_path / "good.py").write_text('"""Doc."""\nx = 1  # one\n', encoding="utf-8")
-    (tmp_path / "same.py").write_text("x = 1\n", encoding="utf-8")
-    (tmp_path / "empty.py").write_text('"""Nothing but this."""\n', encoding="utf-8")
-    (tmp_path / "body.py").write_text('def f():\n    """Doc."""\n', encoding="utf-8")
-    (tmp_path / "bad_syntax.py").write_text("x = = 1\n", encoding="utf-8")
-    (tmp_path / "bad_bytes.py").write_bytes(b"x = '\xff'\n")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "test_x.py").write_text("y = 2\n", encoding="utf-8")
-    monkeypatch.setattr(text, "_folder", lambda: tmp_path)
-    corpus = text.code.__wrapped__()
-    assert corpus.unreadable == ("bad_bytes.py", "bad_syntax.py")
-    assert corpus.files == 6
-    assert [(each.name, each.text) for each in corpus.documents] == [
-        ("body.py", "def f():\n    pass"),
-        ("good.py", "x = 1"),
-    ]
+def test_each_method_is_trained_at_two_rates(made: Path) -> None:
+    records = {name: json.loads((made / name / "training.json").read_text()) for name in NAMES}
+    assert [(each["method"], each["learning_rate"]) for each in records.values()] == [
+        ("full", 1e-4), ("full", 4e-4), ("lora", 5e-4), ("lora", 2e-3), ("sora", 5e-4), ("sora", 2e-3)
+    ]  # fmt: skip
+    assert {each["seed"] for each in records.values()} == {0}
 
 
-def test_base_is_what_its_provenance_says(provenance: dict[str, Any]) -> None:
-    """The shipped files are those that the script wrote."""
-    for name in ("model.safetensors", "tokenizer.json"):
-        digest = hashlib.sha256((BASE / name).read_bytes()).hexdigest()
-        assert digest == provenance[f"{name.split('.')[0]}_sha256"]
-    assert (BASE / "model.safetensors").stat().st_size < 4_000_000
-    tensors = load_file(BASE / "model.safetensors")
-    assert sum(each.numel() for each in tensors.values()) == provenance["parameters"]
-    assert {each.dtype for each in tensors.values()} == {torch.float32}
-    files = [path for path in BASE.iterdir() if path.suffix == ".json"]
-    assert not [path.name for path in files if str(Path.home()) in path.read_text(encoding="utf-8")]
+def test_run_again_it_makes_nothing_anew_and_says_the_same(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def kept() -> dict[str, bytes]:
+        files = [*made.glob("*/checkpoint-*/*.safetensors"), *made.glob("seed-0/stage-*/*"), made / "curve.jsonl"]
+        return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+    before, times = kept(), {file: Path(file).stat().st_mtime_ns for file in kept()}
+    words = (made / SUMMARY_FILE).read_text(encoding="utf-8")
+    run_demo(made, PLAN)
+    assert kept() == before
+    assert {file: Path(file).stat().st_mtime_ns for file in before} == times
+    said = capsys.readouterr().out
+    assert said.count("was trained before") == len(NAMES)
+    assert (made / SUMMARY_FILE).read_text(encoding="utf-8") == words
 
 
-def test_tokenizer_loads_offline_and_gives_text_back() -> None:
-    """`AutoTokenizer` and the plain tokenizer agree."""
-    tokenizer = AutoTokenizer.from_pretrained(BASE, local_files_only=True)
-    sample = "The ``finally`` clause, naïve or not:\n\n    >>> x  +=  1\n"
-    ids = tokenizer(sample)["input_ids"]
-    assert tokenizer.decode(ids) == sample
-    assert [*ids, tokenizer.eos_token_id] == encode(BASE / "tokenizer.json", [sample]).tolist()
+def test_a_demo_that_was_stopped_ends_as_one_that_was_not(made: Path, tmp_path: Path) -> None:
+    """Of one run, to the last bit; the mechanisms of the others are tested by themselves."""
+    plan = PLAN
+    name = NAMES[0]
+    shutil.copytree(made / "text", tmp_path / "text")
+    from transformers import AutoTokenizer
+
+    from rank_lab.demo import BASE
+    from rank_lab.tasks import encoded
+
+    data = encoded(run._CODE, made / "text", AutoTokenizer.from_pretrained(BASE), max_length=128, packed=True)
+    one_run.train(plan.runs[0], plan, data, tmp_path, lambda done, total: None)
+    checkpoint = f"checkpoint-{plan.steps}/model.safetensors"
+    assert (tmp_path / name / checkpoint).read_bytes() == (made / name / checkpoint).read_bytes()
 
 
-def test_base_has_learned_prose_and_not_code(provenance: dict[str, Any]) -> None:
-    """A base that has learned nothing could not show forgetting."""
-    model = AutoModelForCausalLM.from_pretrained(BASE, local_files_only=True)
-    tokenizer = BASE / "tokenizer.json"
-    held_out = HeldOut(
-        prose=encode(tokenizer, text.prose().held_out),
-        code=encode(tokenizer, text.code().held_out),
-        windows=100,
-    )
-    losses = held_out.losses(model, 0)
-    assert losses.prose < 0.6 * math.log(model.config.vocab_size)
-    assert losses.prose < losses.code
-    # A tenth of the windows, and another Python's text: near, not equal.
-    assert losses.prose == pytest.approx(provenance["held_out_loss_prose"], abs=0.3)
-    assert losses.code == pytest.approx(provenance["held_out_loss_code"], abs=0.4)
+def test_the_words_are_those_of_the_tables(made: Path) -> None:
+    text = (made / SUMMARY_FILE).read_text(encoding="utf-8")
+    points = study_outcomes(made).trade_offs.points
+    points = points[points["measure"] == "cross_entropy_increase"].set_index("run")
+    told = re.findall(r"learned (\S+) \((\S+) to (\S+)\) and forgot (\S+) \((\S+) to ([^\s)]+)\)", text)
+    columns = [f"{name}{end}" for name in ("learning", "forgetting") for end in ("", "_low", "_high")]
+    expected = [[f"{points.loc[name, column]:z.3f}" for column in columns] for name in NAMES]
+    assert [list(numbers) for numbers in told] == expected
+    ranks = study_outcomes(made).checkpoints.set_index("run")
+    for name in NAMES:
+        row = ranks.loc[name]
+        assert f"{name} {row['energy_rank_90']:.1f} ({row['null_energy_rank_90']:.1f})" in text
+    last = Curve.load(made).rows.query("control == 'sora'").iloc[-1]
+    assert f"{last['nonzero_gates']} of {last['gates']} gates" in text
+    assert f"generalization {last['generalization']:.1f} (" in text
 
 
-def test_both_adaptations_start_alike_and_learn(full: Adaptation, lora: Adaptation) -> None:
-    """LoRA starts at the base, since its B starts at zero."""
-    assert (full.method, lora.method) == ("full", "lora")
-    assert full.before.prose == pytest.approx(lora.before.prose, abs=1e-4)
-    for adaptation in (full, lora):
-        assert [losses.step for losses in adaptation.losses] == [0, *SAVE_AT]
-        assert adaptation.after.code < adaptation.before.code
-        assert adaptation.text_sha256 == text.code().sha256
+def test_the_words_say_what_cannot_be_concluded(made: Path) -> None:
+    not_shown = (made / SUMMARY_FILE).read_text(encoding="utf-8").split("What they do not show.")[1]
+    assert "one seed each" in not_shown
+    assert "the better of full, lora and sora is the largest or smallest that was tried" in not_shown
+    assert re.search(r"6 .*runs, of which 8 at least are needed", not_shown)  # no correlation of ranks and forgetting
+    assert "935,040 parameters" in not_shown
 
 
-def test_full_writes_checkpoints_that_load(full: Adaptation) -> None:
-    """Every tensor of a full checkpoint moved."""
-    base = load_file(BASE / "model.safetensors")
-    for step in SAVE_AT:
-        folder = full.folder / f"checkpoint-{step}"
-        assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
-        assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
-        tuned = load_file(folder / "model.safetensors")
-        assert tuned.keys() == base.keys()
-        assert all(not torch.equal(tuned[name], base[name]) for name in base)
+def test_what_was_not_learned_is_not_said_to_be(made: Path) -> None:
+    """With an interval that holds 0, and one that does not."""
+    found = study_outcomes(made)
+    points = found.trade_offs.points
+    own = points["run"] == "full-1e-4"
+    for low, said in ((-0.1, True), (0.1, False)):
+        points.loc[own, "learning_low"] = low
+        text = summary_of(found, Curve.load(made), PLAN).text()
+        assert bool(re.search("It is not shown that .*full-1e-4.* learned anything", text)) == said
 
 
-def test_lora_writes_adapters_that_name_their_base(lora: Adaptation) -> None:
-    """Every factor of an adapter is there and is not zero."""
-    for step in SAVE_AT:
-        folder = lora.folder / f"checkpoint-{step}"
-        config = json.loads((folder / "adapter_config.json").read_text())
-        assert (config["r"], config["lora_alpha"]) == (8, 16)
-        assert set(config["target_modules"]) == set(LORA_TARGETS)
-        assert config["base_model_name_or_path"] == str(BASE)
-        assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
-        factors = load_file(folder / "adapter_model.safetensors")
-        assert len(factors) == 2 * LAYERS * len(LORA_TARGETS)
-        assert all(factor.abs().sum() > 0 for factor in factors.values())
+def test_equal_learning_is_read_from_its_table(made: Path) -> None:
+    found = study_outcomes(made)
+    table = found.trade_offs.equal_learning
+    table = table[table["measure"] == "cross_entropy_increase"]
+    text = summary_of(found, Curve.load(made), PLAN).text()
+    if table.empty:
+        assert "No run learned anything" in text
+        return
+    level = table["at_learning"].max()
+    assert f"Where {level:.3f} was learned" in text
+    for row in table[table["at_learning"] == level].to_dict("records"):
+        name = next(r.name for r in PLAN.runs if (r.method, r.learning_rate) == (row["method"], row["learning_rate"]))
+        shown = f"{name} {row['forgetting']:z.3f}" in text
+        assert shown == pd.notna(row["forgetting"])
 
 
-def test_adaptation_repeats_and_leaves_the_global_generator(tmp_path: Path, lora: Adaptation) -> None:
-    """The seed alone decides, and the caller's generator is not touched."""
-    state = torch.random.get_rng_state()
-    seen: list[tuple[int, int]] = []
-    again = adapt_lora(BASE, tmp_path, steps=3, save_at=[3], progress=lambda *done: seen.append(done))
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert again.after == lora.after
-    first, second = (load_file(each.folder / "checkpoint-3" / "adapter_model.safetensors") for each in (lora, again))
-    assert all(torch.equal(factor, second[name]) for name, factor in first.items())
+def test_other_steps_are_refused_in_words(made: Path) -> None:
+    done = rank_lab("demo", "-o", made, "--steps", "3", "--no-browser")
+    assert done.code == 2
+    assert "holds a demo of steps 2, not 3; go on with it by --steps 2" in done.err
+    assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("save_at", [[], [0], [4]])
-def test_impossible_save_steps_are_refused(tmp_path: Path, save_at: list[int]) -> None:
-    """A trajectory needs a point, within the run."""
-    with pytest.raises(ValueError, match="save_at"):
-        adapt_full(BASE, tmp_path, steps=3, save_at=save_at)
+@pytest.mark.parametrize("content", [None, "{}", '{"full": {"method": "full"}, "lora": {}}', "[1]", "{"])
+def test_a_foreign_folder_is_left_alone(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    if content is not None:
+        (tmp_path / SETTINGS_FILE).write_text(content)
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    done = rank_lab("demo", "-o", tmp_path, "--steps", "1", "--no-browser")
+    assert done.code == 2, done.out
+    assert str(tmp_path) in done.err
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
 
 
-def test_too_little_text_is_refused() -> None:
-    """An installation without sources is said to be one."""
-    batches = sample_batches(torch.zeros(SEQUENCE, dtype=torch.int64), generator=torch.Generator())
-    with pytest.raises(ValueError, match="standard library"):
-        next(batches)
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study").write_text("a file")
+    done = rank_lab("demo", "-o", tmp_path / "study", "--no-browser")
+    assert (done.code, "is a file" in done.err) == (2, True)
 
 
-def test_the_demo_runs_from_end_to_end(tmp_path: Path) -> None:
-    done = rank_lab("demo", "-o", tmp_path / "study", "--steps", "1")
-    assert done.code == 0, done.err
-    assert {"full.rank", "lora.rank"} <= {path.name for path in (tmp_path / "study").iterdir()}
-    assert "what white noise of that shape would show" in done.out
+def test_the_text_of_another_python_is_not_mixed_in(made: Path, tmp_path: Path) -> None:
+    settings = json.loads((made / SETTINGS_FILE).read_text())
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings | {"texts_sha256": "0" * 64}))
+    with pytest.raises(RankLabError, match="text of another Python"):
+        run_demo(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize("name", ["steps", "checkpoints", "pieces", "documents", "blocks"])
+def test_a_plan_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(RankLabError, match=f"{name} 0: expected 1 or more"):
+        DemoPlan(**{name: 0})
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100, 333])
+def test_gates_close_as_far_in_any_number_of_steps(steps: int) -> None:
+    """Rate x threshold, summed over the steps, is the same."""
+    plan = DemoPlan(steps=steps)
+    sora = plan.runs[-1].choices
+    assert (sora.gate_lr or 0) * sora.threshold * steps == pytest.approx(1.2, rel=1e-3)
+    shrunk = [threshold * plan.sweep.stage_steps * plan.sweep.gate_rate for threshold in plan.sweep.thresholds]
+    assert sum(shrunk) == pytest.approx(3.6)
+    assert plan.sweep.dense_steps % plan.sweep.check_steps == plan.sweep.stage_steps % plan.sweep.check_steps == 0
+
+
+def test_scores_hold_every_text(made: Path) -> None:
+    rows = [row for row in ScoreTable.load(made / SCORES_FILE).rows if row.metric == "cross_entropy"]
+    assert {(row.task, row.role) for row in rows} == {("prose", "source"), ("code", "target")}
+    assert {row.run for row in rows} == {"base", *NAMES}
+    assert {row.n for row in rows} == {PLAN.pieces}

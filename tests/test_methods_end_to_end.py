@@ -13,7 +13,7 @@ import pytest
 
 from analyses.storage_formats import encoder_folder
 from rank_lab import Settings, analyze
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.evaluation.evaluate_choices import Choices
 from rank_lab.evaluation.evaluate_command import evaluate_and_print
 from rank_lab.evaluation.tuned_models import LoadOptions

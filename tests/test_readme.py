@@ -11,7 +11,7 @@ import typer.main
 from safetensors.torch import save_file
 
 from rank_lab.cli import app
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.schema import UPDATES
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 
@@ -41,8 +41,7 @@ def test_commands_parse(line: str) -> None:
 def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-        "verify",
-        "subspace",
+        "dashboard", "verify", "subspace",
         "plan", "extract",
     }  # fmt: skip
 

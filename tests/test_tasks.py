@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import DataError
 from rank_lab.scores import SCORES
 from rank_lab.task_rows import HUB
@@ -128,7 +128,7 @@ configs:
 ENCODED = """
 import json
 from transformers import AutoTokenizer
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.tasks import encoded
 
 data = encoded("mnli", None, AutoTokenizer.from_pretrained(BASE))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.encoding import IGNORED
 from rank_lab.errors import DataError
 from rank_lab.sora.schedule_choices import Inputs
@@ -157,7 +157,7 @@ class TestHidden:
 READ = """
 import json, sys
 from transformers import AutoTokenizer
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import DataError
 from rank_lab.sora.schedule_choices import Inputs
 from rank_lab.tasks import HubData, Task, encoded

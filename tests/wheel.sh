@@ -19,21 +19,22 @@ import rank_lab
 
 home = pathlib.Path(rank_lab.__file__).resolve().parent
 assert home.parent.name == "site-packages", f"imported from {home}"
-for name in ("py.typed", "demo/base/model.safetensors"):
+for name in ("py.typed", "demo/base/model.safetensors", "app/guide/training.md"):
     assert (home / name).is_file(), f"the wheel lacks {name}"
 files = importlib.metadata.files("rank-lab") or []
 top = {file.parts[0] for file in files if not file.parts[0].startswith(("rank_lab", ".."))}
 assert not top, f"the wheel leaves in site-packages: {top}"
 PYTHON
 env/bin/rank-lab --help >/dev/null
-env/bin/rank-lab demo -o study --steps 3 >/dev/null
+env/bin/rank-lab demo -o study --steps 2 --no-browser >/dev/null
+test -s study/export/figures/figures.html
 env/bin/rank-lab show study >/dev/null
 env/bin/rank-lab export study -o tables >/dev/null
 test -s tables/updates.csv
 test -s tables/table_ranks.tex
 env/bin/rank-lab verify study --sample 2 >/dev/null
 base=$(env/bin/python -c 'import pathlib, rank_lab; print(pathlib.Path(rank_lab.__file__).parent / "demo" / "base")')
-env/bin/rank-lab analyze study/full --base "$base" -o again >/dev/null
+env/bin/rank-lab analyze study/full-1e-4 --base "$base" -o again >/dev/null
 env/bin/rank-lab plan again --budget 20000 >/dev/null
 env/bin/rank-lab extract study/full --base "$base" --plan again/full.plan.json -o extracted >/dev/null
 test -s extracted/extracted.json
@@ -77,4 +78,15 @@ env/bin/rank-lab verify runs/lora-full.subspace >/dev/null
 env/bin/rank-lab export runs -o compared -f csv >/dev/null
 test -s compared/subspace_angles.csv
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
+env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
+dashboard=$!
+for _ in $(seq 300); do
+    grep -q "dashboard of" dashboard.log && break
+    kill -0 "$dashboard" 2>/dev/null || break
+    sleep 0.2
+done
+address=$(grep -o "http://[^ ]*" dashboard.log) || { cat dashboard.log; exit 1; }
+env/bin/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()' "$address"
+kill "$dashboard"
+wait "$dashboard"
 echo "wheel: every verb works from $(basename dist/*.whl)"

@@ -22,9 +22,25 @@ from rank_lab.plain_text import first_line, plain
 from rank_lab.score_table import SCORES_FILE, ScoreRow
 from rank_lab.score_terminal import render_scores, scores_summary
 
-__all__ = ["evaluate_and_print"]
+__all__ = ["Measured", "evaluate_and_print", "evaluate_models"]
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was asked for.
+
+    Parameters
+    ----------
+    rows
+        All scores, those that were there before among them.
+    failures
+        What could not be measured, in words.
+    """
+
+    rows: tuple[ScoreRow, ...]
+    failures: tuple[str, ...]
 
 
 def evaluate_and_print(
@@ -41,16 +57,8 @@ def evaluate_and_print(
 
     Parameters
     ----------
-    sources
-        Checkpoints, adapters, trainers' folders, hub ids; none to measure the base alone.
-    study
-        Its ``scores.parquet`` receives the scores; the same command again measures only what is missing.
-    loading, choices
-        As typed.
-    name
-        Of the run; empty for the folder's, of a ``checkpoint-N`` alone that of the folder above it.
-    skip_base
-        Whether the base is left out, and with it what forgetting is measured against.
+    sources, study, loading, choices, name, skip_base
+        See :func:`evaluate_models`.
     as_json
         Scores as JSON, in place of a table.
 
@@ -58,6 +66,46 @@ def evaluate_and_print(
     -------
     bool
         Whether anything that was asked for failed; it is named on standard error.
+
+    Raises
+    ------
+    RankLabError
+        If nothing could be measured.
+    """
+    found = evaluate_models(sources, study, loading, choices, name=name, skip_base=skip_base)
+    for failure in found.failures:
+        _tell(f"failed: {failure}")
+    if as_json:
+        sys.stdout.write(json.dumps(scores_summary(found.rows), indent=1) + "\n")
+    else:
+        console().print(render_scores(found.rows))
+        console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)
+    return bool(found.failures)
+
+
+def evaluate_models(
+    sources: Sequence[str],
+    study: Path,
+    loading: LoadOptions,
+    choices: Choices,
+    *,
+    name: str = "",
+    skip_base: bool = False,
+) -> Measured:
+    """Measure models and their base, and keep every score as soon as it is there; progress on standard error.
+
+    Parameters
+    ----------
+    sources
+        Checkpoints, adapters, trainers' folders, hub ids; none to measure the base alone.
+    study
+        Its ``scores.parquet`` receives the scores; the same call again measures only what is missing.
+    loading, choices
+        As typed.
+    name
+        Of the run; empty for the folder's, of a ``checkpoint-N`` alone that of the folder above it.
+    skip_base
+        Whether the base is left out, and with it what forgetting is measured against.
 
     Raises
     ------
@@ -87,14 +135,7 @@ def evaluate_and_print(
         rows = run.measured(models, jobs, bar)
     if run.failures and not rows:
         raise RankLabError(run.failures[0])
-    for failure in run.failures:
-        _tell(f"failed: {failure}")
-    if as_json:
-        sys.stdout.write(json.dumps(scores_summary(rows), indent=1) + "\n")
-    else:
-        console().print(render_scores(rows))
-        console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)
-    return bool(run.failures)
+    return Measured(tuple(rows), tuple(run.failures))
 
 
 @dataclass

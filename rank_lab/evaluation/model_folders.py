@@ -28,7 +28,7 @@ def model_folder(source: str | Path) -> Path:
 
     Examples
     --------
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> model_folder(BASE) == BASE
     True
     """

@@ -70,7 +70,7 @@ def tuned_of(source: str | Path, *, name: str = "") -> tuple[Tuned, ...]:
 
     Examples
     --------
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> [(found.run, found.method, found.step, found.kind) for found in tuned_of(BASE)]
     [('base', 'full', None, 'causal')]
     """

@@ -152,7 +152,7 @@ class Shelf:
 
     Examples
     --------
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> shelf = Shelf(LoadOptions())
     >>> with shelf.loaded(base_tuned(str(BASE))) as found:
     ...     found.kind, type(found.model).__name__, found.named["run"]

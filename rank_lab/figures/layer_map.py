@@ -14,6 +14,8 @@ from rank_lab.shown_values import quantity_label
 
 __all__ = ["CLICKED", "layer_map"]
 
+_LARGEST, _WIDTH = 24, 500  # pixels: of a square; of all columns on a narrow screen
+
 CLICKED = "cells"
 """Name of the trace of squares that a click selects: plotly tells of no click on a heat map itself."""
 
@@ -96,9 +98,12 @@ def _sign(cells: pd.DataFrame, sign: str, style: Style) -> go.Scatter:
 
 def _squares(table: LayerTable, quantity: str) -> go.Scatter:
     cells = table.cells
+    size = max(
+        min(_LARGEST, _WIDTH // len(table.columns)), 1
+    )  # of squares that overlap plotly takes any for the nearest
     return go.Scatter(
         x=cells["column"], y=cells["row"], mode="markers", name=CLICKED, showlegend=False,
-        marker={"symbol": "square", "size": 24, "color": "rgba(0,0,0,0)"},
+        marker={"symbol": "square", "size": size, "color": "rgba(0,0,0,0)"},
         customdata=[[row, column, modules[0]] for row, column, modules in _triples(cells)],
         hovertext=[_hover(cell, quantity) for cell in cells.to_dict("records")], hoverinfo="text",
     )  # fmt: skip
@@ -110,7 +115,7 @@ def _triples(cells: pd.DataFrame) -> Sequence[tuple[Any, Any, Any]]:
 
 def _hover(cell: dict[Any, Any], quantity: str) -> str:
     names = label(cell["modules"][0]) + (f" and {cell['matrices'] - 1} more" if cell["matrices"] > 1 else "")
-    value = f"{cell['value']:.4g}" if cell["state"] in ("value", "zero") else cell["state"]
+    value = f"{cell['value']:.4g}" if pd.notna(cell["value"]) else cell["state"]
     ends = f" ({cell['low']:.4g} to {cell['high']:.4g})" if pd.notna(cell["low"]) and pd.notna(cell["high"]) else ""
     lines = [names, f"{quantity}: {value}{ends}"]
     lines += [f"{name}: {cell[name]:.4g}" for name in ("null", "bound") if pd.notna(cell[name])]
@@ -133,5 +138,9 @@ def _caption(table: LayerTable) -> str:
         [definition(table.metric)],
         f"Data: {place(table.run, table.step, table.delta)}; n = {count} matrices",
         [_MEANINGS[state] for state in states]
-        + (["A cell of several experts shows their median"] if (table.cells["matrices"] > 1).any() else []),
+        + (
+            ["A cell of several experts shows the median of those that have a value"]
+            if (table.cells["matrices"] > 1).any()
+            else []
+        ),
     )

@@ -1,6 +1,7 @@
 """How all figures look: colours that the colour-blind can tell apart, light, dark and on paper."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -8,9 +9,24 @@ from typing import Any, Literal, TypeAlias
 import plotly.graph_objects as go
 from plotly.colors import get_colorscale
 
+from rank_lab.names import KINDS
 from rank_lab.plain_text import plain
 
-__all__ = ["STYLES", "Mark", "Palette", "Style", "label", "marks", "new_plot", "palette"]
+__all__ = [
+    "STYLES",
+    "Mark",
+    "Palette",
+    "Style",
+    "axis",
+    "faint",
+    "kind_marks",
+    "label",
+    "legend",
+    "log_axis",
+    "marks",
+    "new_plot",
+    "palette",
+]
 
 Style: TypeAlias = Literal["light", "dark", "paper"]
 STYLES: tuple[Style, ...] = ("light", "dark", "paper")
@@ -32,7 +48,8 @@ class Palette:
     empty
         Of a cell that has no value.
     cycle
-        Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), darkened or lightened to the contrast.
+        Of runs or methods: after Okabe & Ito (https://jfly.uni-koeln.de/color/), moved until contrast and the distance
+        of each two (20 or more in CIELAB, for deuteranopes and protanopes too) were there.
     scale
         Continuous colours for values: Cividis, even in lightness and the same to the colour-blind; on a dark screen
         without its darkest end, which would look like a cell that is not there.
@@ -51,17 +68,19 @@ class Palette:
 _CIVIDIS = tuple((float(at), str(color)) for at, color in get_colorscale("Cividis"))
 _CIVIDIS_LIT = tuple((1.5 * at - 0.5, color) for at, color in _CIVIDIS[3:])
 _LIGHT = Palette(
-    "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#a3260b", "#d9d9d9",
-    ("#0072b2", "#d55e00", "#00805d", "#a8508a", "#8a6d00", "#000000"), _CIVIDIS,
+    "#ffffff", "#1a1a1a", "#e3e3e3", "#6f6f6f", "#c2002f", "#d9d9d9",
+    ("#0072b2", "#c77002", "#009d5f", "#b57fa3", "#5c4803", "#000000"), _CIVIDIS,
 )  # fmt: skip
 _DARK = Palette(
-    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff7b5a", "#4a4f59",
-    ("#56b4e9", "#ff8a3d", "#2fcf9f", "#e39ac8", "#f0e442", "#ffffff"), _CIVIDIS_LIT,
+    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff5d73", "#4a4f59",
+    ("#56b4e9", "#f88247", "#31d99a", "#b873a2", "#ebf16a", "#ffffff"), _CIVIDIS_LIT,
 )  # fmt: skip
 
 _FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot")
+_COMMON_KINDS = ("q", "k", "v", "o", "up", "down", "gate", "embed", "head")  # those that are drawn together first
+_KIND_ORDER = (*_COMMON_KINDS, *(kind for kind in KINDS if kind not in _COMMON_KINDS))
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,46 @@ def marks(names: Sequence[str], style: Style) -> dict[str, Mark]:
     }
 
 
+def kind_marks(lines: Sequence[str], style: Style) -> dict[str, Mark]:
+    """A mark for each line of a plot by kind of module: a kind looks alike in all figures.
+
+    Parameters
+    ----------
+    lines
+        Kinds; if one of them is none (a kind with its stack), all of them get the marks of names.
+    style
+        Of the plot.
+
+    Examples
+    --------
+    >>> kind_marks(["q"], "light") == {"q": kind_marks(["q", "up"], "light")["q"]}
+    True
+    """
+    if not set(lines) <= set(KINDS):
+        return marks(lines, style)
+    found = marks(_KIND_ORDER, style)
+    return {line: found[line] for line in lines}
+
+
+def faint(color: str, opacity: float) -> str:
+    """A colour that lets the ground through.
+
+    Parameters
+    ----------
+    color
+        ``#rrggbb``.
+    opacity
+        In [0, 1].
+
+    Examples
+    --------
+    >>> faint("#0072b2", 0.25)
+    'rgba(0,114,178,0.25)'
+    """
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
 def label(name: str) -> str:
     r"""A name from a file as text in a plot: plotly takes tags and dollar signs for markup.
 
@@ -123,6 +182,55 @@ def label(name: str) -> str:
     ('&lt;b&gt;q&lt;/b&gt; &#36;x&#36;', 'a\\x1b[2J')
     """
     return html.escape(plain(str(name)), quote=False).replace("$", "&#36;")
+
+
+def legend(style: Style) -> dict[str, Any]:
+    """Place of a legend that leaves a narrow plot its width: below it on screen, above it in print."""
+    across = {
+        "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
+    }  # fmt: skip
+    if style == "paper":
+        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "tracegroupgap": 0}
+    return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
+
+
+def log_axis(smallest: float, largest: float) -> dict[str, Any]:
+    """Settings of a logarithmic axis on which labels have room: whole powers of ten, 2 and 5 too below two decades.
+
+    Parameters
+    ----------
+    smallest, largest
+        Positive numbers that are shown; NaN where there are none.
+
+    Examples
+    --------
+    >>> log_axis(1e-4, 1.0)["dtick"], log_axis(2.0, 9.0), log_axis(1e-12, 1.0)["dtick"]
+    (1, {'type': 'log', 'dtick': 'D2'}, 3)
+    """
+    if not 0 < smallest < largest < math.inf:
+        return {"type": "log"}
+    decades = math.log10(largest / smallest)
+    return {"type": "log", "dtick": math.ceil(decades / 5) if decades >= 2 else "D2"}
+
+
+def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
+    """An axis of a style: :func:`new_plot` has one of each, panels beside the first need more.
+
+    Parameters
+    ----------
+    style
+        Of the plot.
+    title
+        Symbol and unit.
+    settings
+        Further settings of plotly's axis.
+    """
+    colors = palette(style)
+    return {
+        "title": {"text": title, "standoff": 6}, "automargin": True,
+        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text,
+        "showline": True, "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
+    } | settings  # fmt: skip
 
 
 def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.Figure:
@@ -138,10 +246,6 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
         Further settings of plotly's layout.
     """
     colors = palette(style)
-    axis = {
-        "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text, "showline": True,
-        "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power", "automargin": True,
-    }  # fmt: skip
     paper = style == "paper"
     font = {"family": "Times New Roman, Times, serif", "size": 11} if paper else {"family": "sans-serif", "size": 13}
     heading = {"text": title, "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
@@ -152,12 +256,12 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
         plot_bgcolor=colors.background,
         font=font | {"color": colors.text},
         title=None if paper else heading,
-        margin={"l": 60, "r": 15, "t": 12 if paper else 48, "b": 50},
+        margin={"l": 40, "r": 8, "t": 8, "b": 36} if paper else {"l": 60, "r": 15, "t": 48, "b": 50},
         colorway=list(colors.cycle),
         legend={"bgcolor": "rgba(0,0,0,0)"},
         hoverlabel={"bgcolor": colors.background, "font": {"color": colors.text}},
-        xaxis={"title": {"text": x}} | axis,
-        yaxis={"title": {"text": y}} | axis,
+        xaxis=axis(style, x),
+        yaxis=axis(style, y),
     )
     plot.update_layout(**layout)
     return plot

@@ -14,7 +14,7 @@ times the learning rate, summed over the steps, nears one, and soon after all ar
 >>> from datasets import Dataset
 >>> from peft import get_peft_model
 >>> from transformers import AutoModelForCausalLM, TrainingArguments
->>> from rank_lab.demo.adapt import BASE  # your model: a folder or a hub id
+>>> from rank_lab.demo import BASE  # your model: a folder or a hub id
 >>> from rank_lab.sora import SoraConfig, SoraTrainer, exact_parameter_count, fold, gated_modules
 >>> model = AutoModelForCausalLM.from_pretrained(BASE)
 >>> config = SoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", threshold=9.5)

@@ -121,7 +121,7 @@ def run_schedule(  # noqa: PLR0913  what a run is made of, each by its name
     >>> from datasets import Dataset
     >>> from peft import get_peft_model
     >>> from transformers import AutoModelForCausalLM, TrainingArguments
-    >>> from rank_lab.demo.adapt import BASE  # your model: a folder or a hub id
+    >>> from rank_lab.demo import BASE  # your model: a folder or a hub id
     >>> from rank_lab.scores import SCORES
     >>> from rank_lab.sora import Schedule, SoraConfig, StopRule, run_schedule
     >>> def make_model():

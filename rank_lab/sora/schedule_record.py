@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from rank_lab.curve import CURVE_FILE
+from rank_lab.curve import CURVE_FILE, SCHEDULE_FILE
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.sora.schedule_plan import Schedule
@@ -29,7 +29,6 @@ __all__ = [
     "plain_arguments",
 ]
 
-SCHEDULE_FILE = "schedule.json"
 SCHEMA = 1
 
 _ROWS = 1000  # digested at a time; another number gives other digests

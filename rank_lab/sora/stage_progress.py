@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PROGRESS_FILE", "progress_line"]
+from rank_lab.curve import PROGRESS_FILE
 
-PROGRESS_FILE = "progress.jsonl"
+__all__ = ["PROGRESS_FILE", "progress_line"]
 
 _SHOWN = ("step", "loss", "nonzero_gates", "gate_sum", "learning_rate", "threshold")
 

@@ -148,7 +148,7 @@ def finetune(
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from transformers import AutoTokenizer, TrainingArguments
-    >>> from rank_lab.demo.adapt import BASE
+    >>> from rank_lab.demo import BASE
     >>> from rank_lab.tasks import Task, encoded
     >>> rows = [{"text": f"{word} comes after one"} for word in ("two", "three", "four")]
     >>> task = Task("counting", "causal", ("text",), "", "token_accuracy")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.evaluation.sources import Tuned
 from rank_lab.evaluation.tuned_models import EvaluatedModel
 

@@ -11,7 +11,7 @@ import pytest
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.evaluation import evaluate_choices, text_scores, tuned_models
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 
 from rank_lab.base_model import load_base
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import CheckpointError, RankLabError
 from rank_lab.evaluation import glue_scores
 from rank_lab.evaluation.glue_scores import GlueOptions, glue_rows

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, VeraConfig
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import CheckpointError, DataError, RankLabError, UnsupportedUpdateError
 from rank_lab.evaluation.sources import refuse_twice, tuned_of
 from rank_lab.evaluation.text_scores import TextOptions, text_rows

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from analyses import sparsity_curves
 from rank_lab import RankReport
 from rank_lab.curve import Curve
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from tests.checkpoints import rank_lab
 
 RULE = ("--min-steps", "4", "--max-steps", "4", "--check-steps", "2", "--patience", "1")

@@ -20,7 +20,7 @@ import torch
 torch.set_num_threads(1)
 
 from rank_lab.base_model import load_base
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from tests.training.runs import run, text_data
 
 _MOST_KILLS = 5  # the next attempt has all the time it needs, however slow the machine has become

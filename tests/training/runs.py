@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, TrainingArguments
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.sora import SoraConfig
 from rank_lab.tasks import Task, TaskData, encoded
 from rank_lab.training.finetune import Finetuned, TrainingRun, Watching, finetune

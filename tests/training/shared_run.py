@@ -11,7 +11,7 @@ import torch
 
 torch.set_num_threads(1)
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.finetune_command import finetune_and_print
 from tests.training.runs import run, sentences, without_dropout

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import CheckpointError, RankLabError
 from rank_lab.training.finetune import Watching
 from rank_lab.training.method import Method, MethodChoices

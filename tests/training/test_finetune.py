@@ -133,7 +133,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
 def test_the_validation_loss_is_the_mean_over_tokens(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from rank_lab.demo.adapt import BASE
+    from rank_lab.demo import BASE
 
     losses = {size: run(tmp_path / str(size), per_device_eval_batch_size=size).losses[0] for size in (1, 5)}
     model, total, count = AutoModelForCausalLM.from_pretrained(BASE), 0.0, 0
@@ -195,7 +195,7 @@ def test_going_on_with_a_change_is_refused(begun: Path, case: str) -> None:
 def test_another_base_is_refused_and_the_same_elsewhere_is_not(begun: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from rank_lab.demo.adapt import BASE
+    from rank_lab.demo import BASE
 
     here = shutil.copytree(begun, tmp_path / "run")
     moved = shutil.copytree(BASE, tmp_path / "base")

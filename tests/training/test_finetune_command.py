@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rank_lab import RankReport
-from rank_lab.demo.adapt import BASE
+from rank_lab.demo import BASE
 from rank_lab.errors import DataError, RankLabError
 from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
 from rank_lab.training.finetune_command import finetune_and_print

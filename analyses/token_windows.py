@@ -1,4 +1,4 @@
-"""What training the base and adapting it share: token ids, batches, and losses."""
+"""What pretraining the demo's base needs: token ids, batches, and losses."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

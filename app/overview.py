@@ -1,0 +1,52 @@
+"""Overview: what is in the study; what is missing from it and what to beware of comes first."""
+
+import streamlit as st
+
+from rank_lab.coverage_overview import coverage_overview
+from rank_lab.figures import noise_and_coverage
+from rank_lab.run_overview import left_out, run_overview
+from rank_lab.study import Study
+from rank_lab.warning_groups import warning_groups
+
+from .empty import ranks_of
+from .guarded import in_words
+from .shown import show_figure, show_table
+from .text import escaped
+
+__all__ = ["page"]
+
+
+def page(study: Study) -> None:
+    """Coverage and warnings, runs, and what else there is."""
+    st.title(escaped(study.name))
+    updates = ranks_of(study)
+    entries = study.reports()
+    if entries:
+        coverage = study.coverage()
+        overview = coverage_overview(study.updates(), coverage)
+        without = left_out(overview.reasons)
+        if not without.empty:
+            st.subheader("Tensors without ranks, and why")
+            show_table(without, name="coverage-reasons", key="reasons")
+        warnings = warning_groups(study.updates())
+        if not warnings.empty:
+            st.subheader("Warnings")
+            show_table(warnings, name="warnings", key="warnings")
+        st.subheader("Runs")
+        show_table(run_overview(entries), name="runs", key="runs_table")
+        if updates is not None:
+            with in_words():
+                show_figure(lambda style: noise_and_coverage(overview, style), key="coverage")
+    _beside(study)
+
+
+def _beside(study: Study) -> None:
+    """Curve and scores, if any."""
+    st.subheader("Also in this study")
+    curve, outcomes = study.curve(), study.outcomes()
+    if curve is not None:
+        st.markdown(escaped(f"A curve of memorization and generalization, {len(curve.records)} rows: page Scheduler."))
+    if outcomes is not None:
+        st.markdown("Scores: what was learnt and what was forgotten, page Forgetting.")
+    if curve is None and outcomes is None:
+        st.caption("No scores yet (rank-lab evaluate, import-scores) and no curve of a schedule (rank-lab schedule).")

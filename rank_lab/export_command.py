@@ -1,0 +1,97 @@
+"""What ``rank-lab export`` does: tables as data and as LaTeX, figures, captions, and a README of how each was made."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rank_lab.commands import curve_of, outcomes_of, progress_bar, stored_reports
+from rank_lab.errors import RankLabError
+from rank_lab.export import FORMATS, export_curve, export_reports
+from rank_lab.export_readme import export_readme
+from rank_lab.exported import Exported, described
+from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, export_figures, figure_formats
+from rank_lab.latex_export import export_latex
+from rank_lab.outcomes_export import export_outcomes
+from rank_lab.study import Study
+from rank_lab.subspace_report import load_subspaces
+from rank_lab.subspaces_export import export_subspaces
+
+__all__ = ["LATEX", "export_study", "write_export"]
+
+LATEX = "latex"
+"""Beside the formats of data: tables for a paper."""
+
+
+def export_study(study: Path, out: Path, formats: Sequence[str] | None, *, as_json: bool = False) -> None:
+    """Write the tables of a study as data and as LaTeX, with a README that says how each was made; name the files."""
+    paths = [str(file) for file in write_export(study, out, formats, tell=lambda line: sys.stderr.write(line + "\n"))]
+    sys.stdout.write((json.dumps(paths, indent=1) if as_json else "\n".join(paths)) + "\n")
+
+
+def write_export(
+    study: Path,
+    out: Path,
+    formats: Sequence[str] | None = None,
+    *,
+    called: str | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> list[Path]:
+    """The same without printing.
+
+    Parameters
+    ----------
+    study, out, formats
+        From where, to where, and what; by default all formats that work on this machine.
+    called
+        What the commands in the README name the folder, where it is not kept at ``out``.
+    tell
+        Told in a line what was not written, and why.
+    """
+    known = (*FORMATS, LATEX, *FIGURE_FORMATS)
+    unknown = [kind for kind in formats or () if kind not in known]
+    if unknown:
+        raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(known)}.")
+    of_figures, problem = figure_formats(formats)
+    chosen = list(dict.fromkeys(formats or (*FORMATS, LATEX)))
+    curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
+    reports = stored_reports(study, alone=curve is None and outcomes is None and not subspaces)
+    data = [kind for kind in chosen if kind in FORMATS]
+    files = export_reports(reports, out, formats=data) if reports and data else []
+    files += [] if curve is None else export_curve(curve, out, formats=data)
+    files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
+    files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
+    again = shlex.join(["rank-lab", "export", str(study), "-o", called or str(out)])
+    written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
+    if LATEX in chosen:
+        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
+    if of_figures:
+        written += _figures(study, out, of_figures, again, tell)
+    compared = {name: report.provenance for name, report in subspaces.items()}
+    about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
+    if problem and tell is not None:
+        tell(f"note: no pictures: {problem}")
+    return [*(each.file for each in written), *about]
+
+
+def _figures(
+    study: Path, out: Path, formats: Sequence[str], command: str, tell: Callable[[str], object] | None
+) -> list[Exported]:
+    with progress_bar() as bar:
+        task = bar.add_task("figures")
+
+        def advance(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name[-48:])
+
+        found = export_figures(Study(study), out / FIGURES_FOLDER, formats, command=command, progress=advance)
+    if tell is not None:
+        for note in found.notes:
+            tell(f"note: {note}")
+    return found.files
+
+
+def _format_of(file: Path, data: Sequence[str]) -> str:
+    """``provenance.json`` comes with every format of data."""
+    kind = file.suffix.removeprefix(".")
+    return kind if kind in data else data[0]

@@ -1,0 +1,246 @@
+"""Singular values on logarithmic axes, with their noise, their null and their ranks, above the energy they hold."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from rank_lab.errors import RankLabError
+from rank_lab.figures.captions import caption, definition
+from rank_lab.figures.figure import Figure
+from rank_lab.figures.style import Mark, Style, axis, label, legend, log_axis, marks, new_plot, palette
+from rank_lab.spectrum_curve import MARKED, SpectrumCurve, short_names
+
+__all__ = ["spectrum"]
+
+_RANK_SYMBOLS: dict[str, str] = dict(
+    zip(MARKED, ("circle-open", "triangle-up-open", "diamond-open", "x-thin-open"), strict=True)
+)
+_FEW = 24  # points of a line whose values are marked one by one
+
+
+def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
+    """Spectra of one or several matrices or runs.
+
+    Parameters
+    ----------
+    curves
+        From :func:`rank_lab.spectrum_curve.spectrum_curve`.
+    style
+        Of the plot.
+
+    Returns
+    -------
+    Figure
+        Upper panel: singular values, null (grey), edge of the rounding (dashed) and arithmetic floor (dotted) where
+        there are such, ranks as symbols on the line. Lower panel: share of the squared norm up to each index. Values
+        below the floor are drawn dotted, zeros are not drawn, and the caption counts both.
+
+    Raises
+    ------
+    RankLabError
+        If there is no curve.
+    """
+    if not curves:
+        raise RankLabError("no spectrum to draw; choose a matrix.")
+    names, common = short_names(curves)
+    title = "Singular values" + (f": {label(common)}" if common else "")
+    plot = new_plot(
+        style, title=title, x="", y="σᵢ", height=380 if style == "paper" else 560, legend=legend(style),
+    )  # fmt: skip
+    heights = pd.concat([curve.points["singular_value"] for curve in curves])
+    indices = log_axis(1, max(curve.bound for curve in curves))
+    plot.update_layout(
+        xaxis={"domain": [0, 1], "showticklabels": False, "matches": "x2"} | indices,
+        yaxis={"domain": [0.4, 1]} | log_axis(heights.min(), heights.max()),
+        xaxis2=axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
+        yaxis2=axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
+    )
+    looks = marks(names, style)
+    _add_nulls(plot, curves, style)
+    for curve, name in zip(curves, names, strict=True):
+        _add_curve(plot, curve, label(name), looks[name])
+        _add_levels(plot, curve, style)
+    for curve, name in zip(curves, names, strict=True):
+        _add_ranks(plot, curve, looks[name])
+    _add_rank_keys(plot, curves, style)
+    metrics = tuple(metric for metric in MARKED if any(_marked(curve, metric) for curve in curves))
+    return Figure("spectrum", "Singular values", plot, _data(curves), _caption(curves, common, metrics), metrics)
+
+
+def _add_curve(plot: go.Figure, curve: SpectrumCurve, name: str, look: Mark) -> None:
+    points = curve.points
+    for state, dash in (("value", look.dash), ("below_floor", "dot")):
+        own = points[points["state"] == state]
+        if own.empty:
+            continue
+        few = len(own) <= _FEW
+        line = {"color": look.color, "width": 2 if state == "value" else 1, "dash": dash}
+        marker = {"color": look.color, "size": 5, "symbol": "circle" if state == "value" else "circle-open"}
+        first = state == points["state"].iloc[0]
+        for number, column in (("", "singular_value"), ("2", "energy")):
+            plot.add_trace(
+                go.Scatter(
+                    x=own["index"],
+                    y=own[column],
+                    mode="lines+markers" if few else "lines",
+                    line=line,
+                    marker=marker,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=first and not number,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hovertemplate="i = %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
+                    meta={"state": state},
+                )
+            )
+
+
+def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -> None:
+    named: set[str] = set()
+    for curve in curves:
+        kind = curve.null_kind
+        line = {"color": palette(style).null, "width": 1, "dash": "solid" if kind == "white noise" else "dash"}
+        for number, column in (("", "singular_value"), ("2", "energy")):
+            plot.add_trace(
+                go.Scatter(
+                    x=curve.null["index"],
+                    y=curve.null[column],
+                    mode="lines",
+                    line=line,
+                    name=kind,
+                    legendgroup=kind,
+                    showlegend=not number and kind not in named,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hoverinfo="skip",
+                    meta={"state": "null"},
+                )
+            )
+        named.add(kind)
+
+
+def _add_levels(plot: go.Figure, curve: SpectrumCurve, style: Style) -> None:
+    """The edge of the rounding, and the floor where something lies below it."""
+    colors = palette(style)
+    levels = [("rounding edge", curve.edge, "dash", colors.edge)]
+    if curve.below_floor:
+        levels.append(("floor", curve.floor, "dot", colors.text))
+    for name, level, dash, color in levels:
+        if not level > 0:
+            continue
+        there = any(trace.name == name for trace in plot.data)
+        plot.add_trace(
+            go.Scatter(
+                x=[1, curve.bound],
+                y=[level, level],
+                mode="lines",
+                line={"color": color, "width": 1.2, "dash": dash},
+                name=name,
+                legendgroup=name,
+                showlegend=not there,
+                hovertemplate=name + ": %{y:.4g}<extra></extra>",
+            )
+        )
+
+
+def _marked(curve: SpectrumCurve, metric: str) -> bool:
+    return any(mark.metric == metric and pd.notna(mark.singular_value) for mark in curve.ranks)
+
+
+def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark) -> None:
+    for mark in curve.ranks:
+        if math.isnan(mark.singular_value):
+            continue
+        marker = {"symbol": _RANK_SYMBOLS[mark.metric], "size": 11, "color": look.color}
+        for number, height in (("", mark.singular_value), ("2", mark.energy)):
+            plot.add_trace(
+                go.Scatter(
+                    x=[mark.index],
+                    y=[height],
+                    mode="markers",
+                    marker=marker | {"line": {"width": 2}},
+                    name=mark.symbol,
+                    legendgroup=mark.metric,
+                    showlegend=False,
+                    xaxis=f"x{number}",
+                    yaxis=f"y{number}",
+                    hovertemplate=f"{mark.symbol} = {mark.index:.4g}<extra></extra>",
+                    meta={"rank": mark.metric},
+                )
+            )
+
+
+def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -> None:
+    """What the symbols mean; of a single spectrum with the numbers."""
+    for metric, symbol in _RANK_SYMBOLS.items():
+        found = [mark for curve in curves for mark in curve.ranks if mark.metric == metric]
+        if not any(pd.notna(mark.singular_value) for mark in found):
+            continue
+        key = found[0].symbol.removeprefix("directions ")
+        number = f" = {found[0].index:.3g}" if len(curves) == 1 else ""
+        plot.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                name=f"{key}{number}",
+                legendgroup=metric,
+                marker={"symbol": symbol, "size": 10, "color": palette(style).text, "line": {"width": 2}},
+            )
+        )
+
+
+def _data(curves: Sequence[SpectrumCurve]) -> pd.DataFrame:
+    frames = []
+    for curve in curves:
+        ranks = pd.DataFrame(
+            [(mark.index, mark.singular_value, mark.energy, mark.state, mark.metric) for mark in curve.ranks],
+            columns=["index", "singular_value", "energy", "state", "metric"],
+        )
+        about = {"run": curve.run, "step": curve.step, "delta": curve.delta, "module": curve.module}
+        for shown, frame in (("spectrum", curve.points), (f"null: {curve.null_kind}", curve.null), ("rank", ranks)):
+            frames.append(
+                frame.assign(**about, shown=shown, noise_edge=curve.edge, spectrum_floor=curve.floor).astype(
+                    {"index": "float64"}
+                )
+            )
+    first = ["run", "step", "delta", "module", "shown", "metric", "index", "singular_value", "energy", "state"]
+    kept = [frame.reindex(columns=[*first, "noise_edge", "spectrum_floor"]) for frame in frames if len(frame)]
+    return pd.concat([frame.astype({"metric": "object", "state": "object"}) for frame in kept], ignore_index=True)
+
+
+def _caption(curves: Sequence[SpectrumCurve], common: str, metrics: Sequence[str]) -> str:
+    known, bound = sum(curve.known for curve in curves), sum(curve.bound for curve in curves)
+    zeros, below = sum(curve.zeros for curve in curves), sum(curve.below_floor for curve in curves)
+    regimes = dict.fromkeys(curve.noise_regime for curve in curves if curve.noise_regime)
+    kinds = dict.fromkeys(curve.null_kind for curve in curves)
+    edges = [curve.edge for curve in curves if pd.notna(curve.edge)]
+    hidden = [mark for curve in curves for mark in curve.ranks if mark.state == "unresolved"]
+    off = [mark for curve in curves for mark in curve.ranks if mark.index < 1]
+    notes = [
+        f"Grey: {' or '.join(kinds)} of the same norm",
+        f"Dashed: largest singular value that the rounding of the files explains, {edges[0]:.3g}"
+        if len(edges) == 1
+        else "Dashed: largest singular value that the rounding of the files explains"
+        if edges
+        else "",
+        f"{zeros} values that are exactly zero have no place on a logarithmic axis" if zeros else "",
+        f"Dotted: {below} values below what the arithmetic can tell from zero" if below else "",
+        f"Rounding: {', '.join(regimes)}" if regimes else "",
+        f"{', '.join(dict.fromkeys(mark.symbol for mark in hidden))}: hidden by the rounding of the files, not marked"
+        if hidden
+        else "",
+        f"{', '.join(dict.fromkeys(mark.symbol for mark in off))} is below 1 and has no place on the axis"
+        if off
+        else "",
+    ]
+    count = f"n = {known} singular values" + (f" of {bound}" if known < bound else "")
+    return caption(
+        "Singular values of the update (above) and the share of its squared norm that the leading ones hold (below)",
+        [definition(metric) for metric in metrics],
+        f"Data: {common + '; ' if common else ''}{len(curves)} {'matrix' if len(curves) == 1 else 'spectra'}, {count}",
+        notes,
+    )

@@ -1,0 +1,155 @@
+"""The dashboard in a real browser: pages, clicks, downloads, shared addresses, darkness, hostile names."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlparse
+
+import pandas as pd
+import pytest
+from PIL import ImageColor
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from app.navigation import PAGES
+from rank_lab import RankReport
+from rank_lab.figures.style import Style, palette
+from rank_lab.pictures import find_browser
+from rank_lab.plain_text import plain
+from tests.app.served import Watched, dashboard, watched
+from tests.app.studies import HOSTILE_MODULE, HOSTILE_RUN, hostile, renamed, save_study
+
+MODULE = "model.layers.1.self_attn.q_proj"
+ADDRESSES = ["", *(name for _, _, _, name in PAGES[1:])]  # the first page has the address of the whole
+CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = find_browser()
+    if found is None:
+        message = "no Chromium or Chrome on the path (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(f"{message}; with CI set the browser tests must run")
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(found), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, reports: dict[str, RankReport]) -> Path:
+    folder = Path(tmp_path_factory.mktemp("served")) / "study"
+    return save_study(folder, reports | {"strange": hostile(reports["full"])})
+
+
+@pytest.fixture(scope="module")
+def address(study: Path) -> Iterator[str]:
+    with dashboard(study, study.parent / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Watched]:
+    with watched(browser) as tab:
+        yield tab
+        tab.assert_well(address)
+
+
+def click_cell(tab: Watched, module: str) -> None:
+    """Click the cell of a module as a reader does: with the mouse, at its place on the screen."""
+    cells = "document.querySelector('.js-plotly-plot').data.at(-1).customdata"
+    index = tab.page.evaluate(f"module => {cells}.findIndex(cell => cell[2] === module)", module)
+    trace = tab.page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last
+    point = trace.locator(".point").nth(index)
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    assert box is not None
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_every_page_opens(tab: Watched, address: str, name: str) -> None:
+    tab.open(f"{address}/{name}")
+    assert urlparse(tab.page.url).path.strip("/") == name
+    assert tab.page.get_by_text("This page could not be shown").count() == 0
+    assert tab.page.get_by_text("Deploy", exact=True).count() == 0
+
+
+def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
+    browser: Browser, tab: Watched, address: str
+) -> None:
+    tab.open(f"{address}/layers?run=full&metric=srank")
+    tab.page.wait_for_selector(".js-plotly-plot .point")
+    click_cell(tab, MODULE)
+    expect(tab.page.locator("h3", has_text=MODULE)).to_be_visible()
+    tab.page.wait_for_url("**module=**")
+    assert parse_qs(urlparse(tab.page.url).query)["module"] == [MODULE]
+    with watched(browser) as other:
+        other.open(tab.page.url)
+        expect(other.page.locator("h3", has_text=MODULE)).to_be_visible()
+        for label, chosen in (("Run", "full"), ("Quantity", "srank"), ("Matrix", MODULE)):
+            expect(other.page.get_by_role("combobox", name=label)).to_have_value(chosen)
+        other.assert_well(address)
+
+
+def test_downloads_arrive_and_parse(tab: Watched, address: str, reports: dict[str, RankReport]) -> None:
+    tab.open(f"{address}/layers?run=full&step=5&metric=%CF%83%E2%82%81")
+    tab.page.get_by_role("button", name="Download").first.click()
+    with tab.page.expect_download() as data:
+        tab.page.get_by_role("button", name="Data (CSV)").first.click()
+    found = pd.read_csv(io.BytesIO(Path(data.value.path()).read_bytes())).set_index("modules")["value"]
+    updates = reports["full"].updates
+    own = updates[(updates["step"] == 5) & (updates["delta"] == "cumulative")].set_index("module")["spectral_norm"]
+    assert found.to_dict() == pytest.approx(own.to_dict(), rel=1e-12)
+    with tab.page.expect_download() as page:
+        tab.page.get_by_role("button", name="Interactive page (HTML)").first.click()
+    assert page.value.suggested_filename == "layer_map.html"
+    text = Path(page.value.path()).read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "Plotly.newPlot" in text
+    assert "<script src=" not in text  # it needs nothing else
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible(browser: Browser, address: str, scheme: Style) -> None:
+    with watched(browser, scheme) as tab:
+        tab.open(f"{address}/layers?run=full")
+        tab.page.wait_for_selector(".js-plotly-plot .xtick text")
+        ratios = tab.page.evaluate(CONTRAST)
+        background = tab.page.evaluate(
+            "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+        )
+    assert background == f"rgb{ImageColor.getrgb(palette(scheme).background)}"  # that of the figures
+    assert len(ratios) > 30
+    low = {text: ratio for text, ratio in ratios if ratio < 4.5}
+    assert not low
+
+
+@pytest.mark.parametrize("name", ["", "layers", "spectra", "compare"])
+def test_hostile_names_are_text_and_execute_nothing(tab: Watched, address: str, name: str) -> None:
+    run, module = quote(HOSTILE_RUN), quote(HOSTILE_MODULE)
+    places = quote(f"{HOSTILE_RUN}, step 10")
+    tab.open(f"{address}/{name}?run={run}&module={module}&places={places}&matrices={module}")
+    if name == "layers":
+        expect(tab.page.locator("h3")).to_contain_text(plain(HOSTILE_MODULE))
+        expect(tab.page.get_by_role("combobox", name="Run")).to_have_value(HOSTILE_RUN)
+        tab.page.wait_for_selector(".js-plotly-plot .gtitle")
+        expect(tab.page.locator(".js-plotly-plot .gtitle").first).to_contain_text(HOSTILE_RUN)
+    tab.page.wait_for_timeout(300)
+    assert tab.page.evaluate("window.hacked") is None
+    assert tab.page.locator('[data-testid="stMain"] img[src="x"]').count() == 0
+    assert tab.page.locator('[data-testid="stMain"] .katex').count() == 0
+    assert tab.page.locator('[data-testid="stMain"] a[href^="javascript"]').count() == 0
+    assert "\x1b" not in tab.page.content()
+
+
+def test_a_study_that_grows_shows_what_is_new(
+    tab: Watched, address: str, study: Path, reports: dict[str, RankReport]
+) -> None:
+    tab.open(f"{address}/compare")
+    renamed(reports["lora"], "later").save(study / "later.rank")
+    box = tab.page.locator('[data-testid="stMultiSelect"]').first
+    box.locator("input").click()
+    expect(tab.page.get_by_role("option", name="later")).to_be_visible()

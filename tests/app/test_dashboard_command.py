@@ -1,0 +1,121 @@
+"""The verb: ports, hosts, several at once, and how it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rank_lab import dashboard_command
+from rank_lab.dashboard_command import free_port, is_loopback, streamlit_arguments
+from rank_lab.errors import RankLabError
+from rank_lab.figures.style import palette
+from tests.app.served import ROOT, dashboard
+from tests.checkpoints import rank_lab
+
+
+def test_a_study_that_is_not_there(tmp_path: Path) -> None:
+    outcome = rank_lab("dashboard", tmp_path / "absent", "--no-browser")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "is no folder" in outcome.err
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        outcome = rank_lab("dashboard", tmp_path, "--no-browser", "--port", port)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert f"port {port} is in use; leave --port out" in outcome.err
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_a_host_of_elsewhere_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(RankLabError, match="use localhost"):
+        free_port(host, None)
+
+
+def test_without_a_port_the_first_free_one_is_taken() -> None:
+    first = free_port("localhost", None)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # tests before may just have left it
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert free_port("localhost", None) > first
+
+
+def test_a_host_that_others_reach_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise RankLabError("far enough")
+
+    monkeypatch.setattr(dashboard_command, "_server", stop)
+    with pytest.raises(RankLabError, match="far enough"):
+        dashboard_command.dashboard_and_wait(tmp_path, host="0.0.0.0")
+    assert "everyone who reaches 0.0.0.0" in capsys.readouterr().err
+    with pytest.raises(RankLabError, match="far enough"):
+        dashboard_command.dashboard_and_wait(tmp_path)
+    assert capsys.readouterr().err == ""
+    assert is_loopback("::1")
+    assert not is_loopback("10.0.0.1")
+
+
+def test_streamlit_is_told_to_keep_to_itself(tmp_path: Path) -> None:
+    given = streamlit_arguments(tmp_path, "localhost", 8501)
+    for flag in (
+        "--server.address=localhost", "--browser.gatherUsageStats=false", "--server.enableCORS=true",
+        "--server.enableXsrfProtection=true", "--client.showErrorDetails=none", "--server.fileWatcherType=none",
+    ):  # fmt: skip
+        assert flag in given
+    for style in ("light", "dark"):
+        assert f"--theme.{style}.backgroundColor={palette(style).background}" in given
+    assert given[-2:] == ["--", str(tmp_path)]
+
+
+def test_a_browser_is_opened_only_where_there_is_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert not dashboard_command._has_screen()
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert dashboard_command._has_screen()
+
+
+def test_two_at_once_on_an_empty_study_and_ctrl_c_ends_each(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with dashboard(tmp_path / "study", tmp_path / "one") as one, dashboard(tmp_path / "study", tmp_path / "two") as two:
+        assert one != two
+        for address in (one, two):
+            with urllib.request.urlopen(address) as answer:
+                assert answer.status == 200
+
+
+def test_a_command_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rank_lab", "dashboard", str(tmp_path), "--no-browser"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert " at http://" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    with pytest.raises(ProcessLookupError):  # nothing of its group is left
+        os.killpg(process.pid, 0)
+
+
+def test_a_server_that_dies_at_once_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object) -> "subprocess.Popen[str]":
+        return subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(dashboard_command, "_server", dead)
+    with pytest.raises(RankLabError, match="the server did not start on port"):
+        dashboard_command.dashboard_and_wait(tmp_path, port=free_port("localhost", None))
+    monkeypatch.setattr(dashboard_command, "_PORTS", free_port("localhost", None) - 8501 + 2)
+    with pytest.raises(RankLabError, match="no port from"):  # each of them was tried
+        dashboard_command.dashboard_and_wait(tmp_path)
