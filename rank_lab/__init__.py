@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rank_lab.analysis import Settings, analyze
+    from rank_lab.analysis import analyze
     from rank_lab.budget import RankAllocator, budget_curve, plan_ranks
     from rank_lab.bulk import gavish_donoho_rank, marchenko_pastur_rank, tail_exponent
     from rank_lab.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rank_lab.metrics import METRICS, Metric
     from rank_lab.null import factor_null, null_ranks, null_spectrum
     from rank_lab.pairing import plan_updates
+    from rank_lab.planned import RunSource, Settings
     from rank_lab.quantities import (
         effective_rank,
         effective_rank_energy,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "analysis": ("Settings", "analyze"),
+    "analysis": ("analyze",),
     "budget": ("RankAllocator", "budget_curve", "plan_ranks"),
     "bulk": ("gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"),
     "checkpoint": ("Checkpoint",),
@@ -60,6 +61,7 @@ _HOMES = {
     "metrics": ("METRICS", "Metric"),
     "null": ("factor_null", "null_ranks", "null_spectrum"),
     "pairing": ("plan_updates",),
+    "planned": ("RunSource", "Settings"),
     "quantities": (
         "effective_rank",
         "effective_rank_energy",
@@ -99,6 +101,7 @@ __all__ = [
     "RankLabError",
     "RankPlan",
     "RankReport",
+    "RunSource",
     "Settings",
     "Spectrum",
     "Update",

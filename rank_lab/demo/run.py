@@ -1,17 +1,19 @@
 """The demonstration: the main job, end to end, on a real model and real text of every machine."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import Progress
-from rich.table import Table
 
 from rank_lab.commands import Choices, analyze_runs, console, progress_bar
 from rank_lab.demo.adapt import BASE, SAVE_AT, Adaptation, adapt_full, adapt_lora
 from rank_lab.errors import RankLabError
+from rank_lab.plain_table import PlainTable
+from rank_lab.plain_text import plain
 
 __all__ = ["run_demo"]
 
@@ -38,8 +40,7 @@ def run_demo(study: Path, *, steps: int = 200) -> None:
     screen = console()
     screen.print(
         f"\nA Llama of 0.9 M parameters that has read English prose only ({BASE}) is taught Python code,\n"
-        f"{steps} steps of full fine-tuning and {steps} of LoRA (r = 8, all linear layers), on the same batches.\n",
-        highlight=False,
+        f"{steps} steps of full fine-tuning and {steps} of LoRA (r = 8, all linear layers), on the same batches.\n"
     )
     save_at = sorted({step for step in SAVE_AT if step < steps} | {steps})
     with progress_bar() as bar:
@@ -51,10 +52,10 @@ def run_demo(study: Path, *, steps: int = 200) -> None:
     screen.print(_learned(runs))
     for name in ("full", "lora"):
         analyze_runs([str(study / name)], str(BASE), study, Choices())
+    shown = plain(shlex.quote(str(study)))
     screen.print(
         "\nOne learning rate and one seed each: this shows the tool, not which method is better.\n"
-        f"Look closer:  rank-lab show {study} --modules      Take it along:  rank-lab export {study} -o tables/",
-        highlight=False,
+        f"Look closer:  rank-lab show {shown} --modules      Take it along:  rank-lab export {shown} -o tables/"
     )
 
 
@@ -78,8 +79,8 @@ def _record(study: Path, runs: list[Adaptation]) -> None:
     (study / _MARK).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _learned(runs: list[Adaptation]) -> Table:
-    table = Table(title="loss on held-out text, nats per token", title_justify="left")
+def _learned(runs: list[Adaptation]) -> PlainTable:
+    table = PlainTable(title="loss on held-out text, nats per token", title_justify="left")
     for name in ("run", "step", "code (learned)", "prose (forgotten)"):
         table.add_column(name, justify="left" if name == "run" else "right")
     table.add_row("base", "0", f"{runs[0].before.code:.3f}", f"{runs[0].before.prose:.3f}")
