@@ -36,7 +36,7 @@ wheel: dev                      ## the built wheel, alone in a clean environment
 oldest: .venv/peft-$(OLDEST_PEFT)  ## SoRA, and adapters as that version writes them, with the oldest PEFT that is supported
 	PYTHONPATH=$(CURDIR)/$< EXPECTED_PEFT=$(OLDEST_PEFT) $(BIN)/python -m pytest -q tests/sora \
 		tests/test_adapter_config.py tests/test_adapter_starts.py tests/test_foreign_adapters.py \
-		tests/test_lora_config.py tests/test_extract.py -n $(WORKERS)
+		tests/test_lora_config.py tests/test_extract.py tests/test_peft_methods.py -n $(WORKERS)
 
 speed: dev                      ## side by side with other ways to a spectrum
 	$(BIN)/python -m analyses.speed
