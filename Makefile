@@ -11,18 +11,22 @@ export OMP_WAIT_POLICY = PASSIVE
 # A local folder of wheels, where pip has one, serves uv as well.
 export UV_FIND_LINKS = $(PIP_FIND_LINKS)
 
-.PHONY: demo test setup dev check wheel oldest speed clean
+.PHONY: demo test slow setup dev check wheel oldest speed clean
 
 demo: .venv/base                ## the main job on real input, in about a minute
 	$(BIN)/rank-lab demo -o demo-study
 
 test: dev check wheel           ## all that CI runs
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(MAKE) slow
 	$(MAKE) oldest
 
 setup: .venv/base
 
 dev: .venv/dev
+
+slow: dev                       ## what plain pytest leaves out: all of MBPP, the scripts that measure, full fine-tuning of MiniLM
+	$(BIN)/python -m pytest -q -m slow -n $(WORKERS)
 
 check: dev                      ## style, types, layers
 	$(BIN)/ruff format --check .
