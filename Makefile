@@ -11,18 +11,22 @@ export OMP_WAIT_POLICY = PASSIVE
 # A local folder of wheels, where pip has one, serves uv as well.
 export UV_FIND_LINKS = $(PIP_FIND_LINKS)
 
-.PHONY: demo test setup dev check wheel oldest speed clean
+.PHONY: demo test slow setup dev check wheel oldest speed clean
 
 demo: .venv/base                ## all of it on real input, in a few minutes; then the dashboard
 	$(BIN)/rank-lab demo -o demo-study
 
 test: dev check wheel           ## all that CI runs
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(MAKE) slow
 	$(MAKE) oldest
 
 setup: .venv/base
 
 dev: .venv/dev
+
+slow: dev                       ## what plain pytest leaves out: all of MBPP, the scripts that measure, full fine-tuning of MiniLM
+	$(BIN)/python -m pytest -q -m slow -n $(WORKERS)
 
 check: dev                      ## style, types, layers
 	$(BIN)/ruff format --check .
@@ -36,7 +40,7 @@ wheel: dev                      ## the built wheel, alone in a clean environment
 oldest: .venv/peft-$(OLDEST_PEFT)  ## SoRA, and adapters as that version writes them, with the oldest PEFT that is supported
 	PYTHONPATH=$(CURDIR)/$< EXPECTED_PEFT=$(OLDEST_PEFT) $(BIN)/python -m pytest -q tests/sora \
 		tests/test_adapter_config.py tests/test_adapter_starts.py tests/test_foreign_adapters.py \
-		tests/test_lora_config.py tests/test_extract.py -n $(WORKERS)
+		tests/test_lora_config.py tests/test_extract.py tests/test_peft_methods.py -n $(WORKERS)
 
 speed: dev                      ## side by side with other ways to a spectrum
 	$(BIN)/python -m analyses.speed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rank_lab.amplification import amplifications, projected_cores
-    from rank_lab.analysis import Settings, analyze
+    from rank_lab.analysis import analyze
     from rank_lab.budget import RankAllocator, budget_curve, plan_ranks
     from rank_lab.bulk import gavish_donoho_rank, marchenko_pastur_rank, tail_exponent
     from rank_lab.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rank_lab.module_comparison import ComparisonOptions
     from rank_lab.null import factor_null, null_ranks, null_spectrum
     from rank_lab.pairing import plan_updates
+    from rank_lab.planned import RunSource, Settings
     from rank_lab.quantities import (
         effective_rank,
         effective_rank_energy,
@@ -58,7 +59,7 @@ _HOMES = {
         "amplifications",
         "projected_cores",
     ),
-    "analysis": ("Settings", "analyze"),
+    "analysis": ("analyze",),
     "budget": ("RankAllocator", "budget_curve", "plan_ranks"),
     "bulk": ("gavish_donoho_rank", "marchenko_pastur_rank", "tail_exponent"),
     "checkpoint": ("Checkpoint",),
@@ -76,6 +77,7 @@ _HOMES = {
     "module_comparison": ("ComparisonOptions",),
     "null": ("factor_null", "null_ranks", "null_spectrum"),
     "pairing": ("plan_updates",),
+    "planned": ("RunSource", "Settings"),
     "quantities": (
         "effective_rank",
         "effective_rank_energy",
@@ -126,6 +128,7 @@ __all__ = [
     "RankLabError",
     "RankPlan",
     "RankReport",
+    "RunSource",
     "Settings",
     "Spectrum",
     "SubspaceReport",

@@ -1,62 +1,29 @@
 """``analyze``: streams one update at a time through the arrow, from checkpoints to a report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.engine import run_largest_first
-from rank_lab.errors import PairingError, SchemaError
-from rank_lab.kept_start import kept_start
+from rank_lab.errors import PairingError
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
-from rank_lab.pairing import plan_step, plan_updates
+from rank_lab.pairing import plan_step
+from rank_lab.planned import Settings, plan_since, recorded_choices, start_of, training_records
 from rank_lab.provenance import provenance_of
 from rank_lab.report import RankReport
 from rank_lab.spec import UpdateSpec
 from rank_lab.tables import Point, frames, records
 from rank_lab.trained_with import trained_with
-from rank_lab.training_record import TrainingRecord, record_beside
+from rank_lab.training_record import TrainingRecord
 from rank_lab.trajectory import name_of_run, open_run
 from rank_lab.update import return_freed_memory
 
-__all__ = ["Progress", "Settings", "analyze", "planned"]
+__all__ = ["Progress", "analyze"]
 
 Progress = Callable[[float, float, str], None]
 """Called with work done, work in all (in multiply-adds) and the module that was finished."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Choices of an analysis beyond how an update is measured.
-
-    Parameters
-    ----------
-    run
-        Name of the run in the tables; default the name of the folder, of a ``checkpoint-N`` the folder above it.
-    workers
-        Processes; 0 for as many as cores where that pays. More than one starts
-        fresh Python processes, which a script must allow by its
-        ``if __name__ == "__main__":``.
-    lora_alpha
-        For LoRA files that do not record it.
-    base_rounded
-        The base file was rounded after training had started from its parent, so that its rounding is in
-        the difference, too; see :func:`rank_lab.noise.noise_of`.
-    split_fused
-        Take fused weights apart; see :func:`rank_lab.pairing.plan_updates`.
-    initial
-        The adapter as it was saved before training; see :func:`rank_lab.pairing.plan_updates`. Default, where the
-        record of a training says that its method starts from a part of the base: the one that it kept.
-    """
-
-    run: str = ""
-    workers: int = 1
-    lora_alpha: float | None = None
-    base_rounded: bool = False
-    split_fused: bool = False
-    initial: Checkpoint | str | Path | None = None
 
 
 def analyze(
@@ -64,7 +31,7 @@ def analyze(
     base: Checkpoint | str | Path | None = None,
     *,
     options: MeasurementOptions = MeasurementOptions(),  # noqa: B008 - frozen
-    settings: Settings = Settings(),
+    settings: Settings = Settings(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> RankReport:
     """Spectra and ranks of every update between a base and what fine-tuning made of it.
@@ -108,60 +75,19 @@ def analyze(
     """
     checkpoints = _opened(tuned)
     original = _one(base)
-    training, unread = _training(checkpoints)
-    given = _one(settings.initial)
-    initial = {each.folder: _kept(each, training) if given is None else given for each in checkpoints}
+    training, unread = training_records(checkpoints)
+    initial = {each.folder: start_of(each, settings, training) for each in checkpoints}
     steps = _steps(checkpoints, original, settings, initial, training)
     specs = list(dict.fromkeys(spec for step in steps for _, found in step.deltas for spec in found))
     measured = dict(zip(specs, _measured(specs, options, settings.workers, progress), strict=True))
     return_freed_memory()  # what was measured with is not needed to write it down
     name = settings.run or name_of_run(tuned, checkpoints)
     tables = frames(records(steps, measured, name))
-    chosen: dict[str, Any] = {"run": name, "lora_alpha": settings.lora_alpha, "split_fused": settings.split_fused}
-    if settings.base_rounded:
-        chosen["base_rounded"] = True
-    if sources := dict.fromkeys(start.source for start in initial.values() if start is not None):
-        chosen |= {"initial": ", ".join(sources), "initial_kept_by_training": given is None}
+    chosen = {"run": name} | recorded_choices(settings, initial.values())
     about = provenance_of(checkpoints, original, options, settings=chosen)
     record = next(iter(training.values()), None)
     about |= {"training": None if record is None else asdict(record)} | ({"training_unread": unread} if unread else {})
     return RankReport(**tables, provenance=about)
-
-
-def planned(checkpoint: Checkpoint, base: Checkpoint | None, settings: Settings) -> Plan:
-    """What :func:`analyze` compares of one checkpoint since the base, from headers alone.
-
-    Parameters
-    ----------
-    checkpoint, base, settings
-        As it takes them.
-
-    Raises
-    ------
-    RankLabError
-        If nothing can be compared: see :func:`rank_lab.pairing.plan_updates`.
-    """
-    given = _one(settings.initial)
-    start = _kept(checkpoint, _training([checkpoint])[0]) if given is None else given
-    return _plan(checkpoint, base, settings, start)
-
-
-def _training(checkpoints: Sequence[Checkpoint]) -> tuple[dict[Path, TrainingRecord], str]:
-    """Records of the trainings by the checkpoints' folders, and why one that is there could not be read."""
-    found, unread = {}, ""
-    for folder in dict.fromkeys(checkpoint.folder for checkpoint in checkpoints):
-        try:
-            record = record_beside(folder)
-        except SchemaError as error:  # any tool may have written a file of that name
-            unread = str(error)
-            continue
-        if record is not None:
-            found[folder] = record
-    return found, unread
-
-
-def _kept(checkpoint: Checkpoint, training: Mapping[Path, TrainingRecord]) -> Checkpoint | None:
-    return kept_start(checkpoint, checkpoint.folder, training.get(checkpoint.folder))
 
 
 def _one(source: Checkpoint | str | Path | None) -> Checkpoint | None:
@@ -191,7 +117,7 @@ def _steps(
     steps: list[Point] = []
     before: Plan | None = None
     for checkpoint in checkpoints:
-        plan = _plan(checkpoint, base, settings, initial[checkpoint.folder])
+        plan = plan_since(checkpoint, base, settings, initial[checkpoint.folder])
         deltas: list[tuple[str, tuple[UpdateSpec, ...]]] = [("cumulative", plan.specs)]
         if len(checkpoints) > 1:
             deltas.append(("step", plan_step(plan, before)))
@@ -199,15 +125,6 @@ def _steps(
         steps.append(Point(checkpoint.step, plan, tuple(deltas), trained))
         before = plan
     return steps
-
-
-def _plan(checkpoint: Checkpoint, base: Checkpoint | None, settings: Settings, start: Checkpoint | None) -> Plan:
-    plan = plan_updates(
-        checkpoint, base, lora_alpha=settings.lora_alpha, initial=start, split_fused=settings.split_fused
-    )
-    if not settings.base_rounded:
-        return plan
-    return replace(plan, specs=tuple(replace(spec, base_rounded=True) for spec in plan.specs))
 
 
 def _measured(

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rank_lab.measurement import MeasurementOptions
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import plain
 from rank_lab.plan_file import plan_content, read_plan
+from rank_lab.planned import RunSource, Settings
 from rank_lab.rank_plan import ALLOCATIONS, Allocation
 from rank_lab.recorded_base import recorded_base
 from rank_lab.report import RankReport, read_provenance, reports_of
@@ -40,6 +41,8 @@ class RankOptions:
         See :func:`rank_lab.budget.plan_ranks`.
     dtype, device
         See :func:`rank_lab.extraction.extract`.
+    read
+        How the files of ``extract`` are read.
     """
 
     budget: int | None = None
@@ -51,6 +54,7 @@ class RankOptions:
     with_rounding: bool = False
     dtype: str = "float32"
     device: str = "cpu"
+    read: Settings = field(default_factory=Settings)
 
     def choice(self) -> RankChoice:
         """The same, checked.
@@ -97,6 +101,7 @@ def plan_and_print(
     choice = options.choice()
     folder, report = _report(study, run)
     about = report.provenance
+    _refuse_parts(folder, report)
     config = _config_of(about)
     tied = tied_modules(report.coverage, tie_word_embeddings=config.get("tie_word_embeddings") is True)
     spectra = module_spectra(report.updates, report.spectra, run=run, step=step, tied=tied)
@@ -122,7 +127,7 @@ def plan_and_print(
     else:
         others = [point for point in allocator.curve([plan.parameters]) if _else(point, plan.method)]
         console().print(render_plan(plan, others, modules=modules))
-        console().print(f"written: {plain(str(file))}", highlight=False, markup=False)
+        console().print(f"written: {plain(str(file))}")
     return not plan.reached
 
 
@@ -139,12 +144,13 @@ def extract_and_print(
         def advance(share: float, module: str) -> None:
             bar.update(task, completed=share, description=plain(module)[-48:])
 
-        made = extract(_last(tuned), original, out, choice, dtype=options.dtype, options=measuring, progress=advance)
+        run = RunSource(_last(tuned), options.read)
+        made = extract(run, original, out, choice, dtype=options.dtype, options=measuring, progress=advance)
     if as_json:
         sys.stdout.write(json.dumps(made.content() | {"written": str(out)}, indent=1) + "\n")
         return
     console().print(render_extraction(made, modules=modules))
-    console().print(f"written: {plain(str(out))}", highlight=False, markup=False)
+    console().print(f"written: {plain(str(out))}")
 
 
 def _last(tuned: str) -> Checkpoint:
@@ -175,6 +181,19 @@ def _report(study: Path, run: str | None) -> tuple[Path, RankReport]:
         wanted = "which run" if run is None else f"run {run!r}"
         raise BudgetError(f"{study}: {wanted}? Its reports are of {plain(names, limit=400)}; name one with --run.")
     return chosen[0], RankReport.load(chosen[0])
+
+
+def _refuse_parts(folder: Path, report: RankReport) -> None:
+    if not report.provenance["settings"].get("split_fused"):
+        return
+    fused = report.coverage.loc[report.coverage["reason"].str.startswith("fused: ", na=False), "module"]
+    if len(fused):
+        raise BudgetError(
+            plain(
+                f"{folder}: was analysed with --split-fused, and a LoRA cannot be put on parts of {fused.iloc[0]}:"
+                " analyze the run again without it."
+            )
+        )
 
 
 def _config_of(provenance: Mapping[str, Any]) -> Mapping[str, Any]:

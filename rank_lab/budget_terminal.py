@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.budget import BudgetPoint
 from rank_lab.extraction_report import ExtractedModule, Extraction, LeftOut
 from rank_lab.names import KINDS, identify, natural_order
+from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 from rank_lab.plan_words import plan_caps, plan_totals
 from rank_lab.rank_plan import ModuleRank, RankPlan
@@ -57,7 +57,7 @@ def render_extraction(made: Extraction, *, modules: bool = False) -> Group:
     table = _table("module" if modules else "kind", "n", "rank", "parameters", "error", "promised", "rounding")
     for name, rows in _grouped(made.modules, modules=modules).items():
         table.add_row(
-            Text(plain(name)),
+            name,
             str(len(rows)),
             _spread([row.rank for row in rows]),
             f"{sum(row.parameters for row in rows):,}",
@@ -83,7 +83,7 @@ def _caps(plan: RankPlan) -> list[Text]:
     return short + [Text(f"  {sentence}", style="yellow") for sentence in sentences]
 
 
-def _plan_kinds(plan: RankPlan) -> Table:
+def _plan_kinds(plan: RankPlan) -> PlainTable:
     table = _table("kind", "n", "shape", "rank", "capped", "parameters", "full", "kept", "error")
     groups: dict[tuple[str, str], list[ModuleRank]] = {}
     for row in plan.rows:
@@ -91,19 +91,19 @@ def _plan_kinds(plan: RankPlan) -> Table:
             shape = f"{row.spectrum.out_features}x{row.spectrum.in_features}"
             groups.setdefault((row.spectrum.kind or identify(row.module).kind, shape), []).append(row)
     for (kind, shape), rows in sorted(groups.items(), key=lambda group: (_place(group[0][0]), group[0][1])):
-        _add(table, [Text(plain(kind)), str(len(rows)), shape], rows)
+        _add(table, [kind, str(len(rows)), shape], rows)
     return table
 
 
-def _plan_modules(plan: RankPlan) -> Table:
+def _plan_modules(plan: RankPlan) -> PlainTable:
     table = _table("module", "shape", "rank", "capped", "parameters", "full", "kept", "error")
     for row in sorted(plan.rows, key=lambda row: natural_order(row.module)):
         if not row.spectrum.reason:
-            _add(table, [Text(plain(row.module)), f"{row.spectrum.out_features}x{row.spectrum.in_features}"], [row])
+            _add(table, [row.module, f"{row.spectrum.out_features}x{row.spectrum.in_features}"], [row])
     return table
 
 
-def _add(table: Table, start: Sequence[str | Text], rows: Sequence[ModuleRank]) -> None:
+def _add(table: PlainTable, start: Sequence[str], rows: Sequence[ModuleRank]) -> None:
     energy = math.fsum(row.spectrum.frobenius_norm**2 for row in rows)
     left = math.fsum((row.relative_error * row.spectrum.frobenius_norm) ** 2 for row in rows)
     share = left / energy if energy else 0.0
@@ -165,8 +165,8 @@ def _rest(count: int) -> list[Text]:
     return [Text(f"  ... and {more} more reasons, in the JSON", style="yellow")] if more > 0 else []
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index else "left", overflow="fold", no_wrap=index > 0)
     return table

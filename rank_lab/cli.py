@@ -28,6 +28,17 @@ _INTERRUPTED = 130  # typer leaves with it on Ctrl-C, after which nothing of its
 
 Study = Annotated[Path, typer.Argument(help="A study (folder of reports) or one report, NAME.rank.")]
 
+Alpha = Annotated[float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib, torchtune).")]
+SplitFused = Annotated[
+    bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")
+]
+InitialAdapter = Annotated[
+    str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
+]
+BaseRounded = Annotated[
+    bool, typer.Option("--base-rounded", help="The base file is a rounded copy of what training started from.")
+]
+
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
@@ -59,18 +70,10 @@ def analyze(
         str, typer.Option(help="off, rounding (a test where it matters) or full (also against i.i.d. noise).")
     ] = "rounding",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
-    lora_alpha: Annotated[
-        float | None, typer.Option(help="Alpha of LoRA files that do not record it (loralib, torchtune).")
-    ] = None,
-    split_fused: Annotated[
-        bool, typer.Option("--split-fused", help="Take fused weights (qkv, gate and up) of full checkpoints apart.")
-    ] = False,
-    initial_adapter: Annotated[
-        str | None, typer.Option(help="The adapter as it was saved before training (PiSSA, CorDA, LoRA-GA ...).")
-    ] = None,
-    base_rounded: Annotated[
-        bool, typer.Option("--base-rounded", help="The base file is a rounded copy of what training started from.")
-    ] = False,
+    lora_alpha: Alpha = None,
+    split_fused: SplitFused = False,
+    initial_adapter: InitialAdapter = None,
+    base_rounded: BaseRounded = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Measure the spectra of every update and write a report.
@@ -108,6 +111,12 @@ def subspace(
     no_intruders: Annotated[bool, typer.Option("--no-intruders", help="Leave them out: they cost the most.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for as many as cores where that pays.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lora_alpha: Alpha = None,
+    second_lora_alpha: Annotated[float | None, typer.Option(help="The same of the second.")] = None,
+    split_fused: SplitFused = False,
+    initial_adapter: InitialAdapter = None,
+    second_initial_adapter: Annotated[str | None, typer.Option(help="The same of the second.")] = None,
+    base_rounded: BaseRounded = False,
     modules: Annotated[bool, typer.Option("--modules", help="One line per module.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
@@ -121,7 +130,8 @@ def subspace(
 
     choices = SubspaceChoices(
         name=name, k=k, intruder_k=intruder_k, intruders=not no_intruders, workers=workers, device=device,
-        modules=modules,
+        modules=modules, lora_alpha=(lora_alpha, second_lora_alpha), split_fused=split_fused,
+        initial_adapter=(initial_adapter, second_initial_adapter), base_rounded=base_rounded,
     )  # fmt: skip
     failed = subspace_and_print(first, second, base, study, choices, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
@@ -237,6 +247,9 @@ def extract(
         str, typer.Option(help="Of the factors: float32, bfloat16 or float16.", rich_help_panel=_FACTORS)
     ] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_FACTORS)] = "cpu",
+    lora_alpha: Alpha = None,
+    initial_adapter: InitialAdapter = None,
+    base_rounded: BaseRounded = False,
     modules: Modules = False,
     as_json: AsJson = False,
 ) -> None:
@@ -245,10 +258,11 @@ def extract(
     Example: rank-lab extract tuned/ --base base/ --energy 0.9 -o lora/
     """
     from rank_lab.budget_command import RankOptions, extract_and_print
+    from rank_lab.planned import Settings
 
     options = RankOptions(
         budget, energy, rank, plan_file, method=method, most=most, with_rounding=with_rounding, dtype=dtype,
-        device=device,
+        device=device, read=Settings(lora_alpha=lora_alpha, initial=initial_adapter, base_rounded=base_rounded),
     )  # fmt: skip
     extract_and_print(tuned, base, out, options, modules=modules, as_json=as_json)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rank_lab.analysis import Settings
 from rank_lab.analysis import analyze as analyze_run
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.curve import CURVE_FILE, Curve
@@ -22,6 +21,7 @@ from rank_lab.noise import NOISE_MODES
 from rank_lab.outcomes import Outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.plain_text import plain
+from rank_lab.planned import Settings
 from rank_lab.recorded_base import recorded_base
 from rank_lab.report import RankReport, read_provenance, reports_of
 from rank_lab.score_table import SCORES_FILE
@@ -43,8 +43,9 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def console() -> Console:
-    """Standard output, wide enough for all columns where it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_IN_FILES)
+    """Standard output, wide enough for all columns where it is no terminal; text is shown as it is, not as markup."""
+    width = None if sys.stdout.isatty() else _WIDTH_IN_FILES
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def progress_bar() -> Progress:
@@ -69,7 +70,7 @@ class Choices:
     lora_alpha, initial_adapter, split_fused
         See :func:`rank_lab.pairing.plan_updates`.
     base_rounded
-        See :class:`rank_lab.analysis.Settings`.
+        See :class:`rank_lab.planned.Settings`.
     """
 
     name: str = ""
@@ -121,7 +122,7 @@ def analyze_runs(
         summaries.append(summary(report) | {"report": str(folder)})
         if not as_json:
             console().print(render(report))
-            console().print(f"written: {folder}", highlight=False, markup=False)
+            console().print(plain(f"written: {folder}"))
     if as_json:
         sys.stdout.write(json.dumps(summaries, indent=1) + "\n")
     return failed
@@ -150,7 +151,7 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
     if outcomes is not None:
         console().print(render_outcomes(outcomes))
         if reports:
-            console().print(_unfair(reports), highlight=False, markup=False)
+            console().print(_unfair(reports))
 
 
 def curve_of(study: Path) -> Curve | None:
@@ -207,10 +208,11 @@ def _options(study: Path, choices: Choices) -> MeasurementOptions:
 
 def _with_progress(source: str, base: Checkpoint | None, options: MeasurementOptions, settings: Settings) -> RankReport:
     with progress_bar() as bar:
-        task = bar.add_task(Path(source).name, total=1000)
+        task = bar.add_task(plain(Path(source).name), total=1000)
 
         def advance(finished: float, total: float, module: str) -> None:
-            bar.update(task, completed=round(1000 * finished / total) if total else 1000, description=module[-48:])
+            done = round(1000 * finished / total) if total else 1000
+            bar.update(task, completed=done, description=plain(module)[-48:])
 
         return analyze_run(source, base, options=options, settings=settings, progress=advance)
 

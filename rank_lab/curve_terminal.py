@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.bands import bands
 from rank_lab.curve import Curve, CurveRow
+from rank_lab.plain_table import PlainTable
+from rank_lab.plain_text import plain
 
 __all__ = ["curve_summary", "interval_text", "knee_sentence", "render_curve", "sentence"]
 
@@ -51,18 +52,17 @@ def render_curve(curve: Curve) -> Group:
     parts: list[Any] = []
     for (seed, control), part in rows.groupby(["seed", "control"], sort=False):
         first = part.iloc[0]
-        parts.append(
-            Text.assemble(
-                "\n", (str(control), "bold"), f"  {first['model']} on {first['task']}, seed {seed}: {first['score']}, "
-                f"{first['train_examples']} training and {first['validation_examples']} validation examples"
-            )
-        )  # fmt: skip
+        about = (
+            f"  {first['model']} on {first['task']}, seed {seed}: {first['score']},"
+            f" {first['train_examples']} training and {first['validation_examples']} validation examples"
+        )
+        parts.append(Text.assemble("\n", (plain(str(control)), "bold"), plain(about)))
         parts.append(_table(part))
     if rows["seed"].nunique() > 1:
         parts.append(_means(rows))
     parts += _warnings(rows)
-    parts += [Text(f"  knee of {knee_sentence(knee)}") for knee in curve.knees]
-    parts.append(Text(_legend(rows), style="dim"))
+    parts += [Text(plain(f"  knee of {knee_sentence(knee)}")) for knee in curve.knees]
+    parts.append(Text(plain(_legend(rows)), style="dim"))
     return Group(*parts)
 
 
@@ -84,8 +84,8 @@ def sentence(row: CurveRow) -> str:
     )
 
 
-def _table(rows: pd.DataFrame) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _table(rows: pd.DataFrame) -> PlainTable:
+    table = PlainTable(box=None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading == "ended" else "right", no_wrap=True)
     for row in rows.to_dict(orient="records"):
@@ -103,9 +103,9 @@ def _table(rows: pd.DataFrame) -> Table:
     return table
 
 
-def _means(rows: pd.DataFrame) -> Table:
+def _means(rows: pd.DataFrame) -> PlainTable:
     """All seeds together: their means, with Student's interval."""
-    table = Table(
+    table = PlainTable(
         box=None,
         pad_edge=False,
         header_style="bold",
@@ -151,7 +151,7 @@ def _number(value: Any, form: str) -> str:
 def _warnings(rows: pd.DataFrame) -> list[Text]:
     told = rows[rows["warning"] != ""]
     return [
-        Text(f"  warning: seed {row.seed}, {row.control}, stage {row.stage}: {row.warning}", style="red")
+        Text(plain(f"  warning: seed {row.seed}, {row.control}, stage {row.stage}: {row.warning}"), style="red")
         for row in told.itertuples()
     ]
 

@@ -23,8 +23,8 @@ from rank_lab.extraction_report import EXTRACTED_FILE, Extraction, LeftOut
 from rank_lab.key_space import nearest_pairs
 from rank_lab.lora_config import task_type
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
-from rank_lab.pairing import plan_updates
 from rank_lab.plan_file import Promise, StoredPlan
+from rank_lab.planned import RunSource, plan_since, recorded_choices, start_of
 from rank_lab.provenance import provenance_of
 from rank_lab.rank_plan import Allocation, RankPlan
 from rank_lab.spec import UpdateSpec, read_update
@@ -70,7 +70,7 @@ class RankChoice:
 
 
 def extract(
-    tuned: Checkpoint | str | Path,
+    tuned: Checkpoint | str | Path | RunSource,
     base: Checkpoint | str | Path | None,
     out: str | Path,
     choice: RankChoice,
@@ -84,7 +84,8 @@ def extract(
     Parameters
     ----------
     tuned
-        Full checkpoint, or an adapter of any kind that rank_lab reads.
+        Full checkpoint, or an adapter of any kind that rank_lab reads; with settings (alpha of a file that has none,
+        the adapter before training ...) as :class:`rank_lab.planned.RunSource`.
     base
         What it was tuned from; plain factors need none.
     out
@@ -130,10 +131,12 @@ def extract(
     >>> made.modules[0].rank, made.parameters, made.relative_error < 1e-6
     (1, 8, True)
     """
-    target, tuned, base = Path(out), _opened(tuned), None if base is None else _opened(base)
+    run, target, base = RunSource.of(tuned), Path(out), None if base is None else _opened(base)
+    tuned, settings = _opened(run.source), run.settings
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: is there already; name a new or empty folder for the adapter.")
-    plan = plan_updates(tuned, base)
+    start = start_of(tuned, settings)
+    plan = plan_since(tuned, base, settings, start)
     parts = parts_of(plan, tuned, base)
     counter = _Counter(parts, choice, progress)
     if choice.plan is None:
@@ -148,7 +151,7 @@ def extract(
             parts, promises, folder, dtype=dtype, device=options.device, step=counter.done, config=_about(tuned, base)
         )
         found = Extraction(modules, tuple(_left_out(plan, parts, promises)), dtype, asked)
-        about = provenance_of([tuned], base, options, settings={"dtype": dtype})
+        about = provenance_of([tuned], base, options, settings={"dtype": dtype} | recorded_choices(settings, [start]))
         content = {"extraction_version": 1} | found.content() | {"provenance": about}
         (folder / EXTRACTED_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         folder.replace(target)  # whole or not at all

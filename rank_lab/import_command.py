@@ -126,4 +126,4 @@ def _print(rows: Sequence[ScoreRow], found: Sequence[Imported], study: Path, *, 
         sys.stdout.write(json.dumps({"scores": scores_summary(rows), "left_out": left}, indent=1) + "\n")
         return
     console().print(render_scores(rows))
-    console().print(f"written: {study / SCORES_FILE}", highlight=False, markup=False)
+    console().print(plain(f"written: {study / SCORES_FILE}"))

@@ -233,20 +233,32 @@ def _load(model: Any, module: str, sources: Mapping[str, StoredTensor]) -> None:
             " weights of one adapter, and is the base its own?"
         ) from error
     here = model.state_dict(keep_vars=True)
-    loaded = {value.data_ptr() for name, value in here.items() if name not in set(found.missing_keys)}
+    passed_over = {name: f"{name}.{_ADAPTER}" for name in found.unexpected_keys if _has_place(name, state, here)}
+    for name, place in passed_over.items():  # PEFT 0.20 draws VeRA's projections again instead of loading them
+        here[place].data.copy_(state[name])
+    unexpected = [name for name in found.unexpected_keys if name not in passed_over]
+    missing = set(found.missing_keys) - set(passed_over.values())
+    loaded = {value.data_ptr() for name, value in here.items() if name not in missing}
     expected = [
         name
         for name in found.missing_keys
-        if f".{_ADAPTER}." in f"{name}."
+        if name in missing
+        and f".{_ADAPTER}." in f"{name}."
         and _STAND_IN not in name
         and here[name].data_ptr() not in loaded  # a layer's name for a tensor that it shares
     ]
-    if found.unexpected_keys or expected:
-        what = f"surplus {found.unexpected_keys[0]}" if found.unexpected_keys else f"lacks {expected[0]}"
+    if unexpected or expected:
+        what = f"surplus {unexpected[0]}" if unexpected else f"lacks {expected[0]}"
         raise CheckpointError(
             f"{file}: the adapter of {module!r}: {what}, against what PEFT {version('peft')} makes of its config; save"
             " the adapter again, with that version."
         )
+
+
+def _has_place(name: str, state: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> bool:
+    """Whether the model holds a tensor of the adapter under its name with the adapter's behind it."""
+    place = here.get(f"{name}.{_ADAPTER}")
+    return place is not None and name in state and place.shape == state[name].shape
 
 
 def _refused(module: str, plan: Mapping[str, Any], what: str, error: Exception) -> UnsupportedUpdateError:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.checkpoint_scores import MEASURES
 from rank_lab.outcomes import Outcomes
+from rank_lab.plain_table import PlainTable
+from rank_lab.plain_text import plain
 
 __all__ = ["outcome_summary", "render_outcomes"]
 
@@ -69,10 +70,10 @@ def _heading(target: str | None) -> Text:
         return Text(
             "\nno target with a measure of forgetting: give tasks the roles 'target' and 'source'", style="yellow"
         )
-    return Text.assemble("\n", (target, "bold"))
+    return Text.assemble("\n", (plain(target), "bold"))
 
 
-def _checkpoints(found: Outcomes, target: str | None) -> Table:
+def _checkpoints(found: Outcomes, target: str | None) -> PlainTable:
     measures = [name for name in MEASURES if name in found.checkpoints.columns]
     headings = [_SHORT.get(name, name) for name in measures]
     columns = ("run", "step", "method", "rate", "seed", "k90", "erank", "learning", *headings, "")
@@ -117,7 +118,7 @@ def _of_target(found: Outcomes, target: str) -> list[Any]:
     return parts
 
 
-def _areas(areas: pd.DataFrame) -> Table | Text:
+def _areas(areas: pd.DataFrame) -> PlainTable | Text:
     columns = ("measure", "method", "hypervolume", "down to learning, forgetting")
     lines = [
         (
@@ -131,7 +132,7 @@ def _areas(areas: pd.DataFrame) -> Table | Text:
     return _table_or_why(columns, lines, "area that each front dominates", ("hypervolume",))
 
 
-def _groups(groups: pd.DataFrame) -> Table | Text:
+def _groups(groups: pd.DataFrame) -> PlainTable | Text:
     title = "at the last step: means over seeds, with Student's interval; > marks the best rate by the target"
     columns = ("measure", "method", "setting", "rate", "seeds", "learning", "forgetting", "why")
     lines = [
@@ -150,7 +151,7 @@ def _groups(groups: pd.DataFrame) -> Table | Text:
     return _table_or_why(columns, lines, title, ("learning", "forgetting"))
 
 
-def _equal(rows: pd.DataFrame) -> Table | Text:
+def _equal(rows: pd.DataFrame) -> PlainTable | Text:
     title = "forgetting at equal learning, on straight lines along each run; mean over seeds"
     columns = ("measure", "learning", "method", "setting", "rate", "seeds", "forgetting", "why")
     lines = [
@@ -219,7 +220,9 @@ def _warnings(found: Outcomes) -> list[Text]:
         if row["reason"]:
             told.setdefault(f"no correlation: {row['reason']}", []).append(f"{row['level']} {row['item']}")
     lines = [_line(reason, dict.fromkeys(places)) for reason, places in told.items()]
-    lines += [Text(f"  left out: {row['score']}: {row['reason']}", style="yellow") for row in _records(found.left_out)]
+    lines += [
+        Text(plain(f"  left out: {row['score']}: {row['reason']}"), style="yellow") for row in _records(found.left_out)
+    ]
     more = len(lines) - _MOST_REASONS
     return lines[:_MOST_REASONS] + (
         [Text(f"  ... and {more} more reasons in the exported tables", style="yellow")] if more > 0 else []
@@ -228,7 +231,7 @@ def _warnings(found: Outcomes) -> list[Text]:
 
 def _line(reason: str, places: Iterable[str]) -> Text:
     first, *others = places
-    return Text(f"  ! {reason} - {first}{f' and {len(others)} more' if others else ''}", style="yellow")
+    return Text(plain(f"  ! {reason} - {first}{f' and {len(others)} more' if others else ''}"), style="yellow")
 
 
 def _legend(found: Outcomes) -> str:
@@ -253,30 +256,34 @@ def _named(measure: str) -> str:
     return f"{measure} ({_SHORT[measure]})" if measure in _SHORT else measure
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> Table:
-    """Lines of plain text: what stands in brackets in a name is no markup; columns that say nothing are left out."""
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title=Text(f"\n{title}") if title else None, title_justify="left"
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> PlainTable:
+    """Lines of text; columns that say nothing are left out."""
+    table = PlainTable(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=Text(f"\n{plain(title)}") if title else None,
+        title_justify="left",
     )
     told = [place for place in range(len(columns)) if any(line[place] not in _NOTHING for line in lines)]
     for place in told:
         name = columns[place]
         table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
     for line in lines:
-        table.add_row(*(Text(line[place]) for place in told))
+        table.add_row(*(line[place] for place in told))
     return table
 
 
 def _table_or_why(
     columns: Sequence[str], lines: Sequence[Sequence[str]], title: str, values: Sequence[str]
-) -> Table | Text:
+) -> PlainTable | Text:
     """The table, or in one line why it would hold no value."""
     places = [columns.index(name) for name in values]
     if any(line[place] not in _NOTHING for line in lines for place in places):
         return _table(columns, lines, title)
     reasons = dict.fromkeys(line[columns.index("why")] for line in lines) if "why" in columns else {}
     why = "; ".join(filter(None, reasons))
-    return Text(f"\n{title}: none{f' ({why})' if why else ''}", style="yellow")
+    return Text("\n" + plain(f"{title}: none{f' ({why})' if why else ''}"), style="yellow")
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from rank_lab.names import identify, natural_order
 from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, may_be_tied, since
 from rank_lab.stored_tensor import StoredTensor
 
-__all__ = ["plan_step", "plan_updates"]
+__all__ = ["plan_step", "plan_updates", "stores_adapter"]
 
 
 def plan_updates(
@@ -85,8 +85,7 @@ def plan_updates(
         raise PairingError(
             f"{base.source}: base and tuned are the same files; give the model as it was before fine-tuning as --base."
         )
-    kind = foreign_format(tuned)
-    adapter = kind is not None or is_factored(tuned) or (tuned.adapter_config is not None and not saved_in_full(tuned))
+    kind, adapter = foreign_format(tuned), stores_adapter(tuned)
     if adapter and split_fused:
         raise PairingError(f"{tuned.source}: an adapter's updates are not taken apart; leave out --split-fused.")
     if initial is not None and (kind is not None or not adapter):
@@ -105,6 +104,19 @@ def plan_updates(
             f"{tuned.source}: a full checkpoint shows no update by itself; give what it was tuned from as --base."
         )
     return _plan_dense(tuned, base, split_fused=split_fused)
+
+
+def stores_adapter(checkpoint: Checkpoint) -> bool:
+    """Whether the files hold an adapter, and not the weights of a model.
+
+    Parameters
+    ----------
+    checkpoint
+        Any.
+    """
+    if foreign_format(checkpoint) is not None or is_factored(checkpoint):
+        return True
+    return checkpoint.adapter_config is not None and not saved_in_full(checkpoint)
 
 
 def plan_step(now: Plan, before: Plan | None) -> tuple[UpdateSpec, ...]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from rank_lab.analysis import Settings, planned
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.errors import RankLabError
 from rank_lab.measurement import Measurement, MeasurementOptions, measure
 from rank_lab.pairing import plan_step
+from rank_lab.planned import Settings, planned
 from rank_lab.recorded_inputs import NotAgain, has_device, recorded_input
 from rank_lab.report import RankReport
 from rank_lab.rows import update_record

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from rank_lab.plain_table import PlainTable
+from rank_lab.plain_text import plain
 from rank_lab.score_table import ScoreRow
 
 __all__ = ["render_scores", "scores_summary"]
@@ -30,7 +31,7 @@ def render_scores(rows: Sequence[ScoreRow]) -> Group:
     >>> render_scores([ScoreRow("lora", "lora", 100, "winogrande", "acc", 0.5)]).renderables[0].row_count
     1
     """
-    table = Table(title="scores", title_justify="left")
+    table = PlainTable(title="scores", title_justify="left")
     for name in ("run", "method", "step", "task", "metric", "value", "n", "shots", "chance", "role", "harness"):
         table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
     for row in rows:
@@ -39,8 +40,8 @@ def render_scores(rows: Sequence[ScoreRow]) -> Group:
             _shown(row.few_shot), "" if row.chance is None else f"{row.chance:.3g}", row.role,
             f"{row.harness} {row.harness_version}".strip(),
         )  # fmt: skip
-        table.add_row(*map(Text, cells))  # what stands in brackets in a name is no markup
-    return Group(table, *(Text(note, style="yellow") for note in _cut_prompts(rows)))
+        table.add_row(*cells)
+    return Group(table, *(Text(plain(note), style="yellow") for note in _cut_prompts(rows)))
 
 
 def _cut_prompts(rows: Sequence[ScoreRow]) -> list[str]:

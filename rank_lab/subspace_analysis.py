@@ -12,18 +12,16 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.engine import run_largest_first
 from rank_lab.errors import PairingError
-from rank_lab.kept_start import kept_start
 from rank_lab.key_space import nearest_pairs
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.module_comparison import ComparisonOptions, Member, Rows, compare_module, coverage_row
 from rank_lab.names import natural_order
-from rank_lab.pairing import plan_updates
 from rank_lab.plain_text import plain
+from rank_lab.planned import RunSource, plan_since, recorded_choices, start_of
 from rank_lab.provenance import provenance_of
 from rank_lab.spec import UpdateSpec
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_schema import SUBSPACE_TABLES
-from rank_lab.training_record import record_beside
 from rank_lab.trajectory import name_of_run, open_run
 from rank_lab.tuned_weight import weight_place
 
@@ -42,6 +40,7 @@ class _Run:
     steps: tuple[int | None, ...]
     plan: Plan
     members: dict[str, Member]
+    choices: Mapping[str, Any]
 
     @property
     def step(self) -> int | None:
@@ -49,8 +48,8 @@ class _Run:
 
 
 def compare_runs(
-    first: Checkpoint | str | Path,
-    second: Checkpoint | str | Path,
+    first: Checkpoint | str | Path | RunSource,
+    second: Checkpoint | str | Path | RunSource,
     base: Checkpoint | str | Path | None = None,
     *,
     options: ComparisonOptions = ComparisonOptions(),  # noqa: B008 - frozen
@@ -64,7 +63,9 @@ def compare_runs(
     ----------
     first, second
         Paths or hub ids, or open checkpoints, of anything that :func:`rank_lab.analysis.analyze` takes; of a trainer's
-        folder of ``checkpoint-N`` the last is compared, which the provenance says: name another by its own folder.
+        folder of ``checkpoint-N`` the last is compared, which the provenance says: name another by its own folder. With
+        settings (alpha of a file that has none, the adapter before training ...) as
+        :class:`rank_lab.planned.RunSource`.
     base
         What both were tuned from. Factors are compared without it; amplification and intruders then are missing.
     options
@@ -138,15 +139,18 @@ class _Compare:
         return compare_module(pair, self.options)
 
 
-def _opened(source: Checkpoint | str | Path, base: Checkpoint | None) -> _Run:
+def _opened(given: Checkpoint | str | Path | RunSource, base: Checkpoint | None) -> _Run:
+    run = RunSource.of(given)
+    source, settings = run.source, run.settings
     checkpoints = (source,) if isinstance(source, Checkpoint) else open_run(source)
     last = checkpoints[-1]
-    start = kept_start(last, last.folder, record_beside(last.folder))
-    plan = plan_updates(last, base, initial=start)
-    name = name_of_run(source, checkpoints)
+    start = start_of(last, settings)
+    plan = plan_since(last, base, settings, start)
+    name = settings.run or name_of_run(source, checkpoints)
     sources = (last,) if base is None else (base, last)
     members = {spec.module: Member(name, last.step, spec, weight_place(spec, sources)) for spec in plan.specs}
-    return _Run(name, last, tuple(each.step for each in checkpoints), plan, members)
+    steps = tuple(each.step for each in checkpoints)
+    return _Run(name, last, steps, plan, members, recorded_choices(settings, [start]))
 
 
 def _told_apart(one: _Run, other: _Run) -> tuple[_Run, _Run]:
@@ -254,7 +258,8 @@ def _provenance(
     about = provenance_of([one.checkpoint, other.checkpoint], base, measured, settings=chosen)
     sources = about.pop("tuned")
     for role, run, source in zip(("first", "second"), (one, other), sources, strict=True):
-        about[role] = source | {"run": run.name, "method": run.plan.method, "steps_in_run": list(run.steps)}
+        told = {"run": run.name, "method": run.plan.method, "steps_in_run": list(run.steps)}
+        about[role] = source | told | {"settings": dict(run.choices)}
     return about
 
 

@@ -9,12 +9,15 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.commands import console, file_name, progress_bar
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.module_comparison import ComparisonOptions
+from rank_lab.pairing import stores_adapter
 from rank_lab.plain_text import plain
+from rank_lab.planned import RunSource, Settings
 from rank_lab.recorded_base import recorded_base
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_terminal import render_subspaces, subspace_summary
 from rank_lab.training_record import RECORD_FILE
+from rank_lab.trajectory import open_run
 
 __all__ = ["SubspaceChoices", "subspace_and_print"]
 
@@ -35,6 +38,12 @@ class SubspaceChoices:
         As for ``analyze``.
     modules
         A line per module.
+    lora_alpha, initial_adapter
+        Of the first run and of the second, see :class:`rank_lab.planned.Settings`.
+    split_fused
+        Of full checkpoints; an adapter's updates stay as they are.
+    base_rounded
+        See :class:`rank_lab.planned.Settings`.
     """
 
     name: str = ""
@@ -44,6 +53,10 @@ class SubspaceChoices:
     workers: int = 0
     device: str = "cpu"
     modules: bool = False
+    lora_alpha: tuple[float | None, float | None] = (None, None)
+    initial_adapter: tuple[str | None, str | None] = (None, None)
+    split_fused: bool = False
+    base_rounded: bool = False
 
 
 def subspace_and_print(
@@ -74,15 +87,16 @@ def subspace_and_print(
     """
     options = _options(study, choices)
     original = Checkpoint.open(base) if base is not None else _recorded(first, second)
+    runs = _runs((first, second), choices)
     with progress_bar() as bar:
         task = bar.add_task(plain(f"{Path(first).name} and {Path(second).name}"), total=1000)
 
         def advance(finished: float, total: float, module: str) -> None:
             done = round(1000 * finished / total) if total else 1000
-            bar.update(task, completed=done, description=module[-48:])
+            bar.update(task, completed=done, description=plain(module)[-48:])
 
         report = compare_runs(
-            first, second, original, options=options, name=choices.name, workers=choices.workers, progress=advance
+            *runs, original, options=options, name=choices.name, workers=choices.workers, progress=advance
         )
     if base is None and original is not None:
         report.provenance["base"]["named_by"] = RECORD_FILE
@@ -93,7 +107,7 @@ def subspace_and_print(
         sys.stdout.write(json.dumps(subspace_summary(report) | {"report": str(folder)}, indent=1) + "\n")
     else:
         console().print(render_subspaces(report, modules=choices.modules))
-        console().print(f"written: {plain(str(folder))}", highlight=False, markup=False)
+        console().print(f"written: {plain(str(folder))}")
     return bool(report.coverage["failed"].any())
 
 
@@ -108,6 +122,20 @@ def _options(study: Path, choices: SubspaceChoices) -> ComparisonOptions:
     paper = 10
     ks = tuple(sorted({min(paper, choices.intruder_k), choices.intruder_k}))
     return ComparisonOptions(k=choices.k, intruder_ks=ks, intruders=choices.intruders, device=choices.device)
+
+
+def _runs(sources: tuple[str, str], choices: SubspaceChoices) -> tuple[RunSource, RunSource]:
+    """Both runs, each with how its files are read."""
+    split = [choices.split_fused and not stores_adapter(open_run(source)[-1]) for source in sources]
+    if choices.split_fused and not any(split):
+        raise RankLabError("--split-fused with two adapters: their updates are not taken apart; leave it out.")
+    one, other = (
+        RunSource(
+            source, Settings(lora_alpha=alpha, base_rounded=choices.base_rounded, split_fused=apart, initial=start)
+        )
+        for source, alpha, start, apart in zip(sources, choices.lora_alpha, choices.initial_adapter, split, strict=True)
+    )
+    return one, other
 
 
 def _recorded(first: str, second: str) -> Checkpoint | None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.names import KINDS, natural_order
+from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_schema import SUBSPACE_TABLES
@@ -90,7 +90,7 @@ def _heading(report: SubspaceReport) -> Text:
         names.append(f"{about['run']}{step} ({about['source']}{last})")
     base = report.provenance["base"]
     against = f", on {base['source']}" if base else ", without a base"
-    return Text.assemble("\n", (names[0], "bold"), " against ", (names[1], "bold"), against)
+    return Text.assemble("\n", (plain(names[0]), "bold"), " against ", (plain(names[1]), "bold"), plain(against))
 
 
 def _coverage(coverage: pd.DataFrame) -> Text:
@@ -109,14 +109,14 @@ def _reasons(coverage: pd.DataFrame) -> list[Text]:
     ):
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         style = "red" if rows["failed"].any() else "yellow"
-        lines.append(Text(f"  {status}: {reason} - {rows['module'].iloc[0]}{more}", style=style))
+        lines.append(Text(plain(f"  {status}: {reason} - {rows['module'].iloc[0]}{more}"), style=style))
     return [
         *lines[:8],
         *([Text(f"  ... and {len(lines) - 8} more reasons in the coverage table")] if lines[8:] else []),
     ]
 
 
-def _similarity_table(similar: pd.DataFrame, column: str) -> Table:
+def _similarity_table(similar: pd.DataFrame, column: str) -> PlainTable:
     table = _table(column, "side", "n", "k", "φ / random", "angle", "cos / random", "resolved")
     for name in _ordered(similar, column):
         for side in ("left", "right", "A"):
@@ -126,7 +126,7 @@ def _similarity_table(similar: pd.DataFrame, column: str) -> Table:
             resolved = "-" if side == "A" else f"{_middle(rows, 'resolved_a'):g}, {_middle(rows, 'resolved_b'):g}"
             angle = _middle(rows, "angle") * 57.29577951308232
             table.add_row(
-                Text(plain(name)),
+                name,
                 side,
                 str(len(rows)),
                 f"{_middle(rows, 'k'):g}",
@@ -138,7 +138,7 @@ def _similarity_table(similar: pd.DataFrame, column: str) -> Table:
     return table
 
 
-def _amplification_table(report: SubspaceReport, column: str) -> Table:
+def _amplification_table(report: SubspaceReport, column: str) -> PlainTable:
     table = _table(column, "run", "step", "n", "r", "amplification", "‖ΔW‖", "own", "random")
     rows = report.amplification
     ratios = in_directions(rows)
@@ -147,11 +147,11 @@ def _amplification_table(report: SubspaceReport, column: str) -> Table:
             for r in sorted(found["r"].unique())[-1:]:
                 at = found[found["r"] == r]
                 cells = [f"{_middle(at, part):.3g}" for part in ("amplification", "update_norm", "own", "random")]
-                table.add_row(Text(plain(name)), Text(plain(str(run))), _step(step), str(len(at)), str(r), *cells)
+                table.add_row(name, str(run), _step(step), str(len(at)), str(r), *cells)
     return table
 
 
-def _intruder_table(report: SubspaceReport, column: str) -> Table:
+def _intruder_table(report: SubspaceReport, column: str) -> PlainTable:
     table = _table(column, "run", "step", "n", "k", "ε", "intruders / noise", "span / noise", "‖ΔW‖/‖W‖")
     rows = report.intruders
     rows = at_epsilon(rows[rows["side"] == "left"], STATED_EPSILON)
@@ -160,8 +160,8 @@ def _intruder_table(report: SubspaceReport, column: str) -> Table:
             for k in sorted(found["k"].unique()):
                 at = found[found["k"] == k]
                 table.add_row(
-                    Text(plain(name)),
-                    Text(plain(str(run))),
+                    name,
+                    str(run),
                     _step(step),
                     str(len(at)),
                     str(k),
@@ -173,8 +173,8 @@ def _intruder_table(report: SubspaceReport, column: str) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         left = name in ("side", "run") or not index
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=index > 0)

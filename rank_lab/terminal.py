@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.names import KINDS, natural_order
+from rank_lab.plain_table import PlainTable
+from rank_lab.plain_text import plain
 from rank_lab.report import RankReport
 from rank_lab.told_ranks import told
 from rank_lab.warning_groups import warning_groups
@@ -86,7 +87,9 @@ def _heading(report: RankReport) -> Text:
         if len(report.updates)
         else ", without a base"
     )
-    return Text.assemble("\n", (str(run), "bold"), f"  {tuned['source']}{against}{_trained(report.updates)}")
+    return Text.assemble(
+        "\n", (plain(str(run)), "bold"), plain(f"  {tuned['source']}{against}{_trained(report.updates)}")
+    )
 
 
 def _start(report: RankReport) -> list[Text]:
@@ -95,7 +98,7 @@ def _start(report: RankReport) -> list[Text]:
     if not settings.get("initial_kept_by_training"):
         return []
     method = (report.provenance.get("training") or {}).get("method")
-    return [Text(f"since the adapter as it started, {settings['initial']}: training.json says {method}")]
+    return [Text(plain(f"since the adapter as it started, {settings['initial']}: training.json says {method}"))]
 
 
 def _trained(updates: pd.DataFrame) -> str:
@@ -126,7 +129,7 @@ def _problems(report: RankReport) -> list[Text]:
     for row in worst.itertuples():
         reasons.setdefault(f"{row.status}: {row.reason}", []).append(str(row.tensor))
     lines = [
-        Text(f"  {reason} - {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}", style="yellow")
+        Text(plain(f"  {reason} - {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"), style="yellow")
         for reason, names in list(reasons.items())[:8]
     ]
     if len(reasons) > 8:
@@ -138,11 +141,11 @@ def _warnings(last: pd.DataFrame) -> list[Text]:
     lines = []
     for _, warning, module, matrices in warning_groups(last).head(6).itertuples(index=False, name=None):
         more = f" and {matrices - 1} more" if matrices > 1 else ""
-        lines.append(Text(f"  warning: {warning} - {module}{more}", style="red"))
+        lines.append(Text(plain(f"  warning: {warning} - {module}{more}"), style="red"))
     return lines
 
 
-def _by_kind(last: pd.DataFrame) -> Table:
+def _by_kind(last: pd.DataFrame) -> PlainTable:
     table = _table("kind", "n", "shape", "share", "‖ΔW‖/‖W‖", "rounding")
     for kind in sorted(last["kind"].dropna().unique(), key=KINDS.index):
         for shape, rows in _of_shape(last[last["kind"] == kind]):
@@ -158,7 +161,7 @@ def _by_kind(last: pd.DataFrame) -> Table:
     return table
 
 
-def _by_module(last: pd.DataFrame) -> Table:
+def _by_module(last: pd.DataFrame) -> PlainTable:
     table = _table("module", "kind", "shape", "share", "‖ΔW‖/‖W‖", "rounding")
     for index in sorted(last.index, key=lambda index: natural_order(str(last.loc[index, "module"]))):
         rows = last.loc[[index]]
@@ -169,8 +172,8 @@ def _by_module(last: pd.DataFrame) -> Table:
     return table
 
 
-def _by_step(updates: pd.DataFrame) -> Table:
-    table = Table(
+def _by_step(updates: pd.DataFrame) -> PlainTable:
+    table = PlainTable(
         title="along training (medians over matrices)",
         title_justify="left",
         box=None,
@@ -187,8 +190,8 @@ def _by_step(updates: pd.DataFrame) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index > 0)
     for _, title in _RANK_COLUMNS:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.commands import console, progress_bar
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import SchemaError
+from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 from rank_lab.report import RankReport, reports_of
 from rank_lab.report_verification import verify_report
@@ -75,7 +75,7 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
     with progress_bar() as bar:
         for folder, report in reports:
             expected = min(sample or len(report.updates), len(report.updates))
-            task = bar.add_task(folder.name, total=expected)
+            task = bar.add_task(plain(folder.name), total=expected)
             home = folder.absolute().parent
             found = verify_report(report, home, sample=sample, seed=seed, told=lambda _, task=task: bar.advance(task))  # type: ignore[misc]
             checks += found
@@ -98,7 +98,7 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
 
 
 def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = PlainTable(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "row", "result", "what"):
         table.add_column(name, overflow="fold")
     for check in sorted(checks, key=lambda each: -RESULTS.index(each.result)):

@@ -1,6 +1,5 @@
 """Tiny models adapted by PEFT itself, and what merging in float64 makes of them."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def trained(folder: Path, config: Any, model: Model | None = None) -> tuple[Tens
     adapted = get_peft_model(model, config)
     perturbed(adapted)
     adapted.save_pretrained(folder / "adapter")
-    merged = copy.deepcopy(adapted).double().merge_and_unload().state_dict()
+    merged = adapted.double().merge_and_unload().state_dict()
     return before, {name: value.double() for name, value in merged.items()}
 
 

@@ -33,6 +33,7 @@ def results_of(module: str, *arguments: str, out: Path) -> tuple[dict[str, Any],
     return json.loads((out / f"{module}.json").read_text(encoding="utf-8")), written
 
 
+@pytest.mark.slow
 def test_speed_times_every_method_on_the_same_matrices(tmp_path: Path) -> None:
     results, text = results_of("speed", out=tmp_path / "made")
     expected = set(rivals.available())
@@ -94,6 +95,7 @@ def test_models_contradict_wrong_kinds(name: str, kind: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory of another process is read from /proc")
+@pytest.mark.slow
 def test_memory_says_what_was_measured_and_against_which_bound(tmp_path: Path) -> None:
     results, text = results_of("memory", "--workers", "1", "--folder", str(tmp_path), out=tmp_path)
     (run,) = results["runs"]
@@ -112,6 +114,7 @@ def test_every_method_gives_the_same_values(name: str, shape: tuple[int, int], g
     assert abs(found - exact).max() < 1e-5 * exact[0]
 
 
+@pytest.mark.slow
 def test_this_tool_says_the_truth_where_others_do_not(tmp_path: Path) -> None:
     """PEFT's and numpy's errors are really there: once PEFT mends one, this fails and the table is to be made again."""
     results, text = results_of("rivals_errors", out=tmp_path)

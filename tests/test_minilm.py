@@ -134,7 +134,10 @@ def coarse_base(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return resaved(encoder, tmp_path_factory.mktemp("base") / "bfloat16")
 
 
-@pytest.mark.parametrize(("lora", "lr"), [(0, 5e-5), (8, 1e-3)], ids=["full", "LoRA, merged"])
+@pytest.mark.parametrize(
+    ("lora", "lr"),
+    [pytest.param(0, 5e-5, id="full", marks=pytest.mark.slow), pytest.param(8, 1e-3, id="LoRA, merged")],
+)
 def test_three_storage_types_of_one_update_agree(
     coarse_base: Path, batches: list[dict[str, torch.Tensor]], tmp_path: Path, lora: int, lr: float
 ) -> None:

@@ -107,14 +107,19 @@ def test_the_sample_is_spread_and_the_same_for_a_seed(study: Path) -> None:
 )
 def test_a_number_that_was_edited_is_named(study: Path, column: str, change: Any) -> None:
     rewritten(study / "tuned.rank" / "updates.parquet", column, change)
-    found = checks(study, "--sample", 0, code=1)
+    found = checks(study / "tuned.rank", "--sample", 0, code=1)
     wrong = [check for check in found if check["result"] == "differs"]
-    assert {check["run"] for check in wrong} == {"tuned"}
     assert {check["difference"]["column"] for check in wrong} == {column}
     assert all(check["difference"]["stored"] != check["difference"]["found"] for check in wrong)
-    shown = rank_lab("verify", study, "--sample", 0)
+
+
+def test_an_edited_number_is_shown_with_its_run(study: Path) -> None:
+    rewritten(study / "tuned.rank" / "updates.parquet", "stable_rank", lambda value: value * 1.001)
+    found = checks(study, code=1)
+    assert {check["run"] for check in found if check["result"] == "differs"} == {"tuned"}
+    shown = rank_lab("verify", study / "tuned.rank", "--sample", 4)
     assert shown.code == 1
-    assert f"{column}: stored" in " ".join(shown.out.split())
+    assert "stable_rank: stored" in " ".join(shown.out.split())
 
 
 def test_edited_singular_values_are_found(study: Path) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError, is_out_of_memory
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
@@ -207,8 +205,8 @@ def _advance(bar: Any, name: str) -> Progress:
 
 
 def _shown(name: str) -> str:
-    """The end of a name as a bar's description, in which brackets are no markup."""
-    return escape(plain(name)[-48:])
+    """The end of a name, as a bar's description."""
+    return plain(name)[-48:]
 
 
 def _base_of(tuned: Sequence[Tuned], loading: LoadOptions) -> str:

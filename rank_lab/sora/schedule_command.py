@@ -16,7 +16,7 @@ from rank_lab.curve import CurveRow
 from rank_lab.curve_terminal import curve_summary, render_curve, sentence
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
-from rank_lab.plain_text import first_line
+from rank_lab.plain_text import first_line, plain
 from rank_lab.scores import SCORES
 from rank_lab.sora.schedule import run_schedule
 from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
@@ -103,7 +103,7 @@ def run_and_print(
         sys.stdout.write(json.dumps(curve_summary(curve), indent=1) + "\n")
     else:
         console().print(render_curve(curve))
-        console().print(f"written: {study}", highlight=False, markup=False)
+        console().print(plain(f"written: {study}"))
 
 
 def _quiet() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from rank_lab.commands import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.fairness import fairness
+from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import first_line, plain
 from rank_lab.tasks import TaskData
 from rank_lab.training.checkpoint_steps import first_change, steps_to_save
@@ -184,7 +184,7 @@ def _print(done: Finetuned, *, as_json: bool) -> None:
         return
     console().print(_rendered(done))
     said = "already complete, nothing to do" if done.was_complete else "written"
-    console().print(f"{said}: {done.folder}", highlight=False, markup=False)
+    console().print(plain(f"{said}: {done.folder}"))
 
 
 def _rendered(done: Finetuned) -> Group:
@@ -195,7 +195,7 @@ def _rendered(done: Finetuned) -> Group:
         f"  {record.trainable_parameters:,} of {record.parameters:,} parameters ({share:.2%}), {record.steps} steps of"
         f" {record.batch_size} examples, {record.optimizer}, seed {record.seed}",
     )
-    table = Table(*_HEADINGS, box=None, header_style="dim")
+    table = PlainTable(*_HEADINGS, box=None, header_style="dim")
     for column in table.columns:
         column.justify = "right"
     for row in done.losses:
