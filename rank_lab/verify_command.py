@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import SchemaError
 from rank_lab.plain_text import plain

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rank_lab.commands import write_export
 from rank_lab.errors import RankLabError
+from rank_lab.export_command import write_export
 from rank_lab.latex_export import BIBLIOGRAPHY
 from rank_lab.next_commands import export_command, extract_command, plan_command, schedule_command, steps_command
 from rank_lab.study import Study
@@ -53,7 +53,7 @@ def test_tables_and_references_are_those_of_the_archive(study: Path) -> None:
 def test_an_unknown_format_and_a_broken_part_are_refused(tmp_path: Path) -> None:
     report("full").save(tmp_path / "full.rank")
     with pytest.raises(RankLabError, match="expected one of csv"):
-        export_archive(Study(tmp_path), ["pdf"])
+        export_archive(Study(tmp_path), ["docx"])
     (tmp_path / "full.rank" / "updates.parquet").write_bytes(b"PAR1")
     with pytest.raises(RankLabError, match=r"updates\.parquet"):
         export_archive(Study(tmp_path))

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.errors import RankLabError, is_out_of_memory
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated
