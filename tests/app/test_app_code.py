@@ -70,4 +70,4 @@ def test_each_fault_would_be_seen(code: str, fault: str) -> None:
 def test_the_pages_are_loaded_without_torch() -> None:
     code = "import sys, app.navigation; sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    assert subprocess.run(command, cwd=APP.parent, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run(command, check=False, cwd=APP.parent, capture_output=True, timeout=120).returncode == 0
