@@ -30,7 +30,8 @@ __all__ = ["Timing", "main", "measured"]
 _RESULT = Path(__file__).parent / "results" / "dashboard_speed.md"
 _TARGETS = {"first page of a cold server": 2.0, "first page": 2.0, "map of the layers": 2.0, "click on a cell": 0.3}
 # Resolves once the text of the chosen place holds what it should, its figure is there and two frames have been drawn.
-_PAINTED = """([place, text, plots]) => new Promise(resolve => {
+_PAINTED = """([place, text, plots]) => new Promise((resolve, reject) => {
+  const end = performance.now() + 60000;
   const look = () => {
     const at = document.querySelector(place);
     const drawn = document.querySelectorAll('.js-plotly-plot .main-svg .xtick').length > 0
@@ -38,6 +39,8 @@ _PAINTED = """([place, text, plots]) => new Promise(resolve => {
       && !document.querySelector('[data-stale="true"]');
     if (at && at.textContent.includes(text) && drawn) {
       requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now())));
+    } else if (performance.now() > end) {
+      reject(new Error(`after 60 s there is no ${text} in ${place} or no figure`));
     } else { requestAnimationFrame(look); }
   };
   look();
@@ -110,6 +113,7 @@ def _clicks(browser: Browser, address: str, repetitions: int) -> list[float]:
         if at is None:
             raise SystemExit(f"cell {index} is not on the screen.")
         page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+        page.locator(".hoverlayer .hovertext", has_text=module).wait_for()  # plotly clicks what it has hovered over
         page.mouse.down()
         page.mouse.up()
         page.evaluate(_PAINTED, ["h3", module, 2])
@@ -120,12 +124,15 @@ def _clicks(browser: Browser, address: str, repetitions: int) -> list[float]:
 
 
 # The title of the second figure names the matrix: it is the new spectrum that is painted, not the one before.
-_TITLED = """module => new Promise(resolve => {
+_TITLED = """module => new Promise((resolve, reject) => {
+  const end = performance.now() + 60000;
   const look = () => {
     const title = [...document.querySelectorAll('.js-plotly-plot .gtitle')].at(-1);
     const layer = module.match(/layers\\.(\\d+)\\./)[1];
     if (title && title.textContent.includes(`layer ${layer}`)) {
       requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now())));
+    } else if (performance.now() > end) {
+      reject(new Error(`after 60 s there is no spectrum of ${module}`));
     } else { requestAnimationFrame(look); }
   };
   look();

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rank_lab.denoised import DENOISED_RANKS
-from rank_lab.metrics import METRICS
+from rank_lab.metrics import DENOISED_RANKS, METRICS
 from rank_lab.null import null_ranks
 from rank_lab.report import RankReport
 from rank_lab.schema import COVERAGE, RANKS, SPECTRA, UPDATES

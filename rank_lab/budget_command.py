@@ -10,7 +10,7 @@ from typing import Any
 from rank_lab.budget import BudgetPoint, RankAllocator
 from rank_lab.budget_terminal import render_extraction, render_plan
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.durable import write_whole
 from rank_lab.errors import BudgetError, RankLabError
 from rank_lab.extraction import RankChoice, extract

@@ -111,16 +111,26 @@ def plan_view(plan: pd.DataFrame) -> PlanView:
     if len(plan[["run", "step"]].drop_duplicates()) > 1:
         raise RankLabError("the plan is of several runs or steps; a map shows one: choose it.")
     placed, (rows, columns) = on_grid(plan)
-    cells = []
-    for (row, column), group in placed.groupby(["row", "column"], sort=False):
-        ranks = group["rank"].astype("float64")
-        reasons = dict.fromkeys(str(each) for each in group["reason"].dropna() if each)
-        cells.append(
-            {"row": row, "column": column, "modules": tuple(map(str, group["module"])), "rank": ranks.mean(),
-             "low": ranks.min(), "high": ranks.max(), "bound": group["rank_bound"].astype("float64").mean(),
-             "reason": "; ".join(reasons)}
-        )  # fmt: skip
-    return PlanView(_about(plan), pd.DataFrame(cells), rows, columns, plan)
+    return PlanView(_about(plan), _cells(placed), rows, columns, plan)
+
+
+def _cells(placed: pd.DataFrame) -> pd.DataFrame:
+    """A row a place, in the order of their first matrices."""
+    numbers = placed.assign(**{name: placed[name].astype("float64") for name in ("rank", "rank_bound")})
+    groups = numbers.groupby(["row", "column"], sort=False)
+    modules: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    said = placed["reason"].fillna("")
+    for row, column, module, reason in zip(placed["row"], placed["column"], placed["module"], said, strict=True):
+        modules.setdefault((row, column), []).append(str(module))
+        reasons.setdefault((row, column), {}).update({str(reason): None} if reason else {})
+    return pd.DataFrame(
+        {
+            "modules": [tuple(names) for names in modules.values()],
+            "rank": groups["rank"].mean(), "low": groups["rank"].min(), "high": groups["rank"].max(),
+            "bound": groups["rank_bound"].mean(), "reason": ["; ".join(texts) for texts in reasons.values()],
+        }
+    ).reset_index()  # fmt: skip
 
 
 def _about(plan: pd.DataFrame) -> str:

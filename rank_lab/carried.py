@@ -7,8 +7,8 @@ from typing import Literal
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.coverage import Plan
 from rank_lab.model_layers import model_layers
-from rank_lab.names import strip_wrappers
-from rank_lab.spec import UpdateSpec, may_be_tied
+from rank_lab.names import may_be_tied, strip_wrappers
+from rank_lab.spec import UpdateSpec
 from rank_lab.ties import tied_to
 
 __all__ = ["Part", "parts_of"]

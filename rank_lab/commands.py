@@ -7,52 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from rank_lab.analysis import analyze as analyze_run
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.curve import CURVE_FILE, Curve
+from rank_lab.console import console, progress_bar
 from rank_lab.curve_terminal import curve_summary, render_curve
 from rank_lab.errors import DataError, RankLabError, SchemaError
 from rank_lab.fairness import fairness, render_findings
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.noise import NOISE_MODES
-from rank_lab.outcomes import Outcomes
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
 from rank_lab.plain_text import plain
 from rank_lab.planned import Settings
 from rank_lab.recorded_base import recorded_base
-from rank_lab.report import RankReport, read_provenance, reports_of
-from rank_lab.score_table import SCORES_FILE
+from rank_lab.report import RankReport, read_provenance
 from rank_lab.spectrum import METHODS
-from rank_lab.study_outcomes import study_outcomes
+from rank_lab.stored_study import curve_of, outcomes_of, stored_reports
 from rank_lab.subspace_report import load_subspaces
 from rank_lab.subspace_terminal import render_subspaces, subspace_summary
 from rank_lab.terminal import render, summary
 from rank_lab.training_record import RECORD_FILE, TrainingRecord
 
-__all__ = [
-    "Choices", "analyze_runs", "console", "curve_of", "file_name", "outcomes_of", "progress_bar", "show_study",
-    "stored_reports",
-]  # fmt: skip
+__all__ = ["Choices", "analyze_runs", "file_name", "show_study"]
 
-
-_WIDTH_IN_FILES = 150
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-
-
-def console() -> Console:
-    """Standard output, wide enough for all columns where it is no terminal; text is shown as it is, not as markup."""
-    width = None if sys.stdout.isatty() else _WIDTH_IN_FILES
-    return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-def progress_bar() -> Progress:
-    """Progress with time left on standard error; silent where that is no terminal."""
-    screen = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 @dataclass(frozen=True)
@@ -152,24 +129,6 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
         console().print(render_outcomes(outcomes))
         if reports:
             console().print(_unfair(reports))
-
-
-def curve_of(study: Path) -> Curve | None:
-    """The curve of a study that has one with a row in it."""
-    curve = Curve.load(study) if (study / CURVE_FILE).is_file() else None
-    return curve if curve is not None and curve.records else None
-
-
-def outcomes_of(study: Path) -> Outcomes | None:
-    """What its runs learnt and forgot, of a study that has scores."""
-    return study_outcomes(study) if (study / SCORES_FILE).is_file() else None
-
-
-def stored_reports(study: Path, *, alone: bool) -> list[RankReport]:
-    """The reports of a study; where they stand alone there must be one."""
-    if not alone and not any(study.glob("*.rank/report.json")):
-        return []
-    return [RankReport.load(folder) for folder in reports_of(study)]
 
 
 def _unfair(reports: Sequence[RankReport]) -> str:

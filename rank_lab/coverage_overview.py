@@ -80,18 +80,16 @@ def _by_place(groups: "pd.Series[Any]") -> dict[tuple[str, int | None], Any]:
 
 
 def _counted(rows: pd.DataFrame, by: str, order: tuple[str, ...], count: str) -> pd.DataFrame:
-    found = []
-    for key, group in rows.groupby(_KEY, sort=False, dropna=False):
-        run, step = key if isinstance(key, tuple) else (key, None)
-        for name in order:
-            own = group[group[by] == name]
-            if len(own):
-                share = own["change_share"].sum(min_count=1)
-                found.append(
-                    {"run": run, "step": step, by: name, count: len(own), "share": len(own) / len(group)}
-                    | {"change_share": share}
-                )
-    return pd.DataFrame(found, columns=["run", "step", by, count, "share", "change_share"])
+    own = rows[[*_KEY, by, "change_share"]].assign(
+        place=rows.groupby(_KEY, sort=False, dropna=False).ngroup(),
+        order=rows[by].map({name: number for number, name in enumerate(order)}),
+    )
+    groups = own.groupby(["place", "order"])
+    found: pd.DataFrame = groups[[*_KEY, by]].first()
+    found[count] = groups.size()
+    found["share"] = found[count] / own.groupby("place").size().reindex(found.index, level="place")
+    found["change_share"] = groups["change_share"].sum(min_count=1)
+    return found.reset_index(drop=True)
 
 
 def _places(tensors: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rank_lab.change import ChangeStatistics
+from rank_lab.metrics import DENOISED_RANKS
 from rank_lab.rounding_energy import FEW_ZEROS, RoundingEnergy, added_energy, swallowed_or_added
 from rank_lab.scaled_gram import Moments, mostly_noise, scaled_gram
 from rank_lab.spectrum import Spectrum
@@ -17,12 +18,9 @@ from rank_lab.spikes import debiased, fluctuation, overlaps, shown, undiffused
 from rank_lab.update import DenseUpdate
 from rank_lab.whitening import Whitening
 
-__all__ = ["DENOISED_RANKS", "UNKNOWN", "Denoised", "Estimate", "Whitened", "count_interval", "denoised_ranks"]
+__all__ = ["UNKNOWN", "Denoised", "Estimate", "Whitened", "count_interval", "denoised_ranks"]
 
 Array = npt.NDArray[np.float64]
-
-DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_rank")
-"""Ranks of which a denoised value is given."""
 
 _DRAWS = 200
 _PERCENT = (2.5, 97.5)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rank_lab.commands import curve_of, outcomes_of, progress_bar, stored_reports
+from rank_lab.console import progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.export import FORMATS, export_curve, export_reports
 from rank_lab.export_readme import export_readme
@@ -14,6 +14,7 @@ from rank_lab.exported import Exported, described
 from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, export_figures, figure_formats
 from rank_lab.latex_export import export_latex
 from rank_lab.outcomes_export import export_outcomes
+from rank_lab.stored_study import curve_of, outcomes_of, stored_reports
 from rank_lab.study import Study
 from rank_lab.subspace_report import load_subspaces
 from rank_lab.subspaces_export import export_subspaces

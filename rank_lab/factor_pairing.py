@@ -13,7 +13,7 @@ from rank_lab.errors import CheckpointError, PairingError, ShapeMismatchError, U
 from rank_lab.factor_stacks import plan_stacks, split_stacks
 from rank_lab.factor_start import against_start, without_start
 from rank_lab.key_space import canonical
-from rank_lab.names import identify, natural_order
+from rank_lab.names import has_vocabulary, identify, natural_order
 from rank_lab.orientation import stored_transposed
 from rank_lab.saved_whole import (
     Fate,
@@ -26,7 +26,7 @@ from rank_lab.saved_whole import (
     refuse_empty,
     saved_whole,
 )
-from rank_lab.spec import UpdateSpec, has_vocabulary
+from rank_lab.spec import UpdateSpec
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["is_factored", "plan_factors"]

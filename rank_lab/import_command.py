@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rank_lab.commands import console
+from rank_lab.console import console
 from rank_lab.durable import held
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain

@@ -30,6 +30,7 @@ from rank_lab.quantities import (
 from rank_lab.spectrum import Spectrum
 
 __all__ = [
+    "DENOISED_RANKS",
     "ENERGY_SHARES",
     "METRICS",
     "Metric",
@@ -41,6 +42,9 @@ __all__ = [
 
 ENERGY_SHARES = (50, 90, 95, 99)
 """Percentages of the energy for which the report has a rank."""
+
+DENOISED_RANKS = ("energy_rank_90", "energy_rank_99", "stable_rank", "effective_rank")
+"""Ranks of which a value without the rounding is given, by :mod:`rank_lab.denoised`."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def on_grid(frame: pd.DataFrame) -> tuple[pd.DataFrame, Places]:
     ['10', '2', 'none']
     """
     about = pd.DataFrame({"module": frame["module"].astype(str)}, index=frame.index)
-    identities = {name: identify(name) for name in about["module"].unique()}
+    named = set(_READ) <= set(frame.columns)
+    identities = {} if named else {name: identify(name) for name in about["module"].unique()}
     for name, read in _READ.items():
         if name in frame.columns:
             about[name] = frame[name]

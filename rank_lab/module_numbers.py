@@ -3,7 +3,7 @@
 import pandas as pd
 
 from rank_lab.errors import RankLabError
-from rank_lab.shown_values import SHOWN, quantity_label, shown_values
+from rank_lab.shown_values import SHOWN, quantity_label, shown_arrays
 
 __all__ = ["module_numbers", "rows_of"]
 
@@ -48,7 +48,7 @@ def module_numbers(rows: pd.DataFrame, module: str) -> pd.DataFrame:
         raise RankLabError(f"matrix {module!r} is there {len(own)} times; expected once: choose run, step and delta.")
     found = []
     for name in SHOWN:
-        shown = shown_values(own, name).iloc[0]
-        numbers = {column: shown[column] for column in ("value", "low", "high", "null", "bound", "state")}
+        shown = shown_arrays(own, name)
+        numbers = {column: shown[column][0] for column in ("value", "low", "high", "null", "bound", "state")}
         found.append({"quantity": name, "symbol": quantity_label(name)} | numbers)
     return pd.DataFrame(found)

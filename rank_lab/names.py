@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "Identity", "identify", "is_known", "natural_order", "strip_wrappers"]
+__all__ = [
+    "KINDS", "Identity", "has_vocabulary", "identify", "is_known", "may_be_tied", "natural_order", "strip_wrappers",
+]  # fmt: skip
 
 KINDS = (
     "q", "k", "v", "qkv", "kv", "o", "gate", "up", "gate_up", "down",
@@ -90,6 +92,14 @@ _RULES: tuple[tuple[str, str, str], ...] = (
 _HEADS = frozenset({
     "classifier", "score", "lm_head", "predictions", "cls", "qa_outputs", "pooler", "generator_predictions", "vocab_transform",
 })  # fmt: skip
+
+_VOCABULARY_HEADS = frozenset(
+    {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
+)
+
+_WORD_EMBEDDING = re.compile(
+    r"wte|shared|embed|embed_in|embed_tokens|tokens_embed|embeddings?|w|(\w+_)?(word|tok|token|input)_emb(ed|edding)?s?"
+)
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,41 @@ def is_known(module: str) -> bool:
     ('other', False)
     """
     return _kind(module.removesuffix(".weight").split(".")) is not None
+
+
+def has_vocabulary(module: str) -> bool:
+    """Whether the rows of a module stand for tokens or positions, so that more of them may be appended.
+
+    A classifier's rows are labels: they are not compared across numbers of labels.
+
+    Examples
+    --------
+    >>> has_vocabulary("model.embed_tokens"), has_vocabulary("lm_head"), has_vocabulary("classifier.out_proj")
+    (True, True, False)
+    """
+    kind = identify(module).kind
+    return kind == "embed" or (kind == "head" and module.rsplit(".", 1)[-1] in _VOCABULARY_HEADS)
+
+
+def may_be_tied(head: str, embedding: str) -> bool:
+    """Whether a model may tie these two: a head over words to the embedding of words.
+
+    A classifier's rows are labels, and those of positions or token types no words, however many there are of them.
+
+    Parameters
+    ----------
+    head, embedding
+        Paths of the modules.
+
+    Examples
+    --------
+    >>> may_be_tied("lm_head", "model.embed_tokens"), may_be_tied("lm_head", "transformer.wpe")
+    (True, False)
+    >>> may_be_tied("classifier", "bert.embeddings.token_type_embeddings")
+    False
+    """
+    of_words = identify(embedding).kind == "embed" and _WORD_EMBEDDING.fullmatch(embedding.rsplit(".", 1)[-1])
+    return bool(of_words) and identify(head).kind == "head" and has_vocabulary(head)
 
 
 def _kind(parts: list[str]) -> str | None:

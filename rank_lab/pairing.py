@@ -18,8 +18,8 @@ from rank_lab.foreign_names import foreign_format, refuse_merged_factors, saved_
 from rank_lab.fused_pairing import pair_fused
 from rank_lab.key_space import canonical, layer_counts, nearest_pairs
 from rank_lab.matrices import matrix_specs, stored_as
-from rank_lab.names import identify, natural_order
-from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, has_vocabulary, may_be_tied, since
+from rank_lab.names import has_vocabulary, identify, may_be_tied, natural_order
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, since
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = ["plan_step", "plan_updates", "stores_adapter"]

@@ -10,9 +10,9 @@ import pandas as pd
 from rank_lab.budget import BudgetPoint
 from rank_lab.directions import ModuleSpectrum
 from rank_lab.errors import BudgetError
+from rank_lab.names import may_be_tied
 from rank_lab.plain_text import plain
 from rank_lab.rank_plan import RankPlan
-from rank_lab.spec import may_be_tied
 from rank_lab.ties import tied_to
 
 __all__ = ["curve_table", "module_spectra", "plan_table", "tied_modules"]

@@ -15,7 +15,8 @@ _COLUMNS = [
     "run", "method", "optimizer", "learning_rate", "steps", "matrices", "tensors", "analysed", "failed", "skipped",
     "warnings", *REGIMES, "unmeasured", "base", "tuned", "made",
 ]  # fmt: skip
-
+_OF_UPDATES = ["run", "step", "delta", "module", "noise_regime", "warning"]  # few of many: rows are chosen faster
+_OF_COVERAGE = ["step", "status", "failed"]
 
 _WORST = ("failed", "skipped", "new", "vector", "identical")
 
@@ -64,7 +65,7 @@ def left_out(reasons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(entry: ReportEntry) -> dict[str, Any]:
-    updates, coverage = _last(entry.updates), _last(entry.coverage)
+    updates, coverage = _last(entry.updates[_OF_UPDATES]), _last(entry.coverage[_OF_COVERAGE])
     cumulative = updates[updates["delta"] == "cumulative"]
     provenance = entry.provenance
     regimes = cumulative["noise_regime"].fillna("").value_counts()

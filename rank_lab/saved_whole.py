@@ -9,9 +9,9 @@ from rank_lab.conversion import names_in_memory
 from rank_lab.coverage import CoverageRow, Side, VectorChange, not_compared, unreadable
 from rank_lab.errors import CheckpointError, PairingError
 from rank_lab.key_space import aligned, canonical, nearest_pairs
-from rank_lab.names import identify
+from rank_lab.names import identify, may_be_tied
 from rank_lab.orientation import stored_transposed
-from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec, may_be_tied
+from rank_lab.spec import BASE_IS_TIED, UpdateSpec, common_rows, dense_spec
 from rank_lab.stored_tensor import StoredTensor
 
 __all__ = [

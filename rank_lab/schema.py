@@ -2,8 +2,7 @@
 
 import pyarrow as pa
 
-from rank_lab.denoised import DENOISED_RANKS
-from rank_lab.metrics import METRICS
+from rank_lab.metrics import DENOISED_RANKS, METRICS
 
 __all__ = ["ADDED", "COVERAGE", "DENOISED", "KEY", "RANKS", "SCHEMA_VERSION", "SPECTRA", "UPDATES", "WARNING_SEPARATOR"]
 

@@ -1,7 +1,6 @@
 """What is needed to read one update: built from headers, small, and sent to workers."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch
 from rank_lab.errors import PairingError
 from rank_lab.factor_products import product_factors
 from rank_lab.merging import initial_factors, merged_layer
-from rank_lab.names import Identity, identify
+from rank_lab.names import Identity, has_vocabulary, identify
 from rank_lab.stored_tensor import StoredTensor
 from rank_lab.update import DenseUpdate, LowRankUpdate, MemoryMatrix, Update
 
@@ -21,8 +20,6 @@ __all__ = [
     "UpdateSpec",
     "common_rows",
     "dense_spec",
-    "has_vocabulary",
-    "may_be_tied",
     "read_update",
     "since",
 ]
@@ -34,14 +31,6 @@ BASE_IS_TIED = "the base ties this head"
 
 BASE_CHANGED = "the base was changed at the start"
 """Start of a note of the same kind, of adapters that take their initial factors out of the base."""
-
-_VOCABULARY_HEADS = frozenset(
-    {"lm_head", "generator_lm_head", "embed_out", "decoder", "predictions", "output_projection", "vocab_projector"}
-)
-
-_WORD_EMBEDDING = re.compile(
-    r"wte|shared|embed|embed_in|embed_tokens|tokens_embed|embeddings?|w|(\w+_)?(word|tok|token|input)_emb(ed|edding)?s?"
-)
 
 
 @dataclass(frozen=True)
@@ -152,41 +141,6 @@ def read_update(spec: UpdateSpec) -> Update:
         B, A, scaling = initial_factors(spec.module, spec.recipe, spec.required("original"))
         return _factored(spec).minus(LowRankUpdate(B, A, scaling))
     return _factored(spec)
-
-
-def has_vocabulary(module: str) -> bool:
-    """Whether the rows of a module stand for tokens or positions, so that more of them may be appended.
-
-    A classifier's rows are labels: they are not compared across numbers of labels.
-
-    Examples
-    --------
-    >>> has_vocabulary("model.embed_tokens"), has_vocabulary("lm_head"), has_vocabulary("classifier.out_proj")
-    (True, True, False)
-    """
-    kind = identify(module).kind
-    return kind == "embed" or (kind == "head" and module.rsplit(".", 1)[-1] in _VOCABULARY_HEADS)
-
-
-def may_be_tied(head: str, embedding: str) -> bool:
-    """Whether a model may tie these two: a head over words to the embedding of words.
-
-    A classifier's rows are labels, and those of positions or token types no words, however many there are of them.
-
-    Parameters
-    ----------
-    head, embedding
-        Paths of the modules.
-
-    Examples
-    --------
-    >>> may_be_tied("lm_head", "model.embed_tokens"), may_be_tied("lm_head", "transformer.wpe")
-    (True, False)
-    >>> may_be_tied("classifier", "bert.embeddings.token_type_embeddings")
-    False
-    """
-    of_words = identify(embedding).kind == "embed" and _WORD_EMBEDDING.fullmatch(embedding.rsplit(".", 1)[-1])
-    return bool(of_words) and identify(head).kind == "head" and has_vocabulary(head)
 
 
 def common_rows(tuned: StoredTensor, base: StoredTensor, module: str) -> int | None:

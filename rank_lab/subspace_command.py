@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_lab.checkpoint import Checkpoint
-from rank_lab.commands import console, file_name, progress_bar
+from rank_lab.commands import file_name
+from rank_lab.console import console, progress_bar
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.module_comparison import ComparisonOptions
 from rank_lab.pairing import stores_adapter

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import SchemaError
 from rank_lab.plain_table import PlainTable

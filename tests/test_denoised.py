@@ -9,7 +9,8 @@ import torch
 from analyses.planted import Recipe
 from rank_lab.change import change_statistics
 from rank_lab.decomposition import spectrum_of
-from rank_lab.denoised import DENOISED_RANKS, Estimate, count_interval
+from rank_lab.denoised import Estimate, count_interval
+from rank_lab.metrics import DENOISED_RANKS
 from rank_lab.noise import noise_of
 from rank_lab.null import white_edge
 from rank_lab.rounding_energy import RoundingEnergy, added_energy

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rank_lab import RankReport, analyze
 from rank_lab.budget import plan_ranks
 from rank_lab.budget_terminal import render_extraction, render_plan
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.curve_terminal import render_curve
 from rank_lab.extraction import RankChoice, extract
 from rank_lab.outcomes_terminal import render_outcomes

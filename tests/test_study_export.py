@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rank_lab.export_command import write_export
 from rank_lab.errors import RankLabError
+from rank_lab.export_command import write_export
 from rank_lab.latex_export import BIBLIOGRAPHY
 from rank_lab.next_commands import export_command, extract_command, plan_command, schedule_command, steps_command
 from rank_lab.study import Study

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.curve import Curve, CurveRow
 from rank_lab.dashboard_command import dashboard_and_wait
 from rank_lab.demo import BASE

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.errors import RankLabError, is_out_of_memory
 from rank_lab.evaluation.evaluate_choices import Choices, Job, jobs_of
 from rank_lab.evaluation.evaluated import Evaluated

@@ -46,13 +46,17 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
     bars = max(22 * len(names), 50)  # pixels of a panel
     share_of_panel = bars / (2 * bars + _GAP)
     height = 2 * bars + _GAP + (110 if style == "paper" else 150)
-    plot = new_plot(
-        style, title="Coverage and noise", x="", y="", height=height, legend=legend(style), barmode="stack",
-        bargap=0.25,
-    )  # fmt: skip
     rows = {"categoryorder": "array", "categoryarray": list(reversed(names)), "type": "category", "showgrid": False}
     share = {"range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1]}
-    plot.update_layout(
+    plot = new_plot(
+        style,
+        title="Coverage and noise",
+        x="",
+        y="",
+        height=height,
+        legend=legend(style),
+        barmode="stack",
+        bargap=0.25,
         xaxis={"title": {"text": "share of tensors"}} | share,
         yaxis={"domain": [1 - share_of_panel, 1]} | rows,
         xaxis2=axis(style, "share of matrices", anchor="y2", **share),

@@ -46,12 +46,15 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         raise RankLabError("no spectrum to draw; choose a matrix.")
     names, common = short_names(curves)
     title = "Singular values" + (f": {label(common)}" if common else "")
-    plot = new_plot(
-        style, title=title, x="", y="σᵢ", height=380 if style == "paper" else 560, legend=legend(style),
-    )  # fmt: skip
     heights = pd.concat([curve.points["singular_value"] for curve in curves])
     indices = log_axis(1, max(curve.bound for curve in curves))
-    plot.update_layout(
+    plot = new_plot(
+        style,
+        title=title,
+        x="",
+        y="σᵢ",
+        height=380 if style == "paper" else 560,
+        legend=legend(style),
         xaxis={"domain": [0, 1], "showticklabels": False, "matches": "x2"} | indices,
         yaxis={"domain": [0.4, 1]} | log_axis(heights.min(), heights.max()),
         xaxis2=axis(style, "index i", anchor="y2", domain=[0, 1], **indices),

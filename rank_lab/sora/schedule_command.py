@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rank_lab.base_model import load_base, refuse_unfit_data
-from rank_lab.commands import console
+from rank_lab.console import console
 from rank_lab.curve import CurveRow
 from rank_lab.curve_terminal import curve_summary, render_curve, sentence
 from rank_lab.durable import write_whole

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from rank_lab.commands import console, progress_bar
+from rank_lab.console import console, progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.fairness import fairness
 from rank_lab.plain_table import PlainTable

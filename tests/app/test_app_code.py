@@ -1,6 +1,8 @@
 """What the pages may do: show. They neither compute, nor open files, nor run or unpickle anything."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,9 @@ def test_a_page_only_shows(file: Path) -> None:
 )  # fmt: skip
 def test_each_fault_would_be_seen(code: str, fault: str) -> None:
     assert [fault in each for each in faults(code)] == [True]
+
+
+def test_the_pages_are_loaded_without_torch() -> None:
+    code = "import sys, app.navigation; sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, check=False, cwd=APP.parent, capture_output=True, timeout=120).returncode == 0
