@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rank_lab.export_command import write_export
 from rank_lab.errors import RankLabError
+from rank_lab.export_command import write_export
 from rank_lab.latex_export import BIBLIOGRAPHY
 from rank_lab.next_commands import export_command, extract_command, plan_command, schedule_command, steps_command
 from rank_lab.study import Study
@@ -57,6 +57,14 @@ def test_an_unknown_format_and_a_broken_part_are_refused(tmp_path: Path) -> None
     (tmp_path / "full.rank" / "updates.parquet").write_bytes(b"PAR1")
     with pytest.raises(RankLabError, match=r"updates\.parquet"):
         export_archive(Study(tmp_path))
+
+
+def test_a_link_out_of_the_study_is_not_exported(tmp_path: Path) -> None:
+    outside = report("full").save(tmp_path / "outside" / "full.rank")
+    report("lora").save(tmp_path / "study" / "lora.rank")
+    (tmp_path / "study" / "full.rank").symlink_to(outside)
+    with pytest.raises(RankLabError, match="link out of the study"):
+        export_archive(Study(tmp_path / "study"), ["csv"])
 
 
 def test_commands_hold_the_paths_of_the_reports_quoted(study: Path) -> None:
