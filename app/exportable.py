@@ -10,9 +10,8 @@ from rank_lab.depth_table import depth_table
 from rank_lab.errors import SchemaError
 from rank_lab.figures import layer_map, noise_and_coverage, rank_along_depth, spectrum
 from rank_lab.layer_table import layer_table
-from rank_lab.module_numbers import rows_of
 from rank_lab.outcomes import Outcomes
-from rank_lab.row_choices import rows_of_runs
+from rank_lab.row_choices import rows_of, rows_of_runs
 from rank_lab.shown_values import Over
 from rank_lab.spectrum_curve import spectrum_curve
 from rank_lab.study import Study
