@@ -6,6 +6,7 @@ from typing import TypeVar
 import pandas as pd
 import streamlit as st
 
+from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
 from rank_lab.schema import RANKS
 from rank_lab.shown_values import OVER, SHOWN, Over, quantity_label
@@ -67,11 +68,13 @@ def choose_over(metric: str) -> Over:
 
 def choose_module(modules: Sequence[str]) -> str:
     """One of the matrices."""
-    return _one("Matrix", modules, key="module")
+    return choose_of("Matrix", modules, key="module")
 
 
 def choose_of(label: str, options: Sequence[_Option], *, key: str, words: Mapping[str, str] | None = None) -> _Option:
     """One of several; ``words`` say what an option is called."""
+    if not options:
+        raise RankLabError(f"{label}: this study has nothing to choose from.")
     return _one(label, options, key=key, words=dict(words or {}))
 
 

@@ -10,18 +10,28 @@ from rank_lab.depth_table import depth_table
 from rank_lab.errors import SchemaError
 from rank_lab.figures import layer_map, noise_and_coverage, rank_along_depth, spectrum
 from rank_lab.layer_table import layer_table
-from rank_lab.module_numbers import rows_of
 from rank_lab.outcomes import Outcomes
-from rank_lab.row_choices import rows_of_runs
+from rank_lab.row_choices import rows_of, rows_of_runs
 from rank_lab.shown_values import Over
 from rank_lab.spectrum_curve import spectrum_curve
 from rank_lab.study import Study
 
 from .choices import choose_delta, choose_metric, choose_module, choose_over, choose_run, choose_step
+from .compare import against_of, choose_places, kinds_of
 from .forgetting import associations_of, choose_measure, choose_target, rank_and_forgetting_of, trade_off_of
 from .rank_plan import budget_curve_of, plan_map_of
 from .scheduler import choose_control, choose_seed, curve_of, gates_of, gates_over_stages_of
 from .shown import Draw
+from .spectra import bands_of
+from .subspaces import (
+    amplification_of,
+    angles_of,
+    choose_comparison,
+    choose_module_and_side,
+    choose_update,
+    intruders_of,
+    phi_of,
+)
 from .training import along_training, choose_runs, forgetting_along_training, learning_along_training
 
 __all__ = ["figures_of"]
@@ -38,6 +48,8 @@ def figures_of(study: Study) -> Mapping[str, Prepare]:
         found |= _OF_CURVES
     if study.outcomes() is not None:
         found |= _OF_OUTCOMES
+    if study.subspaces():
+        found |= _OF_SUBSPACES
     return found
 
 
@@ -64,6 +76,21 @@ def _spectrum(study: Study) -> Draw:
     values = study.values(run, module, step=step, delta=delta)
     curve = spectrum_curve(rows[rows["module"] == module], values)
     return lambda style: spectrum([curve], style)
+
+
+def _bands(study: Study) -> Draw:
+    run, step, delta = _place(study)
+    return bands_of(study, (run, step), delta)[0]
+
+
+def _by_kind(study: Study) -> Draw:
+    updates = study.updates()
+    return kinds_of(updates, *choose_places(updates))[0]
+
+
+def _against(study: Study) -> Draw:
+    updates = study.updates()
+    return against_of(updates, *choose_places(updates))[0]
 
 
 def _coverage(study: Study) -> Draw:
@@ -114,11 +141,34 @@ def _forgetting(study: Study) -> Draw:
     return forgetting_along_training(_outcomes_there(study))
 
 
+def _phi(study: Study) -> Draw:
+    report, choices, _ = choose_comparison(study)
+    return phi_of(report, *choose_module_and_side(choices))
+
+
+def _angles(study: Study) -> Draw:
+    report, choices, _ = choose_comparison(study)
+    return angles_of(report, *choose_module_and_side(choices))
+
+
+def _amplification(study: Study) -> Draw:
+    _, choices, _ = choose_comparison(study)
+    return amplification_of(choose_update(choices)[0], choices)[0]
+
+
+def _intruders(study: Study) -> Draw:
+    _, choices, _ = choose_comparison(study)
+    return intruders_of(choose_update(choices)[1], choices)[0]
+
+
 _OF_RANKS: dict[str, Prepare] = {
     "Layers by kind": _layer_map,
     "Rank along depth": _along_depth,
     "Rank along training": _along_training,
+    "Rank by kind of module": _by_kind,
+    "One run against another": _against,
     "Spectrum of a matrix": _spectrum,
+    "Spectra of all matrices": _bands,
     "Noise and coverage": _coverage,
     "Ranks of a plan": plan_map_of,
     "Kept energy against parameters": budget_curve_of,
@@ -134,6 +184,14 @@ _OF_OUTCOMES: dict[str, Prepare] = {
     "Forgetting along training": _forgetting,
     "Rank and forgetting": _rank_and_forgetting,
     "Correlation of rank and forgetting": _associations,
+}
+
+
+_OF_SUBSPACES: dict[str, Prepare] = {
+    "Shared directions": _phi,
+    "Principal angles": _angles,
+    "Amplification": _amplification,
+    "Intruder dimensions": _intruders,
 }
 
 

@@ -8,7 +8,8 @@ import streamlit as st
 from rank_lab.drawn_spectra import drawn_spectrum
 from rank_lab.figures import Figure, Style, layer_map, spectrum
 from rank_lab.layer_table import layer_table
-from rank_lab.module_numbers import module_numbers, rows_of
+from rank_lab.module_numbers import module_numbers
+from rank_lab.row_choices import rows_of
 from rank_lab.shown_values import Over
 from rank_lab.study import Study
 

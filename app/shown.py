@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from rank_lab.figures import Figure, Style
-from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, find_browser, html_page, picture
+from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, html_page, no_pictures, picture
 from rank_lab.plain_text import plain
 
 from .text import escaped
@@ -84,8 +84,8 @@ def _downloads(figure: Figure, draw: Draw, key: str, columns: int = 1) -> None:
         "Interactive page (HTML)", lambda: html_page(figure), f"{name}.html", "text/html", key=f"{key}-html",
         on_click="ignore",
     )  # fmt: skip
-    if find_browser() is None:
-        st.caption("SVG, PDF and PNG need Chromium or Chrome, which was not found; data and HTML need neither.")
+    if problem := no_pictures():
+        st.caption(escaped(problem))
         return
     for kind in PICTURES:
         st.download_button(

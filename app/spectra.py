@@ -1,20 +1,24 @@
 """Spectra: those of any matrices and runs over one another, and the bands that hold those of a whole run."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from rank_lab.drawn_spectra import drawn_bands, drawn_spectra
 from rank_lab.figures import spectrum, spectrum_bands_plot
 from rank_lab.places import places_of
+from rank_lab.run_comparison import Place
+from rank_lab.spectrum_bands import SpectrumBands
 from rank_lab.study import Study
 
 from .choices import choose_delta_of, choose_of, choose_several
 from .empty import ranks_of
 from .guarded import in_words
-from .shown import show_figure, show_table
+from .shown import Draw, show_figure, show_table
 from .text import escaped
 
-__all__ = ["page"]
+__all__ = ["bands_of", "page"]
 
 _MOST_PLACES = 6
 _MOST_MATRICES = 6
@@ -38,17 +42,20 @@ def page(study: Study) -> None:
             st.caption(escaped(f"Not shown: {each}."))
         show_figure(lambda style: spectrum(curves, style), key="spectra")
     st.subheader("All matrices of a run")
-    _bands(study, places[choose_of("Run and step", shown, key="band_place")], delta, chosen)
+    with in_words():
+        place = places[choose_of("Run and step", shown, key="band_place")]
+        draw, bands = bands_of(study, place, delta, highlight=chosen)
+        show_figure(draw, key="bands")
+        show_table(bands.bands, name="spectrum-bands", key="bands_table")
 
 
-def _bands(study: Study, place: tuple[str, int | None], delta: str, chosen: list[str]) -> None:
+def bands_of(study: Study, place: Place, delta: str, *, highlight: Sequence[str] = ()) -> tuple[Draw, SpectrumBands]:
+    """Bands that hold the spectra of a run, with the choice of a kind of module, and what they are made of."""
     updates = study.updates()
     kinds = ["", *dict.fromkeys(str(kind) for kind in updates.loc[updates["run"] == place[0], "kind"])]
     kind = choose_of("Kind of module", kinds, key="kind", words={"": "all"})
-    with in_words():
-        bands = drawn_bands(study, place, delta, highlight=chosen, kind=kind)
-        show_figure(lambda style: spectrum_bands_plot(bands, style), key="bands")
-        show_table(bands.bands, name="spectrum-bands", key="bands_table")
+    bands = drawn_bands(study, place, delta, highlight=highlight, kind=kind)
+    return lambda style: spectrum_bands_plot(bands, style), bands
 
 
 def _modules(updates: pd.DataFrame, runs: list[str]) -> list[str]:

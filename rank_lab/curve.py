@@ -1,6 +1,7 @@
 """The curve of an Algorithm-1 run: a row per stage and control, appended to ``curve.jsonl`` and never changed."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,14 +11,17 @@ import pandas as pd
 
 from rank_lab.durable import append_line, cut_torn_line
 from rank_lab.errors import SchemaError
+from rank_lab.plain_text import plain
 
-__all__ = ["CURVE_FILE", "KNEES_FILE", "PROGRESS_FILE", "SCHEDULE_FILE", "SORA", "Curve", "CurveRow"]
+__all__ = ["CURVE_FILE", "KNEES_FILE", "PROGRESS_FILE", "SCHEDULE_FILE", "SORA", "Curve", "CurveRow", "is_control"]
 
 CURVE_FILE = "curve.jsonl"
 KNEES_FILE = "knees.json"
 SCHEDULE_FILE = "schedule.json"
 PROGRESS_FILE = "progress.jsonl"  # of a stage, in its folder
 SCHEMA = 1
+
+_CONTROL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 SORA = "sora"
 """What ``control`` says of a stage of the algorithm itself."""
@@ -135,6 +139,8 @@ class CurveRow:
         for name, allowed in (*_CATEGORIES.items(), ("stop", _STOPS)):
             if getattr(self, name) not in allowed:
                 raise SchemaError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}.")
+        if not is_control(self.control):
+            raise SchemaError(f"control {plain(str(self.control), limit=80)!r}: expected letters, digits, - and _.")
         if self.stage < 0 or not 0 <= self.nonzero_gates <= self.gates:
             raise SchemaError(f"stage {self.stage}, {self.nonzero_gates} of {self.gates} gates not zero: impossible.")
 
@@ -280,6 +286,17 @@ class Curve:
         if not whole:
             raise SchemaError(f"{file}: a knee lacks fields; run the schedule again, which writes it anew.")
         return tuple(found) if rows == len(self.records) else ()
+
+
+def is_control(name: object) -> bool:
+    """Whether this may name a control: it is also that of a folder, which must not lead out of the study.
+
+    Examples
+    --------
+    >>> is_control("one_shot"), is_control("../../elsewhere"), is_control("..")
+    (True, False, False)
+    """
+    return isinstance(name, str) and _CONTROL.fullmatch(name) is not None
 
 
 def _file(study: Path | str) -> Path:

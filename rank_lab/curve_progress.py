@@ -1,13 +1,13 @@
 """How far an Algorithm-1 run has come: what is done, what is under way, and what a reader would still miss."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rank_lab.curve import CURVE_FILE, PROGRESS_FILE, SCHEDULE_FILE, SORA, Curve, CurveRow
+from rank_lab.curve import CURVE_FILE, PROGRESS_FILE, SCHEDULE_FILE, SORA, Curve, CurveRow, is_control
 from rank_lab.errors import CheckpointError, SchemaError
 from rank_lab.plain_file import json_object
 from rank_lab.plain_text import plain
@@ -176,7 +176,7 @@ def _meant(folder: Path) -> tuple[list[_Key] | None, str]:
         plan = record["schedule"]
         targets = len(plan["target_ranks"]) + len(plan["target_parameters"])
         stages = range(len(plan["thresholds"]) or targets + 1)
-        controls = [str(name) for name in plan["controls"] or ()]
+        controls = _controls(plan["controls"] or ())
         seeds = [int(seed) for seed in plan["seeds"]]
     except (KeyError, TypeError, ValueError) as error:
         return None, f"How many stages are meant is not known: {SCHEDULE_FILE} lacks {plain(str(error), limit=80)}."
@@ -185,6 +185,13 @@ def _meant(folder: Path) -> tuple[list[_Key] | None, str]:
         keys += [(seed, SORA, stage) for stage in stages]
         keys += [(seed, name, stage) for name in controls for stage in stages[1:]]
     return keys, ""
+
+
+def _controls(names: Sequence[object]) -> list[str]:
+    found = [name for name in names if isinstance(name, str) and is_control(name)]
+    if len(found) < len(names):
+        raise ValueError("controls whose names are letters, digits, - and _")
+    return found
 
 
 def _outstanding(what: str, meant: list[_Key], there: set[_Key]) -> str:

@@ -1,5 +1,6 @@
 """``rank-lab dashboard``: Streamlit as a process of its own, on a free port, that ends with the command."""
 
+import http.client
 import ipaddress
 import os
 import signal
@@ -8,8 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -249,17 +248,24 @@ def _listen(stream: IO[str] | None, address: str, said: threading.Event) -> None
 
 
 def _answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(_reached(host), port, timeout=2)  # by no proxy, whatever is set
     try:
-        with urllib.request.urlopen(f"{_url(host, port)}/_stcore/health", timeout=2) as answer:  # noqa: S310 - http, our own
-            return int(answer.status) == 200
-    except (OSError, urllib.error.URLError):
+        connection.request("GET", "/_stcore/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _url(host: str, port: int) -> str:
     """For this machine's browser."""
-    reached = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)  # noqa: S104 - read, not listened on
+    reached = _reached(host)
     return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+
+
+def _reached(host: str) -> str:
+    return {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)  # noqa: S104 - read, not listened on
 
 
 def _shown(server: "subprocess.Popen[str]", folder: Path, url: str, *, browser: bool) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rank_lab.errors import RankLabError
-from rank_lab.module_numbers import rows_of
+from rank_lab.row_choices import rows_of
 from rank_lab.run_comparison import Place
 from rank_lab.spectrum_bands import SpectrumBands, spectrum_bands
 from rank_lab.spectrum_curve import SpectrumCurve, spectrum_curve
@@ -22,7 +22,7 @@ def drawn_spectrum(study: Study, rows: pd.DataFrame, module: str) -> SpectrumCur
     study
         That has its values.
     rows
-        Of one run, step and delta; see :func:`rank_lab.module_numbers.rows_of`.
+        Of one run, step and delta; see :func:`rank_lab.row_choices.rows_of`.
     module
         Name of the matrix.
 

@@ -14,6 +14,7 @@ from rank_lab.exported import Exported, described
 from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, export_figures, figure_formats
 from rank_lab.latex_export import export_latex
 from rank_lab.outcomes_export import export_outcomes
+from rank_lab.plain_text import plain
 from rank_lab.stored_study import curve_of, outcomes_of, stored_reports
 from rank_lab.study import Study
 from rank_lab.subspace_report import load_subspaces
@@ -85,9 +86,13 @@ def _figures(
         def advance(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name[-48:])
 
-        found = export_figures(Study(study), out / FIGURES_FOLDER, formats, command=command, progress=advance)
+        opened = Study(study)
+        found = export_figures(opened, out / FIGURES_FOLDER, formats, command=command, progress=advance)
     if tell is not None:
-        for note in found.notes:
+        for note in (
+            *(f"no figures of {each.part}: {plain(each.message)}" for each in opened.problems()),
+            *found.notes,
+        ):
             tell(f"note: {note}")
     return found.files
 

@@ -115,7 +115,7 @@ def export_figures(
         what = f"all {len(on_screen)} figures as one interactive page, which needs no network"
         written.files.append(Exported(folder / _PAGE, what, f"{command} -f html"))
     if drawn:
-        written.files += _captions(drawn, folder, f"{command} {_flags(formats)}")
+        written.files += _captions(drawn, folder, formats, f"{command} {_flags(formats)}")
     return written
 
 
@@ -138,20 +138,22 @@ def _files(figure: Figure, folder: Path, formats: Sequence[str], command: str) -
     return written
 
 
-def _captions(figures: Sequence[Figure], folder: Path, command: str) -> list[Exported]:
+def _captions(figures: Sequence[Figure], folder: Path, formats: Sequence[str], command: str) -> list[Exported]:
     parts = [f"## {markdown(each.name)}\n\n{markdown(each.caption)}\n" for each in figures]
     (folder / "captions.md").write_text("# Captions\n\n" + "\n".join(parts), encoding="utf-8")
-    (folder / "captions.tex").write_text("\n".join(map(_environment, figures)), encoding="ascii")
+    mark = "" if "pdf" in formats else "%"  # of what is not there LaTeX is told nothing
+    environments = [_environment(each, mark) for each in figures]
+    (folder / "captions.tex").write_text("\n".join(environments), encoding="ascii")
     return [
         Exported(folder / "captions.md", "captions of the figures: definitions, data, n", command),
         Exported(folder / "captions.tex", "LaTeX: the figures in environments, with their captions", command),
     ]
 
 
-def _environment(figure: Figure) -> str:
+def _environment(figure: Figure, mark: str) -> str:
     return (
         "\\begin{figure}\n  \\centering\n"
-        f"  \\includegraphics[width=\\columnwidth]{{{figure.name}-1col.pdf}}\n"
+        f"  {mark}\\includegraphics[width=\\columnwidth]{{{figure.name}-1col.pdf}}\n"
         f"  \\caption{{{latex_text(figure.caption)}}}\n  \\label{{fig:{figure.name}}}\n"
         "\\end{figure}\n"
     )

@@ -7,6 +7,7 @@ import pandas as pd
 
 from rank_lab.errors import RankLabError
 from rank_lab.names import KINDS
+from rank_lab.row_choices import rows_of
 from rank_lab.run_comparison import Place
 from rank_lab.shown_values import STATES, Over, shown_values
 
@@ -82,13 +83,7 @@ def kind_table(
 
 
 def _points(updates: pd.DataFrame, place: Place, name: str, delta: str) -> pd.DataFrame:
-    run, step = place
-    at = updates["step"].isna() if step is None else (updates["step"] == step).fillna(False).astype(bool)
-    own = updates[(updates["run"] == run) & (updates["delta"] == delta) & at]
-    if own.empty:
-        where = "" if step is None else f" at step {step}"
-        raise RankLabError(f"run {run!r} has no matrices{where} with delta {delta!r}; choose one that it has.")
-    return own.assign(name=name)
+    return rows_of(updates, *place, delta).assign(name=name)
 
 
 def _summary(key: Hashable, rows: pd.DataFrame) -> dict[str, object]:

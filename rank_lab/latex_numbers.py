@@ -12,6 +12,7 @@ DIGITS = 2
 """Significant digits of an interval's half-width: the value gets as many decimals as these have."""
 
 _LONGEST = 5  # decimals; a number with more is written with an exponent
+_ROUNDING = 1e-9  # of a value: an interval that is narrower is one of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def shown(value: Any, low: Any = None, high: Any = None, *, default: int = 3, wh
     r"""A value rounded to the digits that its interval leaves meaningful.
 
     The half-width :math:`h = (\mathrm{high} - \mathrm{low}) / 2` is rounded to two significant digits, and value and
-    ends get as many decimals as it then has. Without an interval, or with one of no width, which says nothing of the
-    digits, the value has ``default`` significant ones.
+    ends get as many decimals as it then has. Without an interval, or with one of no width but rounding's (a billionth
+    of the value), which says nothing of the digits, the value has ``default`` significant ones.
 
     Parameters
     ----------
@@ -61,7 +62,8 @@ def shown(value: Any, low: Any = None, high: Any = None, *, default: int = 3, wh
     middle = float(value)
     ends = () if _missing(low) or _missing(high) else (float(low), float(high))
     half = (ends[1] - ends[0]) / 2 if ends else 0.0
-    decimals = 0 if whole else _decimals(half, DIGITS) if half > 0 else _decimals(middle, default)
+    wide = half > _ROUNDING * abs(middle)
+    decimals = 0 if whole else _decimals(half, DIGITS) if wide else _decimals(middle, default)
     texts = _texts((middle, *ends), decimals)
     return Shown(texts[0], *texts[1:])
 

@@ -83,7 +83,10 @@ def _outcomes(found: Outcomes, target: str | None, number: int) -> LatexTable:
     caption = (
         "Learning and forgetting" if target is None else f"Learning of {latex_text(target)} and forgetting"
     ) + f". Learning: gained over the base. {measured or 'No measure of forgetting'}. {_EXAMPLES}"
-    note = r"Ranks: means over matrices by their share of the squared change; $\circ$: the same of white noise."
+    note = (
+        r"Ranks: means over matrices by their share of the squared change; $\circ$: the same of white noise, of factors"
+        r" that of a product of random factors of their rank."
+    )
     label = "outcomes" if number == 1 else f"outcomes-{number}"
     return LatexTable(label, caption, tuple(heads), tuple(rows), (note,))
 
@@ -125,7 +128,7 @@ def _stages(rows: pd.DataFrame) -> LatexTable:
             cells.append(tuple(line))
         groups.append(len(part))
     columns = (
-        Column("control"), Column("seed", "number"), Column("stage", "number"), Column(r"$\xi$", "number"),
+        Column("control"), Column("seed", "number"), Column("stage", "number"), Column(r"$\lambda$", "number"),
         Column("gates", "number"), Column("parameters", "number"), Column(r"memorization (\%)", "interval"),
         Column(r"generalization (\%)", "interval"), Column("validation loss (nat)", "number"),
     )  # fmt: skip
@@ -135,8 +138,8 @@ def _stages(rows: pd.DataFrame) -> LatexTable:
         f"Sparsity schedule of {latex_text(str(first['model']))} on {latex_text(str(first['task']))}. Memorization and"
         f" generalization: 100 times {latex_text(str(first['score']))} on {int(first['train_examples'])} training and"
         f" {int(first['validation_examples'])} validation examples, divided by that of {against}. In brackets: 95\\,\\%"
-        r" interval of a paired bootstrap over examples. $\xi$: sparsity threshold; gates, parameters: those that are"
-        rf" not zero; {latex_text(SORA)}: the schedule itself, the others stand beside it."
+        r" interval of a paired bootstrap over examples. $\lambda$: sparsity threshold; gates, parameters: those that"
+        rf" are not zero; {latex_text(SORA)}: the schedule itself, the others stand beside it."
     )
     return LatexTable("curve", caption, columns, tuple(cells), groups=tuple(groups), long=True)
 

@@ -5,22 +5,7 @@ import pandas as pd
 from rank_lab.errors import RankLabError
 from rank_lab.shown_values import SHOWN, quantity_label, shown_arrays
 
-__all__ = ["module_numbers", "rows_of"]
-
-
-def rows_of(updates: pd.DataFrame, run: str, step: int | None, delta: str = "cumulative") -> pd.DataFrame:
-    """Rows of one run, step and delta.
-
-    Raises
-    ------
-    RankLabError
-        If there are none.
-    """
-    at = updates["step"].isna() if step is None else updates["step"] == step
-    found = updates[(updates["run"] == run) & at.fillna(False).astype(bool) & (updates["delta"] == delta)]
-    if found.empty:
-        raise RankLabError(f"no ranks of run {run!r} at step {step} with delta {delta!r}; its coverage says why.")
-    return found
+__all__ = ["module_numbers"]
 
 
 def module_numbers(rows: pd.DataFrame, module: str) -> pd.DataFrame:
@@ -29,7 +14,7 @@ def module_numbers(rows: pd.DataFrame, module: str) -> pd.DataFrame:
     Parameters
     ----------
     rows
-        Of one run, step and delta; see :func:`rows_of`.
+        Of one run, step and delta; see :func:`rank_lab.row_choices.rows_of`.
     module
         Name of the matrix.
 

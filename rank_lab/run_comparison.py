@@ -7,6 +7,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from rank_lab.errors import RankLabError, SchemaError
+from rank_lab.row_choices import rows_of
 from rank_lab.shown_values import Over, shown_values
 
 __all__ = ["Place", "RunComparison", "run_comparison"]
@@ -96,18 +97,12 @@ def run_comparison(
 
 def _part(updates: pd.DataFrame, place: Place, metric: str, over: Over, delta: str) -> pd.DataFrame:
     """What is shown of each module of a run and step, by module."""
-    run, step = place
-    at = updates["step"].isna() if step is None else (updates["step"] == step).fillna(False).astype(bool)
-    own = updates[(updates["run"] == run) & (updates["delta"] == delta) & at]
-    if own.empty:
-        where = "" if step is None else f" at step {step}"
-        steps = sorted({str(one) for one in updates.loc[updates["run"] == run, "step"].dropna()}, key=int)
-        raise RankLabError(
-            f"run {run!r} has no matrices{where} with delta {delta!r}; it has steps {', '.join(steps) or 'none'}."
-        )
+    own = rows_of(updates, *place, delta)
     twice = own[own["module"].duplicated()]
     if len(twice):
-        raise SchemaError(f"run {run!r} is in two reports ({twice.iloc[0]['module']!r} is there twice); rename one.")
+        raise SchemaError(
+            f"run {place[0]!r} is in two reports ({twice.iloc[0]['module']!r} is there twice); rename one."
+        )
     values = shown_values(own, metric, over)[list(_SHOWN)]
     found = pd.concat([own[[*_ABOUT, "noise_regime"]], values], axis=1)
     found["module"] = found["module"].astype(str)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
 from rank_lab.latex_export import latex_references, latex_tables
@@ -75,8 +76,11 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
     Raises
     ------
     RankLabError
-        If a part of the study cannot be read: an export is of all of it or none.
+        If a part of the study cannot be read, or is a link out of it: an export is of all of it or none.
     """
+    broken = study.problems()
+    if broken:
+        raise SchemaError(broken[0].message)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         files = write_export(study.folder, out, formats, called=_FOLDER)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,7 @@ from rank_lab.shown_values import Over
 from rank_lab.spectrum_bands import spectrum_bands
 from rank_lab.study import Study
 from rank_lab.study_plan import plan_basis, study_modules
-from rank_lab.subspace_report import SubspaceReport, subspace_reports_of
+from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_views import amplification_view, angles_view, intruder_view, phi_view
 from rank_lab.trade_off_points import trade_off_points
 from rank_lab.training_table import training_table
@@ -35,6 +36,7 @@ from rank_lab.training_table import training_table
 __all__ = ["StudyFigure", "study_figures"]
 
 _METRIC = "energy_rank_90"
+_LONGEST = 200  # characters of a name: file systems take 255 bytes, with a number and an ending
 _Drawn = Callable[[Style], Figure]
 
 
@@ -77,12 +79,18 @@ def study_figures(study: Study) -> list[StudyFigure]:
 
 
 def _unique(found: Iterable[StudyFigure]) -> Iterator[str]:
-    """Two runs whose names differ in a sign that no file name has get numbers."""
-    seen: dict[str, int] = {}
+    """Names that every file system takes and tells apart: two that differ in other signs, or in case, get numbers."""
+    taken: set[str] = set()
     for each in found:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", each.name)
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
+        short = re.sub(r"[^A-Za-z0-9_-]+", "_", each.name)[:_LONGEST]
+        name = next(name for name in _numbered(short) if name.casefold() not in taken)
+        taken.add(name.casefold())
+        yield name
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _last_places(updates: pd.DataFrame) -> list[Place]:
@@ -243,37 +251,37 @@ def _association(found: Outcomes, measure: str, style: Style) -> Figure:
 
 
 def _of_subspaces(study: Study) -> Iterator[StudyFigure]:
-    for folder in subspace_reports_of(study.folder):
-        name = folder.name.removesuffix(".subspace")
-        load = partial(SubspaceReport.load, folder)
-        yield StudyFigure(f"phi-{name}", f"Shared directions: {name}", partial(_phi, load))
-        yield StudyFigure(f"angles-{name}", f"Principal angles: {name}", partial(_angles, load))
+    for name, report in study.subspaces().items():
+        yield StudyFigure(f"phi-{name}", f"Shared directions: {name}", partial(_phi, report))
+        yield StudyFigure(f"angles-{name}", f"Principal angles: {name}", partial(_angles, report))
         for number in (0, 1):  # each update in the weight that both stand on
             which = ("first", "second")[number]
             yield StudyFigure(
-                f"amplification-{name}-{which}", f"Amplification, {which} of {name}", partial(_amplified, load, number)
+                f"amplification-{name}-{which}",
+                f"Amplification, {which} of {name}",
+                partial(_amplified, report, number),
             )
             yield StudyFigure(
                 f"intruders-{name}-{which}",
                 f"Intruder dimensions, {which} of {name}",
-                partial(_intruders, load, number),
+                partial(_intruders, report, number),
             )
 
 
-def _phi(load: Callable[[], SubspaceReport], style: Style) -> Figure:
-    return figures.phi_map(phi_view(load().phi), style)
+def _phi(report: SubspaceReport, style: Style) -> Figure:
+    return figures.phi_map(phi_view(report.phi), style)
 
 
-def _angles(load: Callable[[], SubspaceReport], style: Style) -> Figure:
-    return figures.principal_angles(angles_view(load().angles), style)
+def _angles(report: SubspaceReport, style: Style) -> Figure:
+    return figures.principal_angles(angles_view(report.angles), style)
 
 
-def _amplified(load: Callable[[], SubspaceReport], number: int, style: Style) -> Figure:
-    return figures.amplification_plot(amplification_view(_of_update(load().amplification, number)), style)
+def _amplified(report: SubspaceReport, number: int, style: Style) -> Figure:
+    return figures.amplification_plot(amplification_view(_of_update(report.amplification, number)), style)
 
 
-def _intruders(load: Callable[[], SubspaceReport], number: int, style: Style) -> Figure:
-    return figures.intruder_map(intruder_view(_of_update(load().intruders, number)), style)
+def _intruders(report: SubspaceReport, number: int, style: Style) -> Figure:
+    return figures.intruder_map(intruder_view(_of_update(report.intruders, number)), style)
 
 
 def _of_update(rows: pd.DataFrame, number: int) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pytest
 
 from rank_lab.curve import PROGRESS_FILE, SCHEDULE_FILE, Curve
 from rank_lab.curve_progress import begun, curve_progress, running_stage
+from rank_lab.errors import SchemaError
 from rank_lab.stage_table import controls_of, seeds_of, stage_table, stages_of
 from tests.curve_rows import curve, row
 
@@ -38,6 +39,14 @@ def test_rows_of_another_schedule_do_not_count(tmp_path: Path) -> None:
     found = curve_progress(curve(tmp_path, [row(0), row(1), row(7), row(0, seed=3)]))
     assert (found.stages, found.stages_meant) == (2, 2)
     assert found.done
+
+
+def test_a_control_that_is_no_name_leads_to_no_folder(tmp_path: Path) -> None:
+    meant(tmp_path, thresholds=[0.0, 1.0], controls=["../../elsewhere"], seeds=[0])
+    assert running_stage(begun(tmp_path)) is None
+    assert curve_progress(begun(tmp_path)).stages_meant is None
+    with pytest.raises(SchemaError, match="expected letters"):
+        row(1, control="../../elsewhere")
 
 
 def progress(made: Curve, seed: int, stage: int, text: str, control: str = "sora") -> Path:

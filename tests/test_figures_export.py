@@ -78,10 +78,13 @@ def test_an_empty_study_has_no_figures(tmp_path: Path) -> None:
 def test_runs_whose_names_differ_in_a_sign_have_files_of_their_own(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twice = pd.concat([Study(study).updates().assign(run=name) for name in ("a b", "a:b")], ignore_index=True)
+    runs = ("a b", "a:b", "a_b-2", "A_B", "long" * 100)
+    twice = pd.concat([Study(study).updates().assign(run=name) for name in runs], ignore_index=True)
     monkeypatch.setattr(Study, "updates", lambda self: twice)
     names = [each.name for each in study_figures(Study(study))]
-    assert {"layers-k90-a_b", "layers-k90-a_b-2"} <= set(names)
+    assert {"layers-k90-a_b", "layers-k90-a_b-2", "layers-k90-a_b-2-2", "layers-k90-A_B-3"} <= set(names)
+    assert len({name.casefold() for name in names}) == len(names)
+    assert max(map(len, names)) < 220
 
 
 def test_html_data_and_captions_need_no_browser(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,4 +220,5 @@ def test_figures_of_a_paper_compile_from_their_captions(study: Path, tmp_path: P
     assert text.count("\\begin{figure}") == text.count("\\label{fig:") == len(study_figures(Study(study)))
     assert "U+" not in text  # every sign of a caption has a name in LaTeX
     assert "$x$" not in text
+    assert re.findall(r"^ *\\includegraphics", text, re.MULTILINE) == []  # no PDF was written
     assert {each.file.name for each in written.files} >= {"captions.md", "captions.tex", "figures.html"}

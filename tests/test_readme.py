@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import typer.main
 from safetensors.torch import save_file
 
+import rank_lab
 from rank_lab.cli import app
 from rank_lab.demo import BASE
 from rank_lab.schema import UPDATES
@@ -83,3 +85,19 @@ def test_columns_that_it_explains_exist() -> None:
 def test_tables_of_a_comparison_are_explained() -> None:
     table = README.split("## Two updates side by side")[1].split("## What each number means")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(SUBSPACE_TABLES)
+
+
+def test_every_module_has_its_place_in_the_layout() -> None:
+    package = Path(rank_lab.__file__).parent
+    told = re.findall(r"`([\w*/.]+)`", README.split("## How it is laid out")[1])
+    patterns = [name for name in told if name.endswith(".py") and "/" not in name]
+    modules = [file.name for file in package.glob("*.py") if file.name != "__init__.py"]
+    assert [name for name in modules if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not list(package.rglob(pattern))] == []
+    folders = {file.parent.name for file in package.glob("*/__init__.py")}
+    assert folders <= {name.rstrip("/") for name in told if name.endswith("/")}
+
+
+def test_every_guide_is_named() -> None:
+    guides = (Path(__file__).parents[1] / "app" / "guide").glob("*.md")
+    assert [file.name for file in guides if f"(app/guide/{file.name})" not in README] == []

@@ -59,6 +59,14 @@ def test_an_unknown_format_and_a_broken_part_are_refused(tmp_path: Path) -> None
         export_archive(Study(tmp_path))
 
 
+def test_a_link_out_of_the_study_is_not_exported(tmp_path: Path) -> None:
+    outside = report("full").save(tmp_path / "outside" / "full.rank")
+    report("lora").save(tmp_path / "study" / "lora.rank")
+    (tmp_path / "study" / "full.rank").symlink_to(outside)
+    with pytest.raises(RankLabError, match="link out of the study"):
+        export_archive(Study(tmp_path / "study"), ["csv"])
+
+
 def test_commands_hold_the_paths_of_the_reports_quoted(study: Path) -> None:
     opened = Study(study)
     assert extract_command(opened, "full", 10, {"rank": 4}) == (

@@ -36,7 +36,7 @@ env/bin/rank-lab verify study --sample 2 >/dev/null
 base=$(env/bin/python -c 'import pathlib, rank_lab; print(pathlib.Path(rank_lab.__file__).parent / "demo" / "base")')
 env/bin/rank-lab analyze study/full-1e-4 --base "$base" -o again >/dev/null
 env/bin/rank-lab plan again --budget 20000 >/dev/null
-env/bin/rank-lab extract study/full --base "$base" --plan again/full.plan.json -o extracted >/dev/null
+env/bin/rank-lab extract study/full-1e-4 --base "$base" --plan again/full-1e-4.plan.json -o extracted >/dev/null
 test -s extracted/extracted.json
 env/bin/python - "$base" <<'PYTHON'
 import sys

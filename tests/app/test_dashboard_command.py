@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,21 @@ def test_streamlit_is_told_to_keep_to_itself(tmp_path: Path) -> None:
     for style in ("light", "dark"):
         assert f"--theme.{style}.backgroundColor={palette(style).background}" in given
     assert given[-2:] == ["--", str(tmp_path)]
+
+
+def test_whether_it_answers_is_asked_of_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/_stcore/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert dashboard_command._answers("127.0.0.1", server.server_port)
+    assert not dashboard_command._answers("127.0.0.1", server.server_port)
 
 
 def test_a_browser_is_opened_only_where_there_is_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:

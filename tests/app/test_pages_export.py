@@ -4,12 +4,15 @@ from pathlib import Path
 
 from rank_lab.study import Study
 from rank_lab.study_export import study_data, study_latex
+from rank_lab.subspace_analysis import compare_runs
 from tests.app.complete import report
 from tests.app.conftest import Shown
 from tests.app.texts import calm, figures, said
+from tests.subspace_studies import made
 
 FIGURES = (
-    "Layers by kind", "Rank along depth", "Rank along training", "Spectrum of a matrix", "Noise and coverage",
+    "Layers by kind", "Rank along depth", "Rank along training", "Rank by kind of module", "One run against another",
+    "Spectrum of a matrix", "Spectra of all matrices", "Noise and coverage",
     "Ranks of a plan", "Kept energy against parameters", "Memorization and generalization", "Gates by layer and kind",
     "Gates along the stages", "Learning and forgetting", "Learning along training", "Forgetting along training",
     "Rank and forgetting",
@@ -68,4 +71,24 @@ def test_only_what_is_there_is_on_offer(shown: Shown, tmp_path: Path) -> None:
     assert "This study is empty" in said(shown(tmp_path, "export"))
     report("full").save(tmp_path / "full.rank")
     offered = shown(tmp_path, "export").selectbox(key="figure").options
-    assert set(offered) == set(FIGURES[:7])
+    assert set(offered) == set(FIGURES[:10])
+
+
+def test_every_figure_of_a_comparison_with_its_caption(shown: Shown, tmp_path: Path) -> None:
+    study = made(tmp_path)
+    test = shown(study, "export")
+    offered = test.selectbox(key="figure").options
+    assert offered == ["Shared directions", "Principal angles", "Amplification", "Intruder dimensions"]
+    for title in offered:
+        test.selectbox(key="figure").set_value(title).run()
+        calm(test)
+        assert len(figures(test)) == 1
+        assert any("n = " in each.value for each in test.code)
+
+
+def test_a_comparison_without_a_base_has_no_amplification_and_says_so(shown: Shown, tmp_path: Path) -> None:
+    home = tmp_path / "study"
+    made(tmp_path)
+    compare_runs(tmp_path / "one", tmp_path / "two").save(home / "alone.subspace")
+    test = shown(home, "export", comparison="alone", figure="Amplification")
+    assert "nothing to choose from" in test.warning[0].value
