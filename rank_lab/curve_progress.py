@@ -190,7 +190,7 @@ def _meant(folder: Path) -> tuple[list[_Key] | None, str]:
 def _controls(names: Sequence[object]) -> list[str]:
     found = [name for name in names if isinstance(name, str) and is_control(name)]
     if len(found) < len(names):
-        raise ValueError("controls whose names are letters, digits, - and _")
+        raise ValueError("controls with names that folders may have")
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rank_lab.curve import CURVE_FILE, Curve
+from rank_lab.curve import CURVE_FILE, KNEES_FILE, SCHEDULE_FILE, Curve
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.outcomes import Outcomes
 from rank_lab.report import RankReport, read_provenance, read_table
@@ -23,6 +23,7 @@ __all__ = ["Problem", "ReportEntry", "Study"]
 
 _Value = TypeVar("_Value")
 _TABLES = ("updates.parquet", "spectra.parquet", "coverage.parquet")
+_CURVE_FILES = (CURVE_FILE, KNEES_FILE, SCHEDULE_FILE)
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Study:
         """Changes whenever a file that is shown has changed."""
         parts = [_signature(folder, _TABLES) for folder in self._report_folders()]
         parts += [_subspace_signature(folder) for folder in subspace_reports_of(self.folder)]
-        return str(hash((*parts, _stamp(self.folder / CURVE_FILE), _stamp(self.folder / SCORES_FILE))))
+        return str(hash((*parts, *(_stamp(self.folder / name) for name in (*_CURVE_FILES, SCORES_FILE)))))
 
     def _report_folders(self) -> list[Path]:
         if (self.folder / "report.json").is_file():
@@ -183,7 +184,8 @@ class Study:
         file = self.folder / CURVE_FILE
         if not file.is_file():
             return None
-        return self._part("curve", file, _stamp(file), lambda path: Curve.load(path.parent))
+        stamps = [_stamp(self.folder / name) for name in _CURVE_FILES]
+        return self._part("curve", file, stamps, lambda path: Curve.load(path.parent))
 
     def _outcomes(self) -> Outcomes | Problem | None:
         file = self.folder / SCORES_FILE
@@ -243,7 +245,8 @@ class Study:
     def _stay_inside(self, path: Path) -> None:
         """Refuse a link that leads out of the study: it may have come from somewhere else."""
         root = self.folder.resolve()
-        for one in (path, *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES))):
+        beside = [path.with_name(name) for name in _CURVE_FILES] if path.name == CURVE_FILE else []
+        for one in (path, *beside, *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES))):
             if one.exists() and not one.resolve().is_relative_to(root):
                 raise SchemaError(f"{one}: is a link out of the study; copy what it leads to into {self.folder}.")
 

@@ -131,7 +131,8 @@ def test_thresholds_over_decades_have_a_logarithmic_axis_with_room_for_zero(tmp_
 
 def test_warnings_are_told_and_names_are_text(tmp_path: Path) -> None:
     rows = [row(stage, model=HOSTILE, warning=f"reason {stage}") for stage in range(4)]
-    rows += [row(4, control=HOSTILE, model=HOSTILE, warning="reason 4"), row(5, model=HOSTILE, warning="reason 5")]
+    control = HOSTILE.translate({ord(sign): "" for sign in "/\\"})  # it names a folder, too
+    rows += [row(4, control=control, model=HOSTILE, warning="reason 4"), row(5, model=HOSTILE, warning="reason 5")]
     figure = memorization_curve(curve_points(curve(tmp_path, rows)))
     assert "Warning: seed 0, sora, stage 1: reason 1" in figure.caption
     assert "1 more warnings" in figure.caption

@@ -45,7 +45,7 @@ def test_a_control_that_is_no_name_leads_to_no_folder(tmp_path: Path) -> None:
     meant(tmp_path, thresholds=[0.0, 1.0], controls=["../../elsewhere"], seeds=[0])
     assert running_stage(begun(tmp_path)) is None
     assert curve_progress(begun(tmp_path)).stages_meant is None
-    with pytest.raises(SchemaError, match="expected letters"):
+    with pytest.raises(SchemaError, match="a name that a folder may have"):
         row(1, control="../../elsewhere")
 
 

@@ -12,6 +12,8 @@ from rank_lab.report import RankReport
 from rank_lab.schema import SCHEMA_VERSION
 from rank_lab.score_table import ScoreTable
 from rank_lab.study import Study
+from tests.app.complete import curve
+from tests.curve_rows import row as stage
 from tests.figure_studies import report, row, tensor
 from tests.outcome_studies import BASE, scores
 
@@ -192,6 +194,21 @@ def test_a_link_out_of_the_study_is_not_followed(folder: Path, tmp_path_factory:
     assert [entry.run for entry in study.reports()] == ["full"]
     assert {problem.part for problem in study.problems()} == {"linked.rank", "lora.rank"}
     assert all("link out of the study" in problem.message for problem in study.problems())
+
+
+def test_what_lies_beside_a_curve_is_followed_and_stays_inside(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    curve(folder, [stage(0)])
+    study = Study(folder)
+    assert study.curve() is not None
+    before = study.signature()
+    outside = tmp_path_factory.mktemp("outside") / "knees.json"
+    outside.write_text('{"rows": 1, "knees": []}')
+    (folder / "knees.json").symlink_to(outside)
+    assert study.signature() != before
+    assert study.curve() is None
+    assert ["link out of the study" in problem.message for problem in study.problems()] == [True]
 
 
 def test_a_study_behind_a_link_and_links_inside_it_are_read(

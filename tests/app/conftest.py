@@ -11,6 +11,7 @@ from tests.app.complete import complete
 from tests.app.studies import measured
 
 Shown = Callable[..., AppTest]
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
 
 
 @pytest.fixture(scope="package")
@@ -20,12 +21,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RankReport]:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """Run a page on a study, with choices in the address."""
+    """Run a page, or the whole shell, on a study, with choices in the address."""
 
-    def run(study: Path, page: str, **choices: str | list[str]) -> AppTest:
+    def run(study: Path, page: str = "", **choices: str | list[str]) -> AppTest:
         monkeypatch.setattr("sys.argv", ["main.py", str(study)])
         code = f"from app.{page} import page\nfrom app.guarded import guarded\nguarded(page)()"
-        test = AppTest.from_string(code, default_timeout=60)
+        test = AppTest.from_string(code) if page else AppTest.from_file(str(MAIN))
+        test.default_timeout = 60
         for name, value in choices.items():
             test.query_params[name] = value
         test.run()

@@ -11,29 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from rank_lab import RankReport
 from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
+from tests.app.conftest import Shown
 from tests.app.studies import CONTROLS, HOSTILE_MODULE, hostile, save_study
 
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
 PAGES = ("overview", "layers", "spectra", "compare")
-Opened = Callable[..., AppTest]
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
-    """Run a page, or the whole shell, on a study."""
-
-    def run(study: Path, page: str = "", **choices: str) -> AppTest:
-        monkeypatch.setattr("sys.argv", ["main.py", str(study)])
-        code = f"from app.{page} import page\nfrom app.guarded import guarded\nguarded(page)()"
-        test = AppTest.from_string(code) if page else AppTest.from_file(str(MAIN))
-        test.default_timeout = 60
-        for name, value in choices.items():
-            test.query_params[name] = value
-        test.run()
-        assert not test.exception, test.exception
-        return test
-
-    return run
 
 
 @pytest.fixture
@@ -51,8 +32,8 @@ def boxes(test: AppTest) -> dict[str, object]:
     return {box.label: box.value for box in test.selectbox}
 
 
-def test_overview_tells_what_is_there_and_what_is_not(opened: Opened, study: Path) -> None:
-    test = opened(study)
+def test_overview_tells_what_is_there_and_what_is_not(shown: Shown, study: Path) -> None:
+    test = shown(study)
     assert test.title[0].value == "study"
     frames = {tuple(frame.value.columns)[:2]: frame.value for frame in test.dataframe}
     without = next(frame for columns, frame in frames.items() if columns == ("run", "step"))
@@ -68,10 +49,10 @@ def test_overview_tells_what_is_there_and_what_is_not(opened: Opened, study: Pat
 
 
 def test_layers_shows_the_numbers_of_the_chosen_matrix(
-    opened: Opened, study: Path, reports: dict[str, RankReport]
+    shown: Shown, study: Path, reports: dict[str, RankReport]
 ) -> None:
     module = "model.layers.1.self_attn.q_proj"
-    test = opened(study, "layers", run="full", step="10", module=module, metric="stable_rank")
+    test = shown(study, "layers", run="full", step="10", module=module, metric="stable_rank")
     assert boxes(test)["Matrix"] == module
     numbers = test.dataframe[0].value.set_index("quantity")
     updates = reports["full"].updates
@@ -80,22 +61,22 @@ def test_layers_shows_the_numbers_of_the_chosen_matrix(
     assert numbers.loc["stable_rank", "null"] == row["null_stable_rank"]
 
 
-def test_choices_of_the_address_that_are_not_there_fall_back(opened: Opened, study: Path) -> None:
-    test = opened(study, "layers", run="absent", step="77", metric="nonsense", module="nothing")
+def test_choices_of_the_address_that_are_not_there_fall_back(shown: Shown, study: Path) -> None:
+    test = shown(study, "layers", run="absent", step="77", metric="nonsense", module="nothing")
     assert boxes(test)["Run"] == "full"
     assert boxes(test)["Step"] == 10
     assert not test.error
 
 
-def test_an_adapter_without_steps_can_be_looked_at(opened: Opened, study: Path) -> None:
-    test = opened(study, "layers", run="lora")
+def test_an_adapter_without_steps_can_be_looked_at(shown: Shown, study: Path) -> None:
+    test = shown(study, "layers", run="lora")
     assert "Step" not in boxes(test)
     assert not test.error
     assert not test.warning
 
 
-def test_compare_puts_runs_side_by_side(opened: Opened, study: Path) -> None:
-    test = opened(study, "compare")
+def test_compare_puts_runs_side_by_side(shown: Shown, study: Path) -> None:
+    test = shown(study, "compare")
     assert test.multiselect[0].value == ["full, step 10", "lora"]
     test.multiselect[0].set_value(["full, step 10", "full, step 5"]).run()
     differences = next(frame.value for frame in test.dataframe if "difference_2" in frame.value)
@@ -105,36 +86,34 @@ def test_compare_puts_runs_side_by_side(opened: Opened, study: Path) -> None:
     assert "Choose a second run" in said(test)
 
 
-def test_spectra_say_which_runs_lack_a_matrix(opened: Opened, study: Path) -> None:
-    test = opened(study, "spectra")
+def test_spectra_say_which_runs_lack_a_matrix(shown: Shown, study: Path) -> None:
+    test = shown(study, "spectra")
     assert "run lora has no matrix" in said(test).replace("\\", "")
     assert not test.error
     assert not test.warning
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_study_says_what_to_do(opened: Opened, tmp_path: Path, page: str) -> None:
-    text = said(opened(tmp_path, page))
+def test_an_empty_study_says_what_to_do(shown: Shown, tmp_path: Path, page: str) -> None:
+    text = said(shown(tmp_path, page))
     assert "This study is empty" in text
     assert f"rank-lab analyze TUNED --base BASE -o {tmp_path.name}" in text
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_report_of_no_matrix_says_so(
-    opened: Opened, tmp_path: Path, reports: dict[str, RankReport], page: str
-) -> None:
+def test_a_report_of_no_matrix_says_so(shown: Shown, tmp_path: Path, reports: dict[str, RankReport], page: str) -> None:
     empty = {schema: schema.empty_table().to_pandas() for schema in (UPDATES, SPECTRA)}
     lora = reports["lora"]
     RankReport(empty[UPDATES], empty[SPECTRA], lora.coverage, lora.provenance).save(tmp_path / "none.rank")
-    test = opened(tmp_path, page)
+    test = shown(tmp_path, page)
     assert "its reports analysed none" in said(test)
     assert not test.error
 
 
-def test_a_report_without_a_single_row_is_shown(opened: Opened, tmp_path: Path, reports: dict[str, RankReport]) -> None:
+def test_a_report_without_a_single_row_is_shown(shown: Shown, tmp_path: Path, reports: dict[str, RankReport]) -> None:
     empty = [schema.empty_table().to_pandas() for schema in (UPDATES, SPECTRA, COVERAGE)]
     RankReport(*empty, reports["lora"].provenance).save(tmp_path / "none.rank")
-    assert "its reports analysed none" in said(opened(tmp_path, "overview"))
+    assert "its reports analysed none" in said(shown(tmp_path, "overview"))
 
 
 def newer(folder: Path) -> None:
@@ -156,10 +135,10 @@ def headless(folder: Path) -> None:
     [(newer, "schema version 99"), (half, "cannot be read"), (headless, "not the head of a report")],
 )
 def test_a_broken_report_is_named_and_the_rest_is_shown(
-    opened: Opened, study: Path, damage: Callable[[Path], None], message: str
+    shown: Shown, study: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(study / "full.rank")
-    test = opened(study)
+    test = shown(study)
     (expander,) = [each for each in test.expander if each.label != "How to read this page"]
     assert expander.label == "1 part of this study cannot be read"
     text = said(test).replace("\\", "")
@@ -168,36 +147,36 @@ def test_a_broken_report_is_named_and_the_rest_is_shown(
     assert any("run" in frame.value and list(frame.value["run"]) == ["lora"] for frame in test.dataframe)
 
 
-def test_only_broken_reports(opened: Opened, study: Path) -> None:
+def test_only_broken_reports(shown: Shown, study: Path) -> None:
     for folder in study.glob("*.rank"):
         half(folder)
-    assert "No report of this study can be read" in said(opened(study, "layers"))
+    assert "No report of this study can be read" in said(shown(study, "layers"))
 
 
-def test_half_written_spectra_leave_the_map_and_the_numbers(opened: Opened, study: Path) -> None:
+def test_half_written_spectra_leave_the_map_and_the_numbers(shown: Shown, study: Path) -> None:
     file = study / "full.rank" / "spectra.parquet"
     file.write_bytes(file.read_bytes()[:1000])
-    test = opened(study, "layers", run="full")
+    test = shown(study, "layers", run="full")
     (warning,) = test.warning
     assert "cannot be read" in warning.value
     assert len(test.dataframe) == 1
     assert not test.error
 
 
-def test_a_folder_without_permission(opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refused)
-    test = opened(tmp_path, "overview")
+    test = shown(tmp_path, "overview")
     (error,) = test.error
     assert "may not be read" in error.value
     assert "give yourself the right" in error.value
 
 
-def test_a_study_that_goes_away_and_one_that_grows(opened: Opened, study: Path) -> None:
+def test_a_study_that_goes_away_and_one_that_grows(shown: Shown, study: Path) -> None:
     shutil.move(study / "lora.rank", study.parent / "lora.later")
-    test = opened(study, "layers")
+    test = shown(study, "layers")
     assert list(test.selectbox(key="run").options) == ["full"]
     shutil.move(study.parent / "lora.later", study / "lora.rank")
     test.run()
@@ -213,9 +192,9 @@ def test_a_study_that_goes_away_and_one_that_grows(opened: Opened, study: Path) 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_are_text(opened: Opened, tmp_path: Path, reports: dict[str, RankReport], page: str) -> None:
+def test_hostile_names_are_text(shown: Shown, tmp_path: Path, reports: dict[str, RankReport], page: str) -> None:
     hostile(reports["full"]).save(tmp_path / "hostile.rank")
-    test = opened(tmp_path, page)
+    test = shown(tmp_path, page)
     assert not test.error
     assert not test.warning
     text = said(test)

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_report import SubspaceReport, load_subspaces
 from rank_lab.subspace_schema import SUBSPACE_TABLES
+from tests.app.conftest import Shown
 from tests.subspace_studies import Q, hostile, made
 
 Opened = Callable[..., AppTest]
@@ -20,18 +21,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
-    def run(folder: Path, **choices: str) -> AppTest:
-        monkeypatch.setattr("sys.argv", ["main.py", str(folder)])
-        code = "from app.subspaces import page\nfrom app.guarded import guarded\nguarded(page)()"
-        test = AppTest.from_string(code, default_timeout=60)
-        for name, value in choices.items():
-            test.query_params[name] = value
-        test.run()
-        assert not test.exception, test.exception
-        return test
-
-    return run
+def opened(shown: Shown) -> Opened:
+    return lambda folder, **choices: shown(folder, "subspaces", **choices)
 
 
 def boxes(test: AppTest) -> dict[str, object]:
