@@ -6,6 +6,7 @@ Its arguments are Streamlit's: ``serve.py run main.py ... -- STUDY``.
 import runpy
 import sys
 from importlib import import_module
+from logging import getLogger
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -25,7 +26,10 @@ if __name__ == "__main__":
         place for place in sys.path if Path(place).resolve() != _HERE
     ]  # its files are no modules of their own
     app = _package()
+    about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
+    about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
     import_module(f"{app}.navigation")
     import_module(f"{app}.opened").read_ahead(sys.argv[-1])
+    about_caches.disabled = False
     sys.argv[0] = _SERVER
     runpy.run_module(_SERVER, run_name="__main__", alter_sys=True)

@@ -55,6 +55,8 @@ def write_export(
     unknown = [kind for kind in formats or () if kind not in known]
     if unknown:
         raise RankLabError(f"--format {unknown[0]}: expected one of {', '.join(known)}.")
+    if out.exists() and not out.is_dir():
+        raise RankLabError(f"{out}: is a file; name a folder, which may be new, with -o.")
     of_figures, problem = figure_formats(formats)
     chosen = list(dict.fromkeys(formats or (*FORMATS, LATEX)))
     curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)

@@ -132,7 +132,8 @@ def reports_of(study: Path | str) -> list[Path]:
     )
     if not found:
         what = "is no folder" if not path.is_dir() else "holds no report (NAME.rank)"
-        raise SchemaError(f"{path}: {what}; make one with 'rank-lab analyze TUNED --base BASE -o {path}'.")
+        study = path.parent if path.suffix == ".rank" else path
+        raise SchemaError(f"{path}: {what}; make one with 'rank-lab analyze TUNED --base BASE -o {study}'.")
     return found
 
 

@@ -25,6 +25,7 @@ from rank_lab.verification import RESULTS, TOLERANCE, Check
 __all__ = ["verify_and_print"]
 
 _SUSPECT = ("differs", "input changed", "input missing")
+_ORDER = (*RESULTS[1:], "holds")  # what is wrong is read first
 _STYLE = {"holds": "green", "differs": "bold red", "not recomputable": "dim"}
 
 
@@ -101,7 +102,7 @@ def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
     table = PlainTable(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "row", "result", "what"):
         table.add_column(name, overflow="fold")
-    for check in sorted(checks, key=lambda each: -RESULTS.index(each.result)):
+    for check in sorted(checks, key=lambda each: _ORDER.index(each.result)):
         style = _STYLE.get(check.result, "yellow")
         cells = (check.run, check.row, check.result, _what(check))
         table.add_row(*(Text(plain(cell), style=style if cell == check.result else "") for cell in cells))

@@ -118,6 +118,18 @@ def test_a_refusal_is_one_line_on_standard_error() -> None:
     assert done.stderr.startswith("error: nowhere: is no folder; make one with 'rank-lab analyze")
 
 
+def test_a_missing_report_is_to_be_made_in_its_study() -> None:
+    assert "-o study'" in rank_lab("show", "study/nothing.rank").err
+
+
+def test_an_export_into_a_file_says_that_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    done = rank_lab("export", str(tmp_path), "-o", str(tmp_path / "file"))
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "is a file; name a folder" in done.err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 @pytest.mark.parametrize("arguments", [["measure"], ["analyze"], ["analyze", "x"], ["show", "x", "--no-such-option"]])
 def test_a_wrong_call_shows_the_usage(arguments: list[str]) -> None:
     done = rank_lab(*arguments)

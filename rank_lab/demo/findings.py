@@ -54,8 +54,9 @@ def ranks_found(updates: pd.DataFrame) -> str:
     matrices, told = int(last["matrices"]), int(last["energy_rank_90_matrices"])
     hidden = f"; of {matrices - told} rounding hides it" if told < matrices else ""
     return (
-        f"k90 {last['energy_rank_90']:.1f}, of noise {last['null_energy_rank_90']:.1f} (means of {told} matrices at"
-        f" step {int(last['step'])}){hidden}; size of the change {last['relative_frobenius']:.1%} of the weights'"
+        f"k90 {last['energy_rank_90']:.1f}, of noise {last['null_energy_rank_90']:.1f} (means of {told} matrices, by"
+        f" their share of the change, at step {int(last['step'])}){hidden}; size of the change"
+        f" {last['relative_frobenius']:.1%} of the weights'"
     )
 
 

@@ -1,5 +1,7 @@
 """The demonstration: all of rank_lab, end to end, on a real model and real text of every machine."""
 
+import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -65,11 +67,16 @@ def run_demo(study: Path, plan: DemoPlan | None = None, *, browser: bool = False
     begin_folder(study, plan, texts_sha256())
     _print(_opening(study, plan))
     began = time.monotonic()
-    _print(f"\n{_made(study, plan)}\n\n{time.monotonic() - began:.0f} s. Look closer: rank-lab show {study}")
+    _print(f"\n{_made(study, plan)}\n\n{time.monotonic() - began:.0f} s. Look closer: {_program()} show {study}")
     if browser and sys.stdout.isatty():
         dashboard_and_wait(study)
     else:
-        _print(f"See it: rank-lab dashboard {study}")
+        _print(f"See it: {_program()} dashboard {study}")
+
+
+def _program() -> str:
+    """What starts rank_lab from here: ``make demo`` leaves the path as it was."""
+    return "rank-lab" if shutil.which("rank-lab") else shlex.join([sys.executable, "-m", "rank_lab"])
 
 
 def _made(study: Path, plan: DemoPlan) -> str:
