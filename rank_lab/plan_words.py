@@ -23,6 +23,8 @@ def plan_totals(plan: RankPlan) -> str:
     >>> from rank_lab.budget import ModuleSpectrum, plan_ranks
     >>> plan_totals(plan_ranks([ModuleSpectrum("q", 4, 4, np.array([2.0, 1.0]))], rank=1))
     'rank 1 (uniform): 1 of 1 modules, 8 parameters (50.00% of the matrices), kept 80.00%, error 0.4472'
+    >>> plan_totals(plan_ranks([ModuleSpectrum("q", 4, 4, np.array([2.0, 2.0, 2.0, 2.0]))], rank=4)).split("; ")[1]
+    'the factors are larger than the matrices that they would replace'
     """
     asked = {
         "parameters": f"a budget of {plan.target:,.0f} parameters",
@@ -34,6 +36,8 @@ def plan_totals(plan: RankPlan) -> str:
         f"{asked} ({plan.method}): {len(plan.ranks)} of {len(plan.rows)} modules, {plan.parameters:,} parameters"
         f" ({share:.2%} of the matrices), kept {plan.kept_energy:.2%}, error {plan.relative_error:.4g}"
     )
+    if share > 1:
+        text += "; the factors are larger than the matrices that they would replace"
     if plan.energy_bound is not None:
         text += f"; no plan of that budget keeps more than {plan.energy_bound:.4%}"
     if plan.parameters_bound is not None:
