@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from rank_lab.coverage_overview import coverage_overview
 from rank_lab.curve import Curve
 from rank_lab.depth_table import depth_table
 from rank_lab.errors import SchemaError
-from rank_lab.figures import layer_map, noise_and_coverage, rank_along_depth, spectrum
+from rank_lab.figures import layer_map, rank_along_depth, spectrum
 from rank_lab.layer_table import layer_table
 from rank_lab.module_numbers import rows_of
 from rank_lab.outcomes import Outcomes
@@ -18,10 +17,14 @@ from rank_lab.spectrum_curve import spectrum_curve
 from rank_lab.study import Study
 
 from .choices import choose_delta, choose_metric, choose_module, choose_over, choose_run, choose_step
+from .compare import against_of, kinds_of
 from .forgetting import associations_of, choose_measure, choose_target, rank_and_forgetting_of, trade_off_of
+from .overview import coverage_of
 from .rank_plan import budget_curve_of, plan_map_of
 from .scheduler import choose_control, choose_seed, curve_of, gates_of, gates_over_stages_of
 from .shown import Draw
+from .spectra import bands_of
+from .subspaces import amplification_of, angles_of, intruders_of, phi_of
 from .training import along_training, choose_runs, forgetting_along_training, learning_along_training
 
 __all__ = ["figures_of"]
@@ -38,6 +41,8 @@ def figures_of(study: Study) -> Mapping[str, Prepare]:
         found |= _OF_CURVES
     if study.outcomes() is not None:
         found |= _OF_OUTCOMES
+    if study.subspaces():
+        found |= _OF_SUBSPACES
     return found
 
 
@@ -64,11 +69,6 @@ def _spectrum(study: Study) -> Draw:
     values = study.values(run, module, step=step, delta=delta)
     curve = spectrum_curve(rows[rows["module"] == module], values)
     return lambda style: spectrum([curve], style)
-
-
-def _coverage(study: Study) -> Draw:
-    overview = coverage_overview(study.updates(), study.coverage())
-    return lambda style: noise_and_coverage(overview, style)
 
 
 def _along_training(study: Study) -> Draw:
@@ -116,10 +116,13 @@ def _forgetting(study: Study) -> Draw:
 
 _OF_RANKS: dict[str, Prepare] = {
     "Layers by kind": _layer_map,
+    "By kind of module": kinds_of,
     "Rank along depth": _along_depth,
+    "One run against another": against_of,
     "Rank along training": _along_training,
     "Spectrum of a matrix": _spectrum,
-    "Noise and coverage": _coverage,
+    "All spectra of a run": bands_of,
+    "Noise and coverage": coverage_of,
     "Ranks of a plan": plan_map_of,
     "Kept energy against parameters": budget_curve_of,
 }
@@ -134,6 +137,14 @@ _OF_OUTCOMES: dict[str, Prepare] = {
     "Forgetting along training": _forgetting,
     "Rank and forgetting": _rank_and_forgetting,
     "Correlation of rank and forgetting": _associations,
+}
+
+
+_OF_SUBSPACES: dict[str, Prepare] = {
+    "Shared directions of two updates": phi_of,
+    "Principal angles of two updates": angles_of,
+    "Amplification": amplification_of,
+    "Intruder dimensions": intruders_of,
 }
 
 

@@ -4,16 +4,18 @@ import streamlit as st
 
 from rank_lab.coverage_overview import coverage_overview
 from rank_lab.figures import noise_and_coverage
+from rank_lab.places import last_steps
 from rank_lab.run_overview import left_out, run_overview
 from rank_lab.study import Study
 from rank_lab.warning_groups import warning_groups
 
+from .choices import choose_switch
 from .empty import ranks_of
 from .guarded import in_words
-from .shown import show_figure, show_table
+from .shown import Draw, show_figure, show_table
 from .text import escaped
 
-__all__ = ["page"]
+__all__ = ["coverage_of", "page"]
 
 
 def page(study: Study) -> None:
@@ -36,8 +38,17 @@ def page(study: Study) -> None:
         show_table(run_overview(entries), name="runs", key="runs_table")
         if updates is not None:
             with in_words():
-                show_figure(lambda style: noise_and_coverage(overview, style), key="coverage")
+                show_figure(coverage_of(study), key="coverage")
     _beside(study)
+
+
+def coverage_of(study: Study) -> Draw:
+    """What became of the tensors and what rounding hides, at the last step of each run or at all of them."""
+    updates, coverage = study.updates(), study.coverage()
+    if not choose_switch("All steps", key="all_steps", explained="Else the last step of each run."):
+        updates, coverage = last_steps(updates), last_steps(coverage)
+    overview = coverage_overview(updates, coverage)
+    return lambda style: noise_and_coverage(overview, style)
 
 
 def _beside(study: Study) -> None:

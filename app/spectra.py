@@ -6,15 +6,16 @@ import streamlit as st
 from rank_lab.drawn_spectra import drawn_bands, drawn_spectra
 from rank_lab.figures import spectrum, spectrum_bands_plot
 from rank_lab.places import places_of
+from rank_lab.spectrum_bands import SpectrumBands
 from rank_lab.study import Study
 
 from .choices import choose_delta_of, choose_of, choose_several
 from .empty import ranks_of
 from .guarded import in_words
-from .shown import show_figure, show_table
+from .shown import Draw, show_figure, show_table
 from .text import escaped
 
-__all__ = ["page"]
+__all__ = ["bands_of", "page"]
 
 _MOST_PLACES = 6
 _MOST_MATRICES = 6
@@ -41,12 +42,25 @@ def page(study: Study) -> None:
     _bands(study, places[choose_of("Run and step", shown, key="band_place")], delta, chosen)
 
 
-def _bands(study: Study, place: tuple[str, int | None], delta: str, chosen: list[str]) -> None:
+def bands_of(study: Study) -> Draw:
+    """The bands that hold all spectra of a run and step, with the choices of it."""
+    updates = study.updates()
+    delta = choose_delta_of(updates)
+    places = places_of(updates, delta)
+    bands = _drawn(study, places[choose_of("Run and step", tuple(places), key="band_place")], delta, [])
+    return lambda style: spectrum_bands_plot(bands, style)
+
+
+def _drawn(study: Study, place: tuple[str, int | None], delta: str, chosen: list[str]) -> SpectrumBands:
     updates = study.updates()
     kinds = ["", *dict.fromkeys(str(kind) for kind in updates.loc[updates["run"] == place[0], "kind"])]
     kind = choose_of("Kind of module", kinds, key="kind", words={"": "all"})
+    return drawn_bands(study, place, delta, highlight=chosen, kind=kind)
+
+
+def _bands(study: Study, place: tuple[str, int | None], delta: str, chosen: list[str]) -> None:
     with in_words():
-        bands = drawn_bands(study, place, delta, highlight=chosen, kind=kind)
+        bands = _drawn(study, place, delta, chosen)
         show_figure(lambda style: spectrum_bands_plot(bands, style), key="bands")
         show_table(bands.bands, name="spectrum-bands", key="bands_table")
 

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from rank_lab.study import Study
-from rank_lab.study_export import study_data, study_latex
+from rank_lab.study_export import TABLE_FORMATS, study_data, study_latex
 from tests.app.complete import report
 from tests.app.conftest import Shown
 from tests.app.texts import calm, figures, said
+from tests.subspace_studies import made
 
 FIGURES = (
-    "Layers by kind", "Rank along depth", "Rank along training", "Spectrum of a matrix", "Noise and coverage",
-    "Ranks of a plan", "Kept energy against parameters", "Memorization and generalization", "Gates by layer and kind",
+    "Layers by kind", "By kind of module", "Rank along depth", "One run against another", "Rank along training",
+    "Spectrum of a matrix", "All spectra of a run", "Noise and coverage", "Ranks of a plan",
+    "Kept energy against parameters", "Memorization and generalization", "Gates by layer and kind",
     "Gates along the stages", "Learning and forgetting", "Learning along training", "Forgetting along training",
     "Rank and forgetting",
 )  # fmt: skip
@@ -68,4 +70,20 @@ def test_only_what_is_there_is_on_offer(shown: Shown, tmp_path: Path) -> None:
     assert "This study is empty" in said(shown(tmp_path, "export"))
     report("full").save(tmp_path / "full.rank")
     offered = shown(tmp_path, "export").selectbox(key="figure").options
-    assert set(offered) == set(FIGURES[:7])
+    assert set(offered) == set(FIGURES[:10])
+
+
+def test_subspaces_are_on_offer_too(shown: Shown, tmp_path: Path) -> None:
+    test = shown(made(tmp_path), "export")
+    titles = [title for title in test.selectbox(key="figure").options if title not in FIGURES]
+    assert len(titles) == 4
+    for title in titles:
+        test.selectbox(key="figure").set_value(title).run()
+        calm(test)
+        assert len(figures(test)) == 1
+
+
+def test_the_archive_may_hold_figures(shown: Shown, whole: Path) -> None:
+    test = shown(whole, "export", export="everything")
+    assert test.multiselect(key="formats").value == list(TABLE_FORMATS)
+    assert "html" in test.multiselect(key="formats").options
