@@ -118,7 +118,8 @@ def _named_in_the_address(options: Sequence[_Option], key: str, shown: Mapping[s
         return
     named = [each for each in options if str(each) == asked]
     if named:
-        st.session_state[key] = named[0]
+        st.query_params[key] = shown.get(asked, asked)
+        st.rerun()
 
 
 def _one(label: str, options: Sequence[_Option], *, key: str, words: dict[str, str] | None = None) -> _Option:
