@@ -80,7 +80,7 @@ def _all(study: Study) -> None:
     )  # fmt: skip
     st.caption(escaped("Made in a temporary folder when you ask for it. Figures (html, svg, pdf, png) take longest:"
                        " each is drawn. The command:"))  # fmt: skip
-    st.code(export_command(study, formats), language="bash", wrap_lines=True)
+    st.code(export_command(study, formats), language=None, wrap_lines=True)
 
 
 _PARTS = {"figure": _figure, "latex": _latex, "data": _data, "all": _all}

@@ -166,6 +166,6 @@ def _files(study: Study, plan: RankPlan, found: PlanBasis, options: dict[str, ob
         "plan.json", "application/json", key="plan_file", on_click="ignore",
     )  # fmt: skip
     st.markdown(escaped("The LoRA of this plan, made from the checkpoint, read again and its error measured:"))
-    st.code(extract_command(study, first.run, first.step, {"plan": "plan.json"}), language="bash", wrap_lines=True)
+    st.code(extract_command(study, first.run, first.step, {"plan": "plan.json"}), language=None, wrap_lines=True)
     st.markdown(escaped("The same ranks in the terminal:"))
-    st.code(again, language="bash", wrap_lines=True)
+    st.code(again, language=None, wrap_lines=True)

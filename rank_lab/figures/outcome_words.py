@@ -16,7 +16,7 @@ MEASURE_NAMES = {
 _AXES = {
     "forgetting": "forgetting (share lost)",
     "forgetting_normalised": "forgetting (normalised)",
-    "cross_entropy_increase": "rise of cross-entropy, source (nats a token)",
+    "cross_entropy_increase": "cross-entropy rise (nats a token)",
     "kl_source": "KL from base, source (nats a token)",
     "kl_target": "KL from base, target (nats a token)",
 }
@@ -37,7 +37,7 @@ def forgetting_axis(measure: str) -> str:
     Examples
     --------
     >>> forgetting_axis("cross_entropy_increase")
-    'rise of cross-entropy, source (nats a token)'
+    'cross-entropy rise (nats a token)'
     """
     return _AXES.get(measure, measure)
 
