@@ -42,10 +42,9 @@ def page(study: Study) -> None:
             what = "This study has no scores; evaluate the same checkpoints and their base."
             say_missing(what, evaluate_command(study))
         return
-    left, right = st.columns(2)
-    with left, in_words():
+    with in_words():
         show_figure(learning_along_training(outcomes), key="learning_along_training")
-    with right, in_words():
+    with in_words():
         show_figure(forgetting_along_training(outcomes), key="forgetting_along_training")
 
 
