@@ -107,7 +107,7 @@ def test_downloads_arrive_and_parse(tab: Watched, address: str, reports: dict[st
         tab.page.get_by_role("button", name="Interactive page (HTML)").first.click()
     assert page.value.suggested_filename == "layer_map.html"
     text = Path(page.value.path()).read_text(encoding="utf-8")
-    assert text.startswith("<!doctype html>")
+    assert text.lower().startswith("<!doctype html>")
     assert "Plotly.newPlot" in text
     assert "<script src=" not in text  # it needs nothing else
 
