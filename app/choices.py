@@ -114,11 +114,23 @@ def choose_switch(label: str, *, key: str, default: bool = False, explained: str
     return bool(st.toggle(label, value=default, key=key, bind="query-params", help=explained or None))
 
 
+def _named_in_the_address(options: Sequence[_Option], key: str, shown: Mapping[str, str]) -> None:
+    """An address that was written by hand may have the name of a choice in place of its words."""
+    asked = st.query_params.get(key)
+    if key in st.session_state or asked is None or asked in {shown.get(str(each), str(each)) for each in options}:
+        return
+    named = [each for each in options if str(each) == asked]
+    if named:
+        st.query_params[key] = shown.get(asked, asked)
+        st.rerun()
+
+
 def _one(label: str, options: Sequence[_Option], *, key: str, words: dict[str, str] | None = None) -> _Option:
     """A select box bound to the URL, whose value is one of the options even where another page left something else."""
     if key in st.session_state and st.session_state[key] not in options:
         del st.session_state[key]
     shown = words or {}
+    _named_in_the_address(options, key, shown)
     chosen = st.selectbox(
         label, options, key=key, bind="query-params", format_func=lambda option: shown.get(str(option), str(option))
     )

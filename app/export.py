@@ -6,9 +6,9 @@ import streamlit as st
 
 from rank_lab.latex_table import LatexTable
 from rank_lab.next_commands import export_command
-from rank_lab.pictures import COLUMN_WIDTHS
+from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, find_browser
 from rank_lab.study import Study
-from rank_lab.study_export import EXPORT_FORMATS, export_archive, study_bibtex, study_data, study_latex
+from rank_lab.study_export import EXPORT_FORMATS, TABLE_FORMATS, export_archive, study_bibtex, study_data, study_latex
 
 from .choices import choose_of, choose_several
 from .empty import ranks_of
@@ -70,13 +70,17 @@ def _data(study: Study) -> None:
 
 
 def _all(study: Study) -> None:
-    formats = choose_several("Formats", EXPORT_FORMATS, key="formats", default=EXPORT_FORMATS, most=len(EXPORT_FORMATS))
+    formats = choose_several(
+        "Formats", [each for each in EXPORT_FORMATS if each not in PICTURES or find_browser()], key="formats",
+        default=TABLE_FORMATS, most=len(EXPORT_FORMATS),
+    )  # fmt: skip
     st.download_button(
         "Everything (ZIP)", partial(export_archive, study, formats), f"{study.name}-export.zip", "application/zip",
         key="archive", on_click="ignore",
     )  # fmt: skip
-    st.caption(escaped("Made in a temporary folder when you ask for it; a large study takes a while. The command:"))
-    st.code(export_command(study, formats), language="bash", wrap_lines=True)
+    st.caption(escaped("Made in a temporary folder when you ask for it. Figures (html, svg, pdf, png) take longest:"
+                       " each is drawn. The command:"))  # fmt: skip
+    st.code(export_command(study, formats), language=None, wrap_lines=True)
 
 
 _PARTS = {"figure": _figure, "latex": _latex, "data": _data, "all": _all}

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from rank_lab.figures import association_plot, rank_and_forgetting, trade_off
+from rank_lab.figures.outcome_words import MEASURE_NAMES, target_words
 from rank_lab.next_commands import evaluate_command
 from rank_lab.outcome_choices import forgetting_measures_of, methods_of, of_trade_off, ranks_of, targets_of
 from rank_lab.outcomes import Outcomes
@@ -72,13 +73,17 @@ def page(study: Study) -> None:
 def choose_target(outcomes: Outcomes) -> str | None:
     """What was learnt; None where nothing was scored as a target."""
     targets = targets_of(outcomes)
-    return choose_of("Target", targets, key="target") if targets else None
+    return (
+        choose_of("Target", targets, key="target", words={name: target_words(name) for name in targets})
+        if targets
+        else None
+    )
 
 
 def choose_measure(outcomes: Outcomes) -> str | None:
     """A measure of forgetting; None where nothing was scored as a source."""
     measures = forgetting_measures_of(outcomes)
-    return choose_of("Forgetting, as", measures, key="forgetting") if measures else None
+    return choose_of("Forgetting, as", measures, key="forgetting", words=MEASURE_NAMES) if measures else None
 
 
 def trade_off_of(outcomes: Outcomes, target: str | None, measure: str | None) -> Draw:

@@ -12,7 +12,7 @@ __all__ = ["say_missing", "say_problems"]
 def say_missing(sentence: str, command: str) -> None:
     """What is not there, and how it comes to be."""
     st.info(escaped(sentence), icon="ℹ️")
-    st.code(command, language="bash", wrap_lines=True)
+    st.code(command, language=None, wrap_lines=True)
 
 
 def say_problems(study: Study, *ends: str) -> bool:

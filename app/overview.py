@@ -5,16 +5,18 @@ import streamlit as st
 
 from rank_lab.coverage_overview import CoverageOverview, coverage_overview
 from rank_lab.figures import noise_and_coverage
+from rank_lab.places import last_steps
 from rank_lab.run_overview import left_out, run_overview
 from rank_lab.study import Study
 from rank_lab.warning_groups import warning_groups
 
+from .choices import choose_switch
 from .empty import ranks_of
 from .guarded import in_words
-from .shown import show_figure, show_table
+from .shown import Draw, show_figure, show_table
 from .text import escaped
 
-__all__ = ["page"]
+__all__ = ["coverage_of", "page"]
 
 
 def page(study: Study) -> None:
@@ -22,8 +24,9 @@ def page(study: Study) -> None:
     st.title(escaped(study.name))
     updates = ranks_of(study)
     if study.reports():
-        overview, warnings, runs = _tables(study, (str(study.folder), study.signature()))
-        without = left_out(overview.reasons)
+        state = (str(study.folder), study.signature())
+        warnings, runs = _tables(study, state)
+        without = left_out(_overview(study, state, every=True).reasons)
         if not without.empty:
             st.subheader("Tensors without ranks, and why")
             show_table(without, name="coverage-reasons", key="reasons")
@@ -34,18 +37,28 @@ def page(study: Study) -> None:
         show_table(runs, name="runs", key="runs_table")
         if updates is not None:
             with in_words():
-                show_figure(lambda style: noise_and_coverage(overview, style), key="coverage")
+                show_figure(coverage_of(study), key="coverage")
     _beside(study)
 
 
+def coverage_of(study: Study) -> Draw:
+    """What became of the tensors and what rounding hides, at the last step of each run or at all of them."""
+    every = choose_switch("All steps", key="all_steps", explained="Else the last step of each run.")
+    overview = _overview(study, (str(study.folder), study.signature()), every=every)
+    return lambda style: noise_and_coverage(overview, style)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _overview(_study: Study, state: tuple[str, str], *, every: bool) -> CoverageOverview:  # noqa: ARG001
+    """Counted once for each state of the files."""
+    tables = (_study.updates(), _study.coverage())
+    return coverage_overview(*(tables if every else map(last_steps, tables)))
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _tables(
-    _study: Study,
-    state: tuple[str, str],  # noqa: ARG001
-) -> tuple[CoverageOverview, pd.DataFrame, pd.DataFrame]:
-    """Coverage, warnings and runs, counted once for each state of the files."""
-    updates = _study.updates()
-    return coverage_overview(updates, _study.coverage()), warning_groups(updates), run_overview(_study.reports())
+def _tables(_study: Study, state: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:  # noqa: ARG001
+    """Warnings and runs, counted once for each state of the files."""
+    return warning_groups(_study.updates()), run_overview(_study.reports())
 
 
 def _beside(study: Study) -> None:

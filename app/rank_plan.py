@@ -122,7 +122,7 @@ def _plan(found: PlanBasis, goal: str, method: Allocation) -> tuple[RankPlan, di
 
 
 def _shown(plan: RankPlan, found: PlanBasis) -> None:
-    columns = st.columns(4)
+    columns = [*st.columns(2), *st.columns(2)]  # of four the numbers are cut on a narrow screen
     columns[0].metric("Parameters", f"{plan.parameters:,}")
     columns[1].metric("Kept energy", f"{plan.kept_energy:.2%}")
     columns[2].metric("Relative error", f"{plan.relative_error:.4g}")
@@ -134,10 +134,9 @@ def _shown(plan: RankPlan, found: PlanBasis) -> None:
         st.caption(escaped(_TIES_UNKNOWN))
     table = plan_table(plan)
     view = plan_view(table)
-    left, right = st.columns(2)
-    with left, in_words():
+    with in_words():  # one above the other: side by side neither can be read on a narrow screen
         show_figure(lambda style: plan_map(view, style), key="plan_map")
-    with right, in_words():
+    with in_words():
         show_figure(_budget_curve(plan, found, view.about), key="budget_curve")
     show_table(table, name="rank-plan", key="plan_table")
 
@@ -166,6 +165,6 @@ def _files(study: Study, plan: RankPlan, found: PlanBasis, options: dict[str, ob
         "plan.json", "application/json", key="plan_file", on_click="ignore",
     )  # fmt: skip
     st.markdown(escaped("The LoRA of this plan, made from the checkpoint, read again and its error measured:"))
-    st.code(extract_command(study, first.run, first.step, {"plan": "plan.json"}), language="bash", wrap_lines=True)
+    st.code(extract_command(study, first.run, first.step, {"plan": "plan.json"}), language=None, wrap_lines=True)
     st.markdown(escaped("The same ranks in the terminal:"))
-    st.code(again, language="bash", wrap_lines=True)
+    st.code(again, language=None, wrap_lines=True)

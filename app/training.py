@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from rank_lab.figures import outcome_trajectory, rank_along_training
+from rank_lab.figures.outcome_words import MEASURE_NAMES, target_words
 from rank_lab.next_commands import evaluate_command, steps_command
 from rank_lab.outcome_choices import measures_of, of_runs, targets_of
 from rank_lab.outcome_steps import LEARNING, outcome_steps
@@ -41,10 +42,9 @@ def page(study: Study) -> None:
             what = "This study has no scores; evaluate the same checkpoints and their base."
             say_missing(what, evaluate_command(study))
         return
-    left, right = st.columns(2)
-    with left, in_words():
+    with in_words():
         show_figure(learning_along_training(outcomes), key="learning_along_training")
-    with right, in_words():
+    with in_words():
         show_figure(forgetting_along_training(outcomes), key="forgetting_along_training")
 
 
@@ -86,12 +86,15 @@ def along_training(rows: pd.DataFrame) -> tuple[Draw, TrainingTable]:
 def learning_along_training(outcomes: Outcomes) -> Draw:
     """What was learnt of a target."""
     targets = targets_of(outcomes)
-    found = outcome_steps(outcomes, LEARNING, target=choose_of("Target", targets, key="target") if targets else None)
+    words = {name: target_words(name) for name in targets}
+    target = choose_of("Target", targets, key="target", words=words) if targets else None
+    found = outcome_steps(outcomes, LEARNING, target=target)
     return lambda style: outcome_trajectory(found, style)
 
 
 def forgetting_along_training(outcomes: Outcomes) -> Draw:
     """How far models went from their base, by one measure."""
     measures = measures_of(outcomes)
-    found = outcome_steps(outcomes, choose_of("Measure", measures, key="measure") if measures else "forgetting")
+    measure = choose_of("Measure", measures, key="measure", words=MEASURE_NAMES) if measures else "forgetting"
+    found = outcome_steps(outcomes, measure)
     return lambda style: outcome_trajectory(found, style)

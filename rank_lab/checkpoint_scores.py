@@ -25,7 +25,7 @@ __all__ = ["FORGETTING", "MEASURES", "CheckpointScores", "scored_checkpoints", "
 FORGETTING: Mapping[str, str] = {
     "forgetting": "lost of the mean of the source tasks",
     "forgetting_normalised": "lost of what the base knows of the source tasks beyond chance",
-    "cross_entropy_increase": "nats a token on source text",
+    "cross_entropy_increase": "cross-entropy less that of the base, nats a token on source text",
     "kl_source": "KL(base || tuned) on source text, nats a token",
 }
 """Measures of forgetting."""

@@ -98,6 +98,7 @@ def streamlit_arguments(folder: Path, host: str, port: int) -> list[str]:
         "runner.magicEnabled": "false",
         "logger.level": "warning",
         "theme.dark.backgroundColor": "#0e1117",  # that of the figures
+        "theme.dark.primaryColor": "#ff5d73",  # Streamlit's own red is too dark for the text of a chosen tab
         "theme.light.backgroundColor": "#ffffff",
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]

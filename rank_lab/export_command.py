@@ -3,16 +3,17 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rank_lab.console import progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.export import FORMATS, export_curve, export_reports
 from rank_lab.export_readme import export_readme
 from rank_lab.exported import Exported, described
-from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, export_figures, figure_formats
-from rank_lab.latex_export import export_latex
+from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, FiguresWritten, export_figures, figure_formats
+from rank_lab.latex_export import BIBLIOGRAPHY, export_latex, latex_references
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import plain
 from rank_lab.stored_study import curve_of, outcomes_of, stored_reports
@@ -71,7 +72,10 @@ def write_export(
     if LATEX in chosen:
         written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
     if of_figures:
-        written += _figures(study, out, of_figures, again, tell)
+        figures = _figures(study, out, of_figures, again, tell)
+        written += figures.files
+        command = " ".join([again, *(f"-f {each}" for each in chosen)])
+        written = _with_references(written, out, (reports, outcomes, curve, subspaces), figures.metrics, command)
     compared = {name: report.provenance for name, report in subspaces.items()}
     about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
     if problem and tell is not None:
@@ -81,7 +85,7 @@ def write_export(
 
 def _figures(
     study: Path, out: Path, formats: Sequence[str], command: str, tell: Callable[[str], object] | None
-) -> list[Exported]:
+) -> FiguresWritten:
     with progress_bar() as bar:
         task = bar.add_task("figures")
 
@@ -96,7 +100,17 @@ def _figures(
             *found.notes,
         ):
             tell(f"note: {note}")
-    return found.files
+    return found
+
+
+def _with_references(
+    written: list[Exported], out: Path, parts: tuple[Any, ...], metrics: Iterable[str], command: str
+) -> list[Exported]:
+    """The BibTeX file holds what the figures rest on too, and is there where figures alone are written."""
+    file = out / f"{BIBLIOGRAPHY}.bib"
+    file.write_text(latex_references(*parts, figures=metrics), encoding="ascii")
+    what = "BibTeX: the methods, quantities and data sets of this study and of its figures, no others"
+    return [*(each for each in written if each.file != file), Exported(file, what, command)]
 
 
 def _format_of(file: Path, data: Sequence[str]) -> str:

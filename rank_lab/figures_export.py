@@ -38,10 +38,13 @@ class FiguresWritten:
         With what each is.
     notes
         Which figure was not drawn, and why, in the words of what refused it.
+    metrics
+        What the figures show, for the papers that they rest on.
     """
 
     files: list[Exported] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    metrics: set[str] = field(default_factory=set)
 
 
 def figure_formats(asked: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
@@ -109,6 +112,7 @@ def export_figures(
             figure = paper or screen
             if figure is not None:
                 drawn.append(figure)
+                written.metrics.update(figure.metrics)
                 written.files += _files(figure, folder, formats, command)
     if on_screen:
         (folder / _PAGE).write_text(html_page(on_screen, title=f"Figures of {study.name}"), encoding="utf-8")

@@ -30,9 +30,9 @@ class KindTable:
         A row a matrix: ``name``, ``run``, ``step``, ``kind``, ``module``, ``value``, ``low``, ``high``, ``null``,
         ``state``, ``noise_regime``.
     summary
-        A row a kind and run: ``name``, ``kind``, ``matrices``, ``known``, of the known values ``minimum``, ``lower``
-        quartile, ``median``, ``upper`` quartile, ``maximum``, the median of their nulls ``null``, and the counts
-        ``zero``, ``unresolved``, ``missing``.
+        A row a kind and run, kinds in order and in each of them runs: ``name``, ``kind``, ``matrices``, ``known``, of
+        the known values ``minimum``, ``lower`` quartile, ``median``, ``upper`` quartile, ``maximum``, the median of
+        their nulls ``null``, and the counts ``zero``, ``unresolved``, ``missing``.
     kinds
         In the order in which they are shown.
     """
@@ -77,8 +77,12 @@ def kind_table(
     shown = shown_values(own, metric, over)[["value", "low", "high", "null", "state"]]
     about = own[["name", "run", "step", "kind", "module", "noise_regime"]]
     points = pd.concat([about.reset_index(drop=True), shown.reset_index(drop=True)], axis=1)
-    summary = pd.DataFrame([_summary(key, rows) for key, rows in points.groupby(["name", "kind"], sort=False)])
     kinds = sorted(map(str, points["kind"].unique()), key=KINDS.index)
+    summaries = pd.DataFrame([_summary(key, rows) for key, rows in points.groupby(["name", "kind"], sort=False)])
+    order = {"name": names.index, "kind": kinds.index}
+    summary = summaries.sort_values(
+        ["kind", "name"], key=lambda each: each.map(order[str(each.name)]), ignore_index=True
+    )
     return KindTable(tuple(places), tuple(names), delta, metric, over, points, summary, tuple(kinds))
 
 

@@ -1,10 +1,10 @@
 """A study as LaTeX: a fragment a table, a document that shows them all, and the BibTeX file of what they rest on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from rank_lab.citations import cited_by, uncited_methods
+from rank_lab.citations import cited_by, cited_by_figures, uncited_methods
 from rank_lab.curve import Curve
 from rank_lab.exported import Exported
 from rank_lab.latex_outcomes import curve_tables, outcome_tables
@@ -13,7 +13,7 @@ from rank_lab.latex_subspaces import subspace_tables
 from rank_lab.latex_table import LatexTable, tables_document
 from rank_lab.outcomes import Outcomes
 from rank_lab.plain_text import plain
-from rank_lab.references import bibtex
+from rank_lab.references import REFERENCES, bibtex
 from rank_lab.report import RankReport
 from rank_lab.subspace_report import SubspaceReport
 
@@ -112,6 +112,8 @@ def latex_references(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    *,
+    figures: Iterable[str] = (),
 ) -> str:
     """BibTeX of what a study rests on, with a comment on methods that have no entry.
 
@@ -119,7 +121,10 @@ def latex_references(
     ----------
     reports, outcomes, curve, subspaces
         See :func:`export_latex`.
+    figures
+        What its figures show, of :attr:`rank_lab.figures.Figure.metrics`.
     """
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
-    return head + bibtex(cited_by(reports, outcomes, curve, subspaces.values()))
+    cited = {*cited_by(reports, outcomes, curve, subspaces.values()), *cited_by_figures(figures)}
+    return head + bibtex([key for key in REFERENCES if key in cited])

@@ -4,7 +4,7 @@ import pandas as pd
 
 from rank_lab.run_comparison import Place
 
-__all__ = ["places_of"]
+__all__ = ["last_steps", "places_of"]
 
 
 def places_of(updates: pd.DataFrame, delta: str = "cumulative") -> dict[str, Place]:
@@ -33,6 +33,24 @@ def places_of(updates: pd.DataFrame, delta: str = "cumulative") -> dict[str, Pla
     last = [(run, own[0]) for run, own in ordered.items()]
     before = [(run, step) for run, own in ordered.items() for step in own[1:]]
     return {_name(run, step): (run, step) for run, step in (*last, *before)}
+
+
+def last_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last step of each run; of a run whose files tell of no step, all.
+
+    Parameters
+    ----------
+    table
+        With ``run`` and ``step``.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"run": ["full", "full", "old"], "step": [10, 20, None]})
+    >>> last_steps(rows)["run"].tolist(), last_steps(rows)["step"].dropna().tolist()
+    (['full', 'old'], [20.0])
+    """
+    last = table.groupby("run", sort=False)["step"].transform("max")
+    return table[((table["step"] == last) | last.isna()).fillna(False).astype(bool)]
 
 
 def _name(run: str, step: int | None) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
+from rank_lab.figures_export import FIGURE_FORMATS
 from rank_lab.latex_export import latex_references, latex_tables
 from rank_lab.latex_table import LatexTable
 from rank_lab.outcomes_export import outcome_data
@@ -19,10 +20,13 @@ from rank_lab.schema import SPECTRA
 from rank_lab.study import Study
 from rank_lab.subspaces_export import subspace_data
 
-__all__ = ["EXPORT_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
+__all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
 
-EXPORT_FORMATS = (*FORMATS, LATEX)
-"""What an export may hold."""
+TABLE_FORMATS = (*FORMATS, LATEX)
+"""What tables may be written as."""
+
+EXPORT_FORMATS = (*TABLE_FORMATS, *FIGURE_FORMATS)
+"""What an export may hold; of figures those alone that work on this machine."""
 
 _FOLDER = "export"
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # that an archive can name: the same content then gives the same bytes

@@ -1,7 +1,7 @@
 """Which figures a study supports: of its reports, its curve, its scores, its comparisons of subspaces."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -17,11 +17,13 @@ from rank_lab.curve_points import CURVE_AXES, CurveAxis, curve_points
 from rank_lab.depth_table import depth_table
 from rank_lab.errors import RankLabError
 from rank_lab.figures import Figure, Style
+from rank_lab.figures.outcome_words import MEASURE_NAMES, target_words
 from rank_lab.gate_tables import gate_table, gates_along_stages
 from rank_lab.kind_table import kind_table
 from rank_lab.layer_table import layer_table
 from rank_lab.outcome_steps import LEARNING, outcome_steps
 from rank_lab.outcomes import Outcomes
+from rank_lab.places import last_steps
 from rank_lab.rank_points import association_points, rank_points
 from rank_lab.run_comparison import Place, run_comparison
 from rank_lab.shown_values import Over
@@ -111,7 +113,7 @@ def _of_reports(study: Study) -> Iterator[StudyFigure]:
         return
     yield StudyFigure(
         "noise-and-coverage", "What was analysed, and what rounding hides, last step of each run",
-        partial(_coverage, study, places),
+        partial(_coverage, study),
     )  # fmt: skip
     yield StudyFigure(
         "rank-by-kind", "k90 by kind of module, last step of each run",
@@ -128,12 +130,10 @@ def _of_reports(study: Study) -> Iterator[StudyFigure]:
         yield from _of_run(study, place)
 
 
-def _coverage(study: Study, places: Sequence[Place], style: Style) -> Figure:
-    updates, coverage = (
-        table[[place in places for place in map(_place, table["run"], table["step"])]]
-        for table in (study.updates(), study.coverage())
+def _coverage(study: Study, style: Style) -> Figure:
+    return figures.noise_and_coverage(
+        coverage_overview(last_steps(study.updates()), last_steps(study.coverage())), style
     )
-    return figures.noise_and_coverage(coverage_overview(updates, coverage), style)
 
 
 def _place(run: object, step: Any) -> Place:
@@ -213,25 +213,30 @@ def _of_outcomes(study: Study) -> Iterator[StudyFigure]:
     points = found.trade_offs.points
     for target, measure in points[["target", "measure"]].drop_duplicates().itertuples(index=False):
         yield StudyFigure(
-            f"trade-off-{target}-{measure}", f"Learning ({target}) and forgetting ({measure})",
+            f"trade-off-{target}-{measure}",
+            f"Learning ({target_words(str(target))}) and forgetting ({_named(measure)})",
             partial(_trade_off, found, str(target), str(measure)),
         )  # fmt: skip
     for measure in dict.fromkeys(points["measure"]):
         yield StudyFigure(
-            f"along-training-{measure}", f"{measure} along training", partial(_along, found, str(measure))
+            f"along-training-{measure}", f"{_named(measure)} along training", partial(_along, found, str(measure))
         )  # fmt: skip
         yield StudyFigure(
-            f"rank-and-forgetting-{measure}", f"Rank and forgetting ({measure})",
+            f"rank-and-forgetting-{measure}", f"Rank and forgetting ({_named(measure)})",
             partial(_rank_and_forgetting, found, str(measure)),
         )  # fmt: skip
         told = found.associations[found.associations["measure"] == measure]
         if told["correlation"].notna().any():
             yield StudyFigure(
-                f"rank-forgetting-correlation-{measure}", f"Where rank goes with forgetting ({measure})",
+                f"rank-forgetting-correlation-{measure}", f"Where rank goes with forgetting ({_named(measure)})",
                 partial(_association, found, str(measure)),
             )  # fmt: skip
     if len(points):
         yield StudyFigure("along-training-learning", "Learning along training", partial(_along, found, LEARNING))
+
+
+def _named(measure: object) -> str:
+    return MEASURE_NAMES.get(str(measure), str(measure))
 
 
 def _trade_off(found: Outcomes, target: str, measure: str, style: Style) -> Figure:

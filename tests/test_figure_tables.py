@@ -196,6 +196,13 @@ def test_kinds_are_summed_up_by_run() -> None:
     assert len(table.points) == 7
 
 
+def test_the_table_of_kinds_has_their_order() -> None:
+    rows = frame(*(row(of_rank(2), kind=kind, run=run) for run in ("one", "two") for kind in ("up", "q", "o")))
+    summary = kind_table(rows, [("two", 10), ("one", 10)], "effective_rank").summary
+    assert list(summary["kind"]) == ["q", "q", "o", "o", "up", "up"]
+    assert list(summary["name"]) == ["two", "one"] * 3
+
+
 def test_kinds_refuse_runs_that_are_not_there() -> None:
     with pytest.raises(RankLabError, match="run 'sora' has no matrices at step 3"):
         kind_table(frame(row(ONES)), [("sora", 3)], "effective_rank")

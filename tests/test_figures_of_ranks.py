@@ -178,6 +178,18 @@ def test_a_spectrum_bears_its_null_edge_and_ranks() -> None:
     assert "Rounding: resolved" in figure.caption
 
 
+def test_an_edge_decades_below_all_values_is_named_and_does_not_squeeze_them() -> None:
+    figure = spectrum([a_curve(noise_edge=1e-9)])
+    (edge,) = (trace for trace in figure.plot.data if (trace.name or "").startswith("rounding edge"))
+    assert edge.name == "rounding edge: 1.0e-09, below the axis"
+    assert list(edge.y) == [None]
+    low, high = figure.plot.layout.yaxis.range
+    assert high - low < np.log10(DECAY.max() / DECAY.min()) + 2
+    assert "1e-09. It lies decades below all values and off the axis" in figure.caption
+    near = spectrum([a_curve(noise_edge=float(DECAY.min()) / 10)]).plot.layout.yaxis.range
+    assert near[0] < np.log10(DECAY.min() / 10) < low + 1.5
+
+
 def test_values_below_the_floor_look_different_and_zeros_are_counted() -> None:
     values = np.array([1.0, 0.5, 1e-9, 1e-10, 0.0, 0.0])
     figure = spectrum([spectrum_curve(frame(row(values, spectrum_floor=1e-7)), values)])
@@ -385,7 +397,7 @@ def test_kinds_have_boxes_medians_and_every_matrix() -> None:
     axis = figure.plot.layout.xaxis
     assert list(axis.ticktext) == ["q", "k", "o", "up", "embed"]
     assert max(full["matrices"].x) == pytest.approx(axis.tickvals[-1] - 0.2)
-    for x, kind in zip(full["median"].x, ["q", "up", "o", "embed"], strict=True):
+    for x, kind in zip(full["median"].x, ["q", "o", "up", "embed"], strict=True):
         assert round(x + 0.2) == list(axis.ticktext).index(kind)
     assert traces(figure, "null")
     assert "1 matrix hidden by the rounding" in figure.caption

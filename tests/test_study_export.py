@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from rank_lab.citations import cited_by_figures
 from rank_lab.errors import RankLabError
 from rank_lab.export_command import write_export
 from rank_lab.latex_export import BIBLIOGRAPHY
 from rank_lab.next_commands import export_command, extract_command, plan_command, schedule_command, steps_command
 from rank_lab.study import Study
 from rank_lab.study_export import export_archive, study_bibtex, study_data, study_latex
+from rank_lab.study_figures import StudyFigure, study_figures
 from tests.app.complete import complete, report
 
 
@@ -48,6 +50,25 @@ def test_tables_and_references_are_those_of_the_archive(study: Path) -> None:
     for label, table in study_latex(opened).items():
         assert archive.read(f"export/table_{label.replace('-', '_')}.tex").decode() == table.tex()
     assert archive.read(f"export/{BIBLIOGRAPHY}.bib").decode() == study_bibtex(opened)
+
+
+def test_references_hold_what_figures_rest_on(study: Path, tmp_path: Path) -> None:
+    opened = Study(study)
+    drawn = {name for each in study_figures(opened) for name in _metrics(each)}
+    files = write_export(study, tmp_path, ["html"])
+    assert tmp_path / f"{BIBLIOGRAPHY}.bib" in files
+    text = (tmp_path / f"{BIBLIOGRAPHY}.bib").read_text(encoding="ascii")
+    cited = cited_by_figures(drawn)
+    assert "eckart1936approximation" in cited  # of the rank budget: no table names it
+    assert all(f"{{{key}," in text for key in cited)
+    assert "-f html" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def _metrics(each: StudyFigure) -> tuple[str, ...]:
+    try:
+        return each.draw("light").metrics
+    except RankLabError:
+        return ()
 
 
 def test_an_unknown_format_and_a_broken_part_are_refused(tmp_path: Path) -> None:

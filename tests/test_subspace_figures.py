@@ -201,6 +201,10 @@ def test_the_budget_has_a_line_a_method_and_the_chosen_plan() -> None:
     assert (list(named(figure.plot, "greedy").x), list(named(figure.plot, "greedy").y)) == ([100, 1000], [0.5, 0.95])
     assert (list(named(figure.plot, CHOSEN_POINT).x), list(named(figure.plot, CHOSEN_POINT).y)) == ([500], [0.8])
     assert figure.plot.layout.xaxis.type == "log"
+    nothing = CURVE.assign(parameters=[0.0, *CURVE["parameters"][1:]])
+    empty = budget_curve(budget_view(nothing))
+    assert all(x > 0 for trace in empty.plot.data for x in trace.x)  # a logarithmic axis has no place for it
+    assert "1 plans of no parameter" in empty.caption
     errors = budget_curve(budget_view(CURVE), quantity="relative_error")
     assert list(named(errors.plot, "uniform").y) == [0.77, 0.32]
     assert len(errors.plot.data) == 2

@@ -55,7 +55,7 @@ def amplification_plot(view: AmplificationView, style: Style = "light") -> Figur
         type="category", tickangle=0, categoryorder="array", categoryarray=columns, tickvals=columns[::every],
         ticktext=["no<br>layer" if each == NO_LAYER else each for each in columns[::every]],
     )  # fmt: skip
-    plot.update_yaxes(type="log")
+    plot.update_yaxes(type="log", exponentformat="power")
     return Figure("amplification", "Amplification", plot, table, _caption(view), ("amplification",))
 
 

@@ -9,7 +9,7 @@ from rank_lab.figures.captions import caption
 from rank_lab.figures.error_bars import floats
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import legend
-from rank_lab.figures.style import Style, label, marks, new_plot, palette
+from rank_lab.figures.style import Style, label, log_axis, marks, new_plot, palette
 
 __all__ = ["CHOSEN_POINT", "budget_curve"]
 
@@ -23,9 +23,10 @@ _WORDS = {
     "relative_error": "Relative error: Frobenius norm of what the best approximations of these ranks leave, over that"
     " of all updates together",
 }
+_NAMES = {"per_layer": "per layer"}
 _METHODS = {
     "greedy": "greedy: direction by direction, by energy per parameter",
-    "per_layer": "per_layer: the same share of its own energy in each module",
+    "per_layer": "per layer: the same share of its own energy in each module",
     "uniform": "uniform: one rank for all",
 }
 
@@ -49,21 +50,24 @@ def budget_curve(
         y=_AXES[quantity], legend=legend(style), height=300 if style == "paper" else 420,
     )  # fmt: skip
     for method, look in marks(list(view.methods), style).items():
-        rows = view.table[view.table["method"] == method]
+        rows = view.table[(view.table["method"] == method) & (view.table["parameters"] > 0)]
+        name = label(_NAMES.get(method, method))
         plot.add_trace(
             go.Scatter(
-                x=floats(rows["parameters"]), y=floats(rows[quantity]), mode="lines+markers", name=label(method),
+                x=floats(rows["parameters"]), y=floats(rows[quantity]), mode="lines+markers", name=name,
                 line={"color": look.color, "width": 1.5, "dash": look.dash},
                 marker={"symbol": look.symbol, "size": 4, "color": look.color}, hoverinfo="text",
                 hovertext=[
-                    f"{label(method)}<br>{row['parameters']:,.0f} parameters<br>kept energy {row['kept_energy']:.4f}"
+                    f"{name}<br>{row['parameters']:,.0f} parameters<br>kept energy {row['kept_energy']:.4f}"
                     f"<br>relative error {row['relative_error']:.4f}"
                     for row in rows.to_dict("records")
                 ],
             )
         )  # fmt: skip
     notes = [_METHODS[method] for method in view.methods if method in _METHODS]
-    if view.chosen is not None:
+    if nothing := int((view.table["parameters"] <= 0).sum()):
+        notes.append(f"{nothing} plans of no parameter keep nothing and have no place on a logarithmic axis")
+    if view.chosen is not None and view.chosen["parameters"] > 0:
         plot.add_trace(
             go.Scatter(
                 x=[view.chosen["parameters"]], y=[view.chosen[quantity]], mode="markers", name=CHOSEN_POINT,
@@ -75,7 +79,8 @@ def budget_curve(
             f"Circle: the chosen plan, {view.chosen['parameters']:,.0f} parameters, kept energy"
             f" {view.chosen['kept_energy']:.4f}, relative error {view.chosen['relative_error']:.4f}"
         )
-    plot.update_xaxes(type="log")
+    shown = view.table.loc[view.table["parameters"] > 0, "parameters"]
+    plot.update_xaxes(**log_axis(shown.min(), shown.max()))
     data = view.table.assign(about=view.about)
     about = view.about or "one report"
     return Figure(

@@ -77,6 +77,7 @@ def add_cells(
         go.Scatter(
             x=cells["column"], y=cells["row"], mode="markers", name=CELLS, showlegend=False,
             marker={"symbol": "square", "size": 22, "color": "rgba(0,0,0,0)"},
+            unselected={"marker": {"opacity": 1}},
             customdata=cells[["row", "column", "module"]].to_numpy().tolist(), hovertext=list(cells["hover"]),
             hoverinfo="text",
         )
@@ -127,6 +128,7 @@ def _texts(cells: pd.DataFrame, style: Style, colours: dict[str, Any], *, number
     return go.Scatter(
         x=told["column"], y=told["row"], mode="text", text=told["sign"].where(told["sign"] != "", told["number"]),
         textfont={"color": ink, "size": 10}, hoverinfo="skip", showlegend=False, name=TEXTS,
+        selected={"textfont": {"color": palette(style).text}},  # without it a click makes all other texts faint
     )  # fmt: skip
 
 

@@ -93,6 +93,7 @@ def _sign(cells: pd.DataFrame, sign: str, style: Style) -> go.Scatter:
         x=cells["column"], y=cells["row"], mode="markers+text", text=[sign] * len(cells), hoverinfo="skip",
         textfont={"color": colors.text}, marker={"symbol": "square", "size": 20, "color": colors.empty},
         showlegend=False, name=sign,
+        selected={"textfont": {"color": colors.text}}, unselected={"marker": {"opacity": 1}},  # else a click fades it
     )  # fmt: skip
 
 

@@ -7,7 +7,14 @@ from rank_lab.figures.captions import caption
 from rank_lab.figures.error_bars import bars, floats, interval_words, plain_rows
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import legend
-from rank_lab.figures.outcome_words import forgetting_axis, learning_axis, learning_words, measure_words
+from rank_lab.figures.outcome_words import (
+    MEASURE_NAMES,
+    forgetting_axis,
+    learning_axis,
+    learning_words,
+    measure_words,
+    target_words,
+)
 from rank_lab.figures.style import Mark, Style, label, marks, new_plot, palette
 from rank_lab.outcome_steps import LEARNING, OutcomeSteps
 
@@ -33,7 +40,8 @@ def outcome_trajectory(found: OutcomeSteps, style: Style = "light") -> Figure:
     """
     learnt = found.quantity == LEARNING
     y = learning_axis(found.target) if learnt else forgetting_axis(found.quantity)
-    title = f"Along training: {label(found.target or found.quantity)}"
+    shown = target_words(found.target) if learnt else MEASURE_NAMES.get(found.quantity, found.quantity)
+    title = f"Along training: {label(shown)}"
     plot = new_plot(
         style, title=title, x="optimizer step", y=y, legend=legend(style), height=300 if style == "paper" else 420
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,6 +19,8 @@ _RANK_SYMBOLS: dict[str, str] = dict(
     zip(MARKED, ("circle-open", "triangle-up-open", "diamond-open", "x-thin-open"), strict=True)
 )
 _FEW = 24  # points of a line whose values are marked one by one
+_BELOW = 10**-1.5  # of the smallest value: what lies below is named and not drawn
+_ROOM = 0.05  # of the height of the axis, below and above
 
 
 def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
@@ -46,7 +49,6 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         raise RankLabError("no spectrum to draw; choose a matrix.")
     names, common = short_names(curves)
     title = "Singular values" + (f": {label(common)}" if common else "")
-    heights = pd.concat([curve.points["singular_value"] for curve in curves])
     indices = log_axis(1, max(curve.bound for curve in curves))
     plot = new_plot(
         style,
@@ -56,20 +58,47 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         height=380 if style == "paper" else 560,
         legend=legend(style),
         xaxis={"domain": [0, 1], "showticklabels": False, "matches": "x2"} | indices,
-        yaxis={"domain": [0.4, 1]} | log_axis(heights.min(), heights.max()),
+        yaxis={"domain": [0.4, 1]} | _heights(curves),
         xaxis2=axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
         yaxis2=axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
     )
     looks = marks(names, style)
+    smallest = _smallest(curves)
     _add_nulls(plot, curves, style)
     for curve, name in zip(curves, names, strict=True):
         _add_curve(plot, curve, label(name), looks[name])
-        _add_levels(plot, curve, style)
+        _add_levels(plot, curve, smallest, style)
     for curve, name in zip(curves, names, strict=True):
         _add_ranks(plot, curve, looks[name])
     _add_rank_keys(plot, curves, style)
     metrics = tuple(metric for metric in MARKED if any(_marked(curve, metric) for curve in curves))
     return Figure("spectrum", "Singular values", plot, _data(curves), _caption(curves, common, metrics), metrics)
+
+
+def _heights(curves: Sequence[SpectrumCurve]) -> dict[str, Any]:
+    """The axis of the singular values: from the smallest to the largest that is drawn, levels beside them too."""
+    smallest = _smallest(curves)
+    if math.isnan(smallest):
+        return log_axis(math.nan, math.nan)
+    levels = [level for curve in curves for level in _levels(curve).values() if level > smallest * _BELOW]
+    tops = [
+        float(table["singular_value"].max()) for curve in curves for table in (curve.points, curve.null) if len(table)
+    ]
+    low, high = min([smallest, *levels]), max([*tops, *levels])
+    room = max(_ROOM * math.log10(high / low), _ROOM)
+    return log_axis(low, high) | {"range": [math.log10(low) - room, math.log10(high) + room]}
+
+
+def _smallest(curves: Sequence[SpectrumCurve]) -> float:
+    """The smallest value that is drawn, of a spectrum or a null; NaN where none is."""
+    drawn = pd.concat([table["singular_value"] for curve in curves for table in (curve.points, curve.null)])
+    return float(drawn[drawn > 0].min())
+
+
+def _levels(curve: SpectrumCurve) -> dict[str, float]:
+    """The edge of the rounding, and the floor where something lies below it."""
+    levels = {"rounding edge": curve.edge} | ({"floor": curve.floor} if curve.below_floor else {})
+    return {name: level for name, level in levels.items() if level > 0}
 
 
 def _add_curve(plot: go.Figure, curve: SpectrumCurve, name: str, look: Mark) -> None:
@@ -125,20 +154,19 @@ def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -
         named.add(kind)
 
 
-def _add_levels(plot: go.Figure, curve: SpectrumCurve, style: Style) -> None:
-    """The edge of the rounding, and the floor where something lies below it."""
+def _add_levels(plot: go.Figure, curve: SpectrumCurve, smallest: float, style: Style) -> None:
+    """The levels of a curve; one that lies decades below all values would squeeze them and is named alone."""
     colors = palette(style)
-    levels = [("rounding edge", curve.edge, "dash", colors.edge)]
-    if curve.below_floor:
-        levels.append(("floor", curve.floor, "dot", colors.text))
-    for name, level, dash, color in levels:
-        if not level > 0:
-            continue
+    looks = {"rounding edge": ("dash", colors.edge), "floor": ("dot", colors.text)}
+    for level_name, level in _levels(curve).items():
+        dash, color = looks[level_name]
+        beside = level > smallest * _BELOW
+        name = level_name if beside else f"{level_name}: {level:.1e}, below the axis"
         there = any(trace.name == name for trace in plot.data)
         plot.add_trace(
             go.Scatter(
-                x=[1, curve.bound],
-                y=[level, level],
+                x=[1, curve.bound] if beside else [None],
+                y=[level, level] if beside else [None],
                 mode="lines",
                 line={"color": color, "width": 1.2, "dash": dash},
                 name=name,
@@ -229,6 +257,9 @@ def _caption(curves: Sequence[SpectrumCurve], common: str, metrics: Sequence[str
         if len(edges) == 1
         else "Dashed: largest singular value that the rounding of the files explains"
         if edges
+        else "",
+        "It lies decades below all values and off the axis"
+        if edges and not any(edge > _smallest(curves) * _BELOW for edge in edges)
         else "",
         f"{zeros} values that are exactly zero have no place on a logarithmic axis" if zeros else "",
         f"Dotted: {below} values below what the arithmetic can tell from zero" if below else "",

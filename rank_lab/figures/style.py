@@ -72,7 +72,7 @@ _LIGHT = Palette(
     ("#0072b2", "#c77002", "#009d5f", "#b57fa3", "#5c4803", "#000000"), _CIVIDIS,
 )  # fmt: skip
 _DARK = Palette(
-    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff5d73", "#4a4f59",
+    "#0e1117", "#fafafa", "#333842", "#a6a6a6", "#ff5d73", "#262b36",
     ("#56b4e9", "#f88247", "#31d99a", "#b873a2", "#ebf16a", "#ffffff"), _CIVIDIS_LIT,
 )  # fmt: skip
 
@@ -205,12 +205,13 @@ def log_axis(smallest: float, largest: float) -> dict[str, Any]:
     Examples
     --------
     >>> log_axis(1e-4, 1.0)["dtick"], log_axis(2.0, 9.0), log_axis(1e-12, 1.0)["dtick"]
-    (1, {'type': 'log', 'dtick': 'D2'}, 3)
+    (1, {'type': 'log', 'exponentformat': 'power', 'dtick': 'D2'}, 3)
     """
+    powers = {"type": "log", "exponentformat": "power"}
     if not 0 < smallest < largest < math.inf:
-        return {"type": "log"}
+        return powers
     decades = math.log10(largest / smallest)
-    return {"type": "log", "dtick": math.ceil(decades / 5) if decades >= 2 else "D2"}
+    return powers | {"dtick": math.ceil(decades / 5) if decades >= 2 else "D2"}
 
 
 def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
@@ -229,7 +230,8 @@ def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
     return {
         "title": {"text": title, "standoff": 6}, "automargin": True,
         "gridcolor": colors.grid, "linecolor": colors.text, "tickcolor": colors.text,
-        "showline": True, "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "power",
+        "showline": True, "ticks": "outside", "zeroline": False, "mirror": False, "exponentformat": "SI",
+        "minexponent": 6, "separatethousands": True,  # 50,000 and 2M; a logarithmic axis has powers of ten
     } | settings  # fmt: skip
 
 
@@ -252,7 +254,7 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
     base = {
         "template": "none", "paper_bgcolor": colors.background, "plot_bgcolor": colors.background,
         "font": font | {"color": colors.text}, "title": None if paper else heading,
-        "margin": {"l": 40, "r": 8, "t": 8, "b": 36} if paper else {"l": 60, "r": 15, "t": 48, "b": 50},
+        "margin": {"l": 40, "r": 8, "t": 8, "b": 42} if paper else {"l": 60, "r": 15, "t": 48, "b": 50},
         "colorway": list(colors.cycle), "legend": {"bgcolor": "rgba(0,0,0,0)"},
         "hoverlabel": {"bgcolor": colors.background, "font": {"color": colors.text}},
         "xaxis": axis(style, x), "yaxis": axis(style, y),

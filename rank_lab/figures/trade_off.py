@@ -9,7 +9,7 @@ from rank_lab.figures.captions import caption
 from rank_lab.figures.error_bars import bars, floats, interval_words, plain_rows
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import key, legend
-from rank_lab.figures.outcome_words import forgetting_axis, learning_axis, learning_words, measure_words
+from rank_lab.figures.outcome_words import forgetting_axis, learning_axis, learning_words, measure_words, target_words
 from rank_lab.figures.style import Mark, Style, label, marks, new_plot, palette
 from rank_lab.trade_off_points import TradeOffPoints
 
@@ -38,7 +38,7 @@ def trade_off(found: TradeOffPoints, style: Style = "light") -> Figure:
         Colour and symbol for the method; of checkpoints, filled on the front and the larger the more resamples have it
         there; a thin line along each run from the base on; upright lines where learning is equal.
     """
-    title = f"Learning and forgetting: {label(found.target)}"
+    title = f"Learning and forgetting: {label(target_words(found.target))}"
     plot = new_plot(
         style, title=title, x=learning_axis(found.target), y=forgetting_axis(found.measure), legend=legend(style),
         height=360 if style == "paper" else 480,
