@@ -119,7 +119,7 @@ def test_no_dashboard_is_opened_where_output_is_no_terminal(
     monkeypatch.setattr(run, "_made", lambda *_: "nothing anew")
     run_demo(made, PLAN, browser=True)
     assert opened == []
-    assert f"rank-lab dashboard {made}" in " ".join(capsys.readouterr().out.split())
+    assert f"rank_lab dashboard {made}" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     run_demo(made, PLAN, browser=True)
     assert opened == [made]

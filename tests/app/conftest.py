@@ -1,6 +1,7 @@
 """One measured study for all tests of the dashboard."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ MAIN = Path(__file__).parents[2] / "app" / "main.py"
 @pytest.fixture(scope="package")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RankReport]:
     return measured(Path(tmp_path_factory.mktemp("checkpoints")))
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Streamlit puts the page in the place of ``__main__``, which processes that later tests start would run again."""
+    before = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = before
 
 
 @pytest.fixture
