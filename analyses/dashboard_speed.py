@@ -9,20 +9,16 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analyses.dashboard_study import write_study
+from analyses.running_dashboard import running_dashboard
 from rank_lab.pictures import find_browser
 
 __all__ = ["Timing", "main", "measured"]
@@ -77,9 +73,9 @@ def measured(study: Path, repetitions: int) -> list[Timing]:
         browser = playwright.chromium.launch(executable_path=str(found), args=["--no-sandbox"])
         cold = []
         for _ in range(max(repetitions // 3, 1)):
-            with _dashboard(study) as address:
+            with running_dashboard(study) as address:
                 cold.append(_opened(browser, address, "h1"))
-        with _dashboard(study) as address:
+        with running_dashboard(study) as address:
             _opened(browser, address, "h1")
             first = [_opened(browser, address, "h1") for _ in range(repetitions)]
             layers = [_opened(browser, f"{address}/layers", "h1", plots=2) for _ in range(repetitions)]
@@ -166,19 +162,6 @@ def _layers(browser: Browser, address: str) -> Page:
     page.evaluate(_PAINTED, ["h1", "Layers", 2])
     page.evaluate(_CLICKED)
     return page
-
-
-@contextmanager
-def _dashboard(study: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "rank_lab", "dashboard", str(study), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if " at http" not in line:
-                raise SystemExit(f"the dashboard did not start: {line}")
-            yield line.split(" at ")[1].split()[0]
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
 
 
 def _table(timings: list[Timing], about: dict[str, object], load: float) -> str:

@@ -4,17 +4,13 @@
 """
 
 import io
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from analyses.running_dashboard import running_dashboard
 from rank_lab.pictures import find_browser
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,20 +21,6 @@ PAGES = {
     "dashboard-layers.png": ("layers?run=full-4e-4&module=model.layers.1.mlp.down_proj", 1480),
     "dashboard-forgetting.png": ("forgetting", 960),
 }
-
-
-@contextmanager
-def dashboard(study: Path) -> Iterator[str]:
-    """Its address while it runs."""
-    command = [sys.executable, "-m", "rank_lab", "dashboard", str(study), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if " at http://" not in line:
-                raise SystemExit(f"the dashboard did not start: {line}")
-            yield line.split(" at ")[1].split()[0]
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
 
 
 def screen(browser: Browser, address: str, height: int) -> bytes:
@@ -66,7 +48,7 @@ def main() -> None:
     found = find_browser()
     if found is None:
         raise SystemExit("no Chromium or Chrome on the path: apt-get install chromium")
-    with dashboard(study) as address, sync_playwright() as playwright:
+    with running_dashboard(study) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(found), args=["--no-sandbox"])
         for name, (page, height) in PAGES.items():
             file = RESULTS / name

@@ -1,6 +1,6 @@
 """Which updates an extracted LoRA can carry, under which path, and why the others cannot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +116,7 @@ def _tied(plan: Plan, tie_word_embeddings: bool) -> dict[str, str]:
 
 
 def _same_bytes(one: UpdateSpec, other: UpdateSpec) -> bool:
-    pairs: Sequence[tuple[object, object]] = [(one.source(role), other.source(role)) for role in ("tuned", "base")]
+    pairs = [(one.source(role), other.source(role)) for role in ("tuned", "base")]
     if one.shape != other.shape or one.update_kind != other.update_kind:
         return False
-    return all(a is not None and b is not None and a.digest() == b.digest() for a, b in pairs)  # type: ignore[attr-defined]
+    return all(a is not None and b is not None and a.digest() == b.digest() for a, b in pairs)
