@@ -1,5 +1,6 @@
 """Set before torch is imported; what every test may use."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,6 +31,13 @@ def pytest_report_header() -> str:
     """Versions that the numbers depend on."""
     shared = SHARED if SHARED.is_dir() else "absent"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, shared data: {shared}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_are_no_garbage() -> None:
+    """Trainers and pages collect garbage each time, and would go through all that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
