@@ -211,16 +211,14 @@ def kept_shares(
 
     Examples
     --------
-    >>> def losses(values):
-    ...     examples = [value + 0.1 * (number % 3) for value in values for number in range(9)]
-    ...     return [ScoreRow("r", "full", 9, "code", "cross_entropy", sum(examples) / 9, n=9, set_sha256=64 * "0",
-    ...                      examples=examples, higher_is_better=False)]
-    >>> base, half, tuned = losses([3.0]), losses([2.5]), losses([2.0])
-    >>> base = [ScoreRow("b", "base", 0, "code", "cross_entropy", 3.1, n=9, set_sha256=64 * "0", higher_is_better=False,
-    ...                  examples=[3.0 + 0.1 * (number % 2) + 0.05 * (number == 4) for number in range(9)])]
-    >>> base = [ScoreRow("b", "base", 0, "code", "cross_entropy", sum(base[0].examples) / 9, n=9, set_sha256=64 * "0",
-    ...                  examples=base[0].examples, higher_is_better=False)]
-    >>> [round(each.share.value, 1) for each in kept_shares({4: half, 8: tuned}, tuned, base)]
+    >>> def losses(*texts):
+    ...     mean = sum(texts) / len(texts)
+    ...     return [ScoreRow("r", "full", 9, "code", "cross_entropy", mean, n=len(texts), set_sha256=64 * "0",
+    ...                      higher_is_better=False, examples=texts)]
+    >>> base = losses(3.0, 3.5, 3.0, 3.5, 3.0, 3.5, 3.0, 3.5)
+    >>> half = losses(2.5, 2.75, 2.5, 2.75, 2.5, 2.75, 2.5, 2.75)
+    >>> tuned = losses(*8 * [2.0])
+    >>> [each.share.value for each in kept_shares({4: half, 8: tuned}, tuned, base)]
     [0.5, 1.0]
     """
     if not truncated:
@@ -253,7 +251,7 @@ def _kept(k: int, change: Change, whole: Change, reason: str, same: float | None
     if same is not None:
         return KeptShare(k, change, Interval(same, same, same), None if draws is None else np.full_like(draws, same))
     value = change.value / whole.value
-    if draws is None or PAIRED not in (change.how, whole.how):
+    if draws is None or {change.how, whole.how} != {PAIRED}:
         return KeptShare(k, change, Interval(value, None, None, reason="the scores are not of the same examples"))
     return KeptShare(k, change, percentile_interval(value, draws, level=level), draws)
 

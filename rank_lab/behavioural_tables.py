@@ -180,6 +180,7 @@ def rank_rows(measured: MeasuredModels, share: float, resampling: Resampling) ->
         yield (
             row
             | _of_random(measured, tasks, share, resampling)
+            | _at_rank(measured, rank, tasks, resampling)
             | _forgetting(measured, rank, resampling)
             | _vectors(measured, tasks, resampling)
         )

@@ -243,7 +243,7 @@ def truncated_model(
 def _refuse_others(model: Any, after: Mapping[str, Tensor], base: ModelValues) -> None:
     before = base.values
     unknown = sorted(set(after) - set(before))
-    absent = sorted(set(base.parameters) - {name for name, _ in model.named_parameters(remove_duplicate=False)})
+    absent = sorted(set(base.parameters) - set(after))  # one that the tuned model ties has no value of its own there
     if unknown or absent:
         which, names, others = ("tuned model", unknown, list(before)) if unknown else ("base", absent, list(after))
         raise PairingError(
