@@ -9,6 +9,7 @@ import typer
 from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
 from rank_lab.verbs.analyze import analyze
+from rank_lab.verbs.behavioural import behavioural
 from rank_lab.verbs.dashboard import dashboard
 from rank_lab.verbs.demo import demo
 from rank_lab.verbs.evaluate import evaluate
@@ -42,7 +43,7 @@ _INTERRUPTED = 130  # typer leaves with it on Ctrl-C, after which nothing of its
 
 _VERBS = (
     analyze, subspace, show, export, plan, extract, verify, dashboard, demo, fold, schedule, finetune, evaluate,
-    import_scores, fairness,
+    behavioural, import_scores, fairness,
 )  # fmt: skip
 
 

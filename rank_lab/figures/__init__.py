@@ -2,6 +2,7 @@
 
 from rank_lab.figures.amplification_plot import amplification_plot
 from rank_lab.figures.association_plot import association_plot
+from rank_lab.figures.behavioural_curve import behavioural_curve
 from rank_lab.figures.budget_curve import budget_curve
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.gate_map import gate_map, gates_over_stages
@@ -29,6 +30,7 @@ __all__ = [
     "Style",
     "amplification_plot",
     "association_plot",
+    "behavioural_curve",
     "budget_curve",
     "gate_map",
     "gates_over_stages",
