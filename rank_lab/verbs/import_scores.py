@@ -11,7 +11,10 @@ __all__ = ["import_scores"]
 def import_scores(
     files: Annotated[
         list[Path],
-        typer.Argument(help="results_*.json of lm-eval, evaluation_results.json of the BigCode harness, or .csv."),
+        typer.Argument(
+            help="results_*.json of lm-eval, evaluation_results.json of the BigCode harness, PEFT's MetaMathQA results,"
+            " or .csv."
+        ),
     ],
     study: Annotated[Path, typer.Option("--study", "-o", help="Folder whose scores.parquet receives the scores.")],
     run: Annotated[str | None, typer.Option(help="Which model it was; 'base' for the untuned one.")] = None,
