@@ -72,7 +72,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         """The choice of transformers', and Lion without bitsandbytes."""
         if is_own_lion(str(getattr(args.optim, "value", args.optim))):
             return Lion, {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
-        return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        chosen: tuple[Any, Any] = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return chosen
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A step of training; its tokens are counted, and a loss that is not finite ends the run."""
