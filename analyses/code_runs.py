@@ -1,20 +1,26 @@
 """Trainings on Python code, with held-out code in two halves: one to choose a learning rate by, one to report."""
 
+import argparse
 import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers.utils import logging
 
 from rank_lab.base_model import load_base
 from rank_lab.demo import BASE
 from rank_lab.demo.task_files import write_texts
+from rank_lab.durable import held
 from rank_lab.errors import RankLabError
 from rank_lab.tasks import Task, TaskData, encoded
 from rank_lab.training.finetune import Finetuned, TrainingRun, finetune
@@ -22,7 +28,10 @@ from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
 from rank_lab.training.validation import TargetBatches, loss_over
 
-__all__ = ["STUDY_BASE", "CodeData", "Recipe", "base_record", "code_data", "reported_loss", "trained"]
+__all__ = [
+    "STUDY_BASE", "CodeData", "Recipe", "base_of", "base_record", "code_data", "quiet_peft", "reported_loss",
+    "said_of_base", "trained",
+]  # fmt: skip
 
 STUDY_BASE = Path("studies", "base")
 """Default of ``--base``: what ``analyses.pretrain_study_base`` makes."""
@@ -114,6 +123,20 @@ def base_record(folder: Path) -> dict[str, Any]:
     )
 
 
+def said_of_base(base: Mapping[str, Any]) -> str:
+    """The same in words.
+
+    Parameters
+    ----------
+    base
+        From :func:`base_record`.
+    """
+    return (
+        f"{base['name']} ({base['parameters'] / 1e6:.2f} M parameters, {base['num_hidden_layers']} layers of width"
+        f" {base['hidden_size']}, MLP {base['intermediate_size']}, weights {base['sha256'][:12]})"
+    )
+
+
 def code_data(folder: Path, base: Path | str, *, context: int, pieces: int, documents: int | None = None) -> CodeData:
     """The standard library's code, cut into blocks; held-out pieces go to either half in turn.
 
@@ -130,6 +153,7 @@ def code_data(folder: Path, base: Path | str, *, context: int, pieces: int, docu
     documents
         Files of code to learn, the first so many; None for all.
     """
+    logging.disable_progress_bar()
     texts = write_texts(folder, pieces=pieces, documents=documents)
     learnt, held_out = (_rows(texts.folder / f"{name}.jsonl") for name in ("train", "validation"))
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -172,27 +196,67 @@ def trained(
         **dict(recipe.optimizer),
     )
     save_at = recipe.save_at or (recipe.steps,)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
+    with quiet_peft():
         return finetune(TrainingRun(base, METHODS[method], choices, arguments, save_at), data.task, folder)
 
 
-def reported_loss(model: Any, data: CodeData, batch: int = 32) -> float:
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that PEFT asks transformers by an older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> float:
     """Mean loss on the half that no choice saw, nats a token.
 
     Parameters
     ----------
     model
-        Or the folder of a whole one.
+        Folder of a whole model or of an adapter.
+    base
+        Folder of its base.
     data
         Of the study.
     batch
         Blocks at a time.
     """
-    found = load_base(model, "causal", dtype="float32") if isinstance(model, Path) else model
+    whole = not (model / "adapter_config.json").is_file()
+    found = load_base(model if whole else base, "causal", dtype="float32")
+    if not whole:
+        with quiet_peft():
+            found = PeftModel.from_pretrained(found, model)
     batches = TargetBatches(data.reported.collator, data.reported.task.kind)
     loss, count = loss_over(found, data.reported.validation, batches, batch, (0, 1)).tolist()
     return float(loss / count)
+
+
+def base_of(options: argparse.Namespace) -> Path:
+    """The folder of a study's base: the one given, else the studies' own; of a quick one, a tiny one of random weights.
+
+    Parameters
+    ----------
+    options
+        With ``base``, ``quick`` and ``study``.
+    """
+    if options.quick and options.base is None:
+        options.study.mkdir(parents=True, exist_ok=True)
+        return _tiny(options.study / "tiny")
+    return Path(options.base or STUDY_BASE)
+
+
+def _tiny(folder: Path) -> Path:
+    with held(folder.parent / f".{folder.name}.lock"):
+        if not (folder / "model.safetensors").is_file():
+            sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
+                     "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = LlamaForCausalLM(LlamaConfig.from_pretrained(BASE, **sizes))
+            AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)
+            model.save_pretrained(folder)
+    return folder
 
 
 def _rows(file: Path) -> Sequence[dict[str, Any]]:

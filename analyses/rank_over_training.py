@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.code_runs import STUDY_BASE, CodeData, Recipe, base_record, code_data, reported_loss, trained
+from analyses.code_runs import CodeData, Recipe, base_of, base_record, code_data, reported_loss, trained
 from analyses.kept_results import keep
 from analyses.published_ranks import noise_share_table, published_table, white_noise_table
 from analyses.rank_means import by_kind, by_layer, of_matrices
@@ -27,15 +27,14 @@ from analyses.stored_formats import FORMATS, half_precision_base, stored
 from analyses.study_cells import Cell, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import run_study, study_parser
 from analyses.swept_rates import chosen_rates, finish
-from rank_lab import MeasurementOptions, RankReport, analyze
-from rank_lab.demo import BASE
+from rank_lab import MeasurementOptions, analyze
 from rank_lab.demo.task_files import texts_sha256
 from rank_lab.errors import NonFiniteError
 from rank_lab.planned import Settings
 from rank_lab.training.finetune import Finetuned
 from rank_lab.training.method import MethodChoices
 
-__all__ = ["OPTIMIZERS", "PARTS", "SHOWN", "main"]
+__all__ = ["OPTIMIZERS", "PARTS", "SHOWN", "keep_tables", "main", "make_cells", "parsed"]
 
 _NAME = "rank_over_training"
 PARTS = (1, 2, 4, 8, 16, 32, 64, 80)
@@ -74,7 +73,7 @@ OPTIMIZERS = {
 def _sizes(options: argparse.Namespace) -> dict[str, Any]:
     """Of a study: optimizer steps in 80 parts, blocks a step, tokens a block, held-out pieces, files of code."""
     if options.quick:
-        return {"steps": 8, "batch": 2, "context": 32, "pieces": 6, "documents": 20}
+        return {"steps": 2, "batch": 2, "context": 16, "pieces": 4, "documents": 4}
     if options.full:
         return {"steps": 3200, "batch": 32, "context": 1024, "pieces": 400, "documents": None}
     return {"steps": 160, "batch": 8, "context": 128, "pieces": 64, "documents": None}
@@ -83,7 +82,8 @@ def _sizes(options: argparse.Namespace) -> dict[str, Any]:
 def _optimizers(options: argparse.Namespace) -> dict[str, Optimizer]:
     if not options.quick:
         return OPTIMIZERS
-    return {name: Optimizer(one.title, one.settings, one.rates[1:3]) for name, one in OPTIMIZERS.items()}
+    few = {"sgd": slice(2, 3), "adamw": slice(1, 2), "lion": slice(1, 3)}
+    return {name: Optimizer(one.title, one.settings, one.rates[few[name]]) for name, one in OPTIMIZERS.items()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Study:
         except NonFiniteError:
             return [{"table": "rates", "validation_loss": None}]
         last = self.folder(cell.settings) / f"checkpoint-{done.record.steps}"
-        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": reported_loss(last, self.data)}
+        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": reported_loss(last, self.base, self.data)}
         rows = by_kind(analyze(last, self.base).updates, "float32")
         return [{"table": "rates"} | losses | row for row in rows]
 
@@ -129,20 +129,24 @@ class _Study:
         done, run = self.run(cell.settings), self.folder(cell.settings)
         rows = [
             {"table": "losses", "step": row.step, "tokens": row.tokens, "validation_loss": row.validation_loss}
-            | {"loss": reported_loss(run / f"checkpoint-{row.step}" if row.step else self.base, self.data)}
+            | {"loss": reported_loss(run / f"checkpoint-{row.step}" if row.step else self.base, self.base, self.data)}
             for row in done.losses
         ]
         for form in FORMATS:
-            report = self.report(run, form, scratch)
-            report.save(self.options.study / f"{run.name}-{form}.rank")
-            rows += self.tables(report.updates, form, cell.settings)
+            rows += self.tables(self.updates(run, form, scratch), form, cell.settings)
         return rows
 
-    def report(self, run: Path, form: str, scratch: Path) -> RankReport:
-        """Of the files as they would be stored; in float32 the changes between checkpoints, too."""
+    def updates(self, run: Path, form: str, scratch: Path) -> pd.DataFrame:
+        """Of the files as they would be stored; in float32 of the changes between checkpoints, too."""
         copies, base = stored(run, self.base, form, scratch)
-        options = MeasurementOptions(device=self.options.device)
-        return analyze(copies, base, options=options, settings=Settings(run=f"{run.name}-{form}"))
+        options, settings = MeasurementOptions(device=self.options.device), Settings(run=f"{run.name}-{form}")
+        if form == "float32":
+            report = analyze(copies, base, options=options, settings=settings)
+            report.save(self.options.study / f"{run.name}.rank")
+            return report.updates
+        checkpoints = sorted(copies.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        found = [analyze(each, base, options=options, settings=settings).updates for each in checkpoints]
+        return pd.concat(found, ignore_index=True)
 
     def tables(self, updates: pd.DataFrame, form: str, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from ({"table": "kinds"} | row for row in by_kind(updates, form))
@@ -154,7 +158,7 @@ class _Study:
 def _stated(options: argparse.Namespace) -> dict[str, Any]:
     rates = {name: list(one.rates) for name, one in _optimizers(options).items()}
     optimizers = {name: dict(one.settings) for name, one in _optimizers(options).items()}
-    about = {"base": base_record(options.base), "texts": texts_sha256()}
+    about = {"base": base_record(base_of(options)), "texts": texts_sha256()}
     return _sizes(options) | about | {"rates": rates, "optimizers": optimizers}
 
 
@@ -178,17 +182,31 @@ def _measured(options: argparse.Namespace) -> list[Cell]:
     return [_cell(row["optimizer"], row["learning_rate"], seed, "run") for seed in options.seeds for row in chosen]
 
 
-def _make(options: argparse.Namespace) -> None:
+def make_cells(options: argparse.Namespace) -> None:
+    """Sweeps, then runs at the chosen rates.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    """
     sizes = _sizes(options)
     little = {name: sizes[name] for name in ("context", "pieces", "documents")}
     open_study(options.study, _stated(options))
-    base = half_precision_base(options.base, options.study / "base")
+    base = half_precision_base(base_of(options), options.study / "base")
     study = _Study(options, base, code_data(options.study / "data", base, **little))
     finish(options.study, _sweep(options), study.swept)
     work_off(options.study, _measured(options), study.measured)
 
 
-def _keep(options: argparse.Namespace) -> None:
+def keep_tables(options: argparse.Namespace) -> None:
+    """From the cells to small tables.
+
+    Parameters
+    ----------
+    options
+        Of the command line.
+    """
     sweep, runs = _sweep(options), _measured(options)
     rows = rows_of(options.study, runs)
     tables = {
@@ -201,14 +219,17 @@ def _keep(options: argparse.Namespace) -> None:
     keep(options.out, _stated(options) | {"seeds": list(options.seeds)}, tables, seconds_of(options.study, [*sweep, *runs]))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, measure, keep, tell."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = study_parser(__doc__ or "", _NAME)
-    parser.add_argument("--base", type=Path, help="folder of a model in one file; default studies/base, --quick: demo's")
+    parser.add_argument("--base", type=Path, help="folder of a model in one file; default studies/base")
     parser.set_defaults(seeds=[0, 1, 2])
-    options = parser.parse_args(arguments)
-    options.base = options.base or (BASE if options.quick else STUDY_BASE)
-    run_study(_NAME, options, _make, _keep, tell)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Train, measure, keep, tell."""
+    run_study(_NAME, parsed(), make_cells, keep_tables, tell)
 
 
 if __name__ == "__main__":
