@@ -1,4 +1,4 @@
-"""The base that the studies adapt: a Llama of 2.5 M parameters that has read English prose, and how well it has learned.
+"""The base that the studies adapt: a Llama of 2.5 M parameters that has read prose, and how well.
 
 ``python -m analyses.pretrain_study_base`` makes it in ten minutes of one thread, in ``studies/base``; it is not kept
 with the code. A training that was stopped goes on, and comes to what it would have come to. What it reads: novels and
@@ -150,7 +150,7 @@ def _settings(options: argparse.Namespace, sources: SourceText) -> dict[str, Any
     return {"size": asdict(options.size), "seed": options.seeds[0], "texts": texts_sha256(sources.values())}
 
 
-def _new_model(size: Size, seed: int) -> nn.Module:
+def _new_model(size: Size, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     end_of_text = 0  # special tokens come first in the vocabulary
@@ -168,8 +168,7 @@ def _new_model(size: Size, seed: int) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = LlamaForCausalLM(config)
-    return model
+        return LlamaForCausalLM(config)
 
 
 def batch_of(tokens: Tensor, step: int, size: Size, seed: int) -> Tensor:
