@@ -5,10 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import kruskal, spearmanr
+from scipy.stats import kruskal
 
 from rank_lab.curve import SORA
 from rank_lab.names import identify
+from rank_lab.scores import SCORES
 from rank_lab.uncertainty import student_interval
 
 __all__ = [
@@ -184,11 +185,11 @@ def falls(points: pd.DataFrame) -> pd.DataFrame:
         if own["stage"].nunique() < _LEAST_STAGES:
             continue
         pairs = [each[["train_score", "validation_score"]].to_numpy() for _, each in own.groupby("seed")]
-        ranks = [float(spearmanr(pair[:, 0], pair[:, 1]).statistic) for pair in pairs]
+        ranks = [SCORES["spearman"].of(pair[:, 0], pair[:, 1]) for pair in pairs]
         later = over_seeds(wide.loc[task, "generalization"] - wide.loc[task, "memorization"])
         rows.append(
             {"task": task, "later": later["mean"], "later_low": later["low"], "later_high": later["high"],
-             "seeds": later["seeds"], "spearman": np.mean(ranks), "spearman_smallest": min(ranks),
+             "seeds": later["seeds"], "spearman": float(np.mean(ranks)), "spearman_smallest": min(ranks),
              "spearman_largest": max(ranks)}
         )  # fmt: skip
     return pd.DataFrame(rows)

@@ -99,16 +99,21 @@ def curves_of(found: Kept, axis: CurveAxis) -> list[CurvePoints]:
     axis
         To draw over.
     """
-    points, knees = found.tables["points"].fillna({"warning": ""}), found.tables["knees"]
+    points, knees = _worded(found.tables["points"], "warning"), _worded(found.tables["knees"], "reason")
     curves = []
     for task, own in points.groupby("task", sort=False):
         whole = [
             {str(name): None if pd.isna(value) else value for name, value in record.items()}
-            for record in knees[knees["task"] == task].fillna({"reason": ""}).to_dict("records")
+            for record in knees[knees["task"] == task].to_dict("records")
         ]
         rows = own[own[axis].notna()] if axis == "threshold" else own
         curves.append(points_of_rows(rows, whole, axis, where=str(task)))
     return curves
+
+
+def _worded(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """With empty texts, which a CSV does not tell from missing values."""
+    return frame.assign(**{column: ["" if pd.isna(each) else str(each) for each in frame[column]]})
 
 
 def missing(found: Kept) -> list[str]:
@@ -134,7 +139,7 @@ def page(found: Kept) -> str:
     found
         The kept tables.
     """
-    points, gates = found.tables["points"].fillna({"warning": ""}), found.tables["gates"]
+    points, gates = _worded(found.tables["points"], "warning"), found.tables["gates"]
     known, half, together = learned(points), halfway_points(points), falls(points)
     depth, controls, testable = depth_thirds(points, gates), against_controls(points), _testable(known)
     absent = missing(found)
@@ -207,7 +212,7 @@ def _claims(
     both = [task for task, curves in testable.items() if all(curves.values())]
     lines = [f"1. **Turning points differ between tasks.** {_differ(half, testable)}"]
     lines.append(f"2. **Memorization and generalization fall together.** {_fall_words(together, both)}")
-    lines.append(f"3. **Shallow layers become sparser.** {_depth_words(depth)}")
+    lines.append(f"3. **Shallow layers become sparser.** {_depth_words(depth, testable)}")
     lines += [
         f"{number}. **SoRA beats {_CONTROLS[name]}.** {_control_words(controls[controls['control'] == name], testable)}"
         for number, name in enumerate((name for name in _CONTROLS if name in set(controls["control"])), start=4)
@@ -264,8 +269,9 @@ def _fall_words(together: pd.DataFrame, both: list[str]) -> str:
     )
 
 
-def _depth_words(depth: pd.DataFrame) -> str:
-    return _sided(depth, "deep_less_shallow", "deep_less_shallow_low", "deep_less_shallow_high",
+def _depth_words(depth: pd.DataFrame, testable: Mapping[str, Mapping[str, bool]]) -> str:
+    own = depth[depth["task"].isin([task for task in testable if testable[task]["memorization"]])]
+    return _sided(own, "deep_less_shallow", "deep_less_shallow_low", "deep_less_shallow_high",
                   ("seen in", "the opposite in", "cannot be told apart in"))  # fmt: skip
 
 

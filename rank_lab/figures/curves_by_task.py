@@ -1,6 +1,7 @@
 """Memorization and generalization of several tasks side by side, a panel each: all of SoRA's Figure 3 at a glance."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,6 +21,9 @@ __all__ = ["curves_by_task"]
 
 _COLUMNS = 3
 _GAPS = (0.06, 0.17)  # between panels, as shares of the plot: across and down
+_ON_TOP: Mapping[Style, Mapping[str, Any]] = {
+    "light": {}, "dark": {}, "paper": {"yref": "container", "y": 1.0, "yanchor": "top"},  # above the panels' names
+}  # fmt: skip
 _AXES = {"nonzero_parameters": "non-zero parameters", "threshold": "threshold λ"}
 
 
@@ -53,8 +57,15 @@ def curves_by_task(
     over, rows = curves[0].axis, -(-len(curves) // _COLUMNS)
     words = "Memorization and generalization" if quantity is None else quantity.capitalize()
     plot = new_plot(
-        style, title=f"{words} by task", x="", y="", width=760, height=90 + 230 * rows, legend=legend(style)
+        style,
+        title=f"{words} by task",
+        x="",
+        y="",
+        width=760,
+        height=90 + 230 * rows,
+        legend=legend(style) | _ON_TOP[style],
     )
+    plot.update_layout(margin={"t": 64 if style != "paper" else 44})
     looks = _looks(curves, style, quantity)
     for place, points in enumerate(curves):
         _panel(plot, place, rows, points, style)
@@ -110,7 +121,7 @@ def _panel(plot: go.Figure, place: int, rows: int, points: CurvePoints, style: S
 def _title(plot: go.Figure, place: int, points: CurvePoints, remark: str, style: Style) -> None:
     text = f"<b>{label(points.about['task'])}</b> ({label(points.about['score'])})"
     if remark:
-        text += f"<br>{label(remark)}"
+        text += f", {label(remark)}"
     plot.add_annotation(
         text=text, showarrow=False, xref=f"x{_suffix(place)} domain", yref=f"y{_suffix(place)} domain", x=0.0, y=1.0,
         xanchor="left", yanchor="bottom", align="left", font={"color": palette(style).text, "size": 11},
