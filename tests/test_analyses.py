@@ -14,10 +14,9 @@ import pytest
 import torch
 import transformers
 
-from analyses import machine, module_names, noise_cost, rivals, sparsity_curves, structure, training_steps
+from analyses import machine, module_names, noise_cost, rivals, structure, training_steps
 from analyses.known_changes import Row
 from analyses.rivals_readings import NOT_ASKED, NOT_INSTALLED
-from rank_lab.curve import Curve
 from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
@@ -191,27 +190,6 @@ def test_noise_tables_are_what_the_tests_say(tmp_path: Path) -> None:
     assert all(row["T1"] == 0 for row in results["recasts"])
     assert {row["regime"] for row in results["sizes"] if row["size"] == 3e-6} == {"unresolved"}
     assert text.count("refused") >= 4
-
-
-def test_sparsity_curves_keeps_a_curve_and_goes_on(tmp_path: Path, shared_data: Path) -> None:
-    command = [
-        sys.executable, "-m", "analyses.sparsity_curves", "--quick", "--no-picture", "--data", str(shared_data),
-        "--study", str(tmp_path / "study"), "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
-    texts = []
-    for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        texts.append((tmp_path / "out" / "rte" / "curve.jsonl").read_text())
-    assert texts[0] == texts[1]
-    assert (tmp_path / "out" / "rte" / "README.md").read_text() in done.stdout
-    rows = Curve.load(tmp_path / "out" / "rte").rows
-    assert len(rows) == 5 + 4
-    figure = sparsity_curves.draw(rows)
-    assert len(figure.data) == 2 * (2 + 1)  # the threshold has no meaning for svd
-    drawn = next(trace for trace in figure.data if trace.name == "SoRA, trained on")
-    assert list(drawn.x) == sorted(rows.loc[rows["control"] == "sora", "nonzero_parameters"])
-    assert sum("open" in symbol for symbol in drawn.marker.symbol) == (~rows["converged"].dropna().astype(bool)).sum()
 
 
 def test_training_cost_takes_every_method_in_turns(tmp_path: Path) -> None:
