@@ -40,7 +40,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, go.Figure]:
 def _learning_forgetting(points: pd.DataFrame) -> go.Figure:
     trainings = list(dict.fromkeys(points["training"]))
     figure = make_subplots(
-        rows=2, cols=2, subplot_titles=trainings, horizontal_spacing=0.1, vertical_spacing=0.16, shared_yaxes="rows"
+        rows=2, cols=2, subplot_titles=trainings, horizontal_spacing=0.1, vertical_spacing=0.2, shared_yaxes="rows"
     )
     for place, training in enumerate(trainings):
         where = {"row": place // 2 + 1, "col": place % 2 + 1}
@@ -56,7 +56,7 @@ def _learning_forgetting(points: pd.DataFrame) -> go.Figure:
         figure.add_trace(line, **where)
         figure.update_xaxes(title=_SCORES[own["learning"].iloc[0]], **where)
     figure.update_yaxes(title="source accuracy", col=1)
-    return figure.update_layout(_layout(840, 660, -0.12))
+    return figure.update_layout(_layout(720, 580, -0.14))
 
 
 def _way(rows: pd.DataFrame, look: tuple[str, str, str], *, shown: bool) -> go.Scatter:
@@ -83,7 +83,7 @@ def _adapters(points: pd.DataFrame) -> go.Figure:
                 )  # fmt: skip
                 figure.add_trace(marks, row=1, col=column)
         figure.update_xaxes(title="accuracy (%)", row=1, col=column)
-    return figure.update_layout(_layout(840, 340, -0.4))
+    return figure.update_layout(_layout(720, 320, -0.42))
 
 
 def _budgets(points: pd.DataFrame) -> go.Figure:
@@ -104,7 +104,7 @@ def _budgets(points: pd.DataFrame) -> go.Figure:
             title="trained parameters (% of the model's)", type="log", tickvals=ticks, row=1, col=column
         )
         figure.update_yaxes(title="accuracy (%)" if column == 1 else None, row=1, col=column)
-    return figure.update_layout(_layout(720, 340, -0.4))
+    return figure.update_layout(_layout(640, 320, -0.42))
 
 
 def _peft(points: pd.DataFrame) -> go.Figure:
@@ -124,7 +124,7 @@ def _peft(points: pd.DataFrame) -> go.Figure:
 
 def _layout(width: int, height: int, legend: float) -> dict[str, Any]:
     return {
-        "template": "simple_white", "width": width, "height": height, "font_size": 12,
+        "template": "simple_white", "width": width, "height": height, "font_size": 11,
         "margin": {"l": 80, "r": 20, "t": 50, "b": 100},
         "legend": {"orientation": "h", "y": legend, "x": 0.5, "xanchor": "center"},
     }  # fmt: skip

@@ -14,6 +14,8 @@ __all__ = ["BACKGROUND", "add_background", "background_rows", "background_words"
 BACKGROUND = "published"
 """Start of the names of these traces, and what tells their rows in a figure's data."""
 
+_LAST = 1100  # of the legend's entries: plotly's own are 1000
+
 
 def add_background(plot: go.Figure, found: Background | None, style: Style, *, beside: Sequence[str] = ()) -> None:
     """Draw published values, each method of each source a trace.
@@ -40,6 +42,7 @@ def add_background(plot: go.Figure, found: Background | None, style: Style, *, b
 def _points(rows: pd.DataFrame, name: str, look: Mark, style: Style) -> go.Scatter:
     return go.Scatter(
         x=rows["x"].tolist(), y=rows["y"].tolist(), mode="markers", name=name, legendgroup=name, opacity=0.75,
+        legendrank=_LAST,
         marker={"symbol": f"{look.symbol}-open", "size": 6, "color": palette(style).null, "line": {"width": 1}},
         hovertext=[_hover(row) for row in rows.to_dict("records")], hoverinfo="text", meta={"published": True},
     )  # fmt: skip
