@@ -8,6 +8,7 @@ import pandas as pd
 from rank_lab.checkpoint_scores import MEASURES
 from rank_lab.curve import Curve
 from rank_lab.errors import RankLabError
+from rank_lab.functional_report import FunctionalReport
 from rank_lab.metrics import METRICS
 from rank_lab.outcomes import Outcomes
 from rank_lab.references import DATA_SETS, REFERENCES, TRAINING_METHODS
@@ -63,6 +64,7 @@ FIGURE_PAPERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "principal_angles": (_SUBSPACE_PAPERS["angles"],),
         "phi": (_SUBSPACE_PAPERS["phi"],),
         "amplification": (_SUBSPACE_PAPERS["amplification"],),
+        "linear_share": (),
         "intruder_dimensions": (_SUBSPACE_PAPERS["intruders"],),
     }
 )
@@ -100,6 +102,7 @@ def cited_by(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Iterable[SubspaceReport] = (),
+    functional: Iterable[FunctionalReport] = (),
 ) -> list[str]:
     """Keys of :data:`rank_lab.references.REFERENCES` that the tables of a study rest on.
 
@@ -109,6 +112,8 @@ def cited_by(
         What is exported; none, or None, for what the study does not have.
     subspaces
         Comparisons that are exported.
+    functional
+        Reports of functional ranks that are exported.
     """
     found = _of_updates(report.updates for report in reports)
     if outcomes is not None:
@@ -117,6 +122,10 @@ def cited_by(
         found |= {"ding2023sora"} | _of_tasks(row.task for row in curve.records)
     for comparison in subspaces:
         found |= _of_subspaces(comparison)
+    for measured in functional:
+        found |= _of_updates([measured.ranks[["method"]]]) | {
+            METRIC_PAPERS[name] for name in measured.ranks["metric"].dropna().unique() if name in METRIC_PAPERS
+        }
     return [key for key in REFERENCES if key in found]
 
 

@@ -13,6 +13,8 @@ from rank_lab.export import FORMATS, export_curve, export_reports
 from rank_lab.export_readme import export_readme
 from rank_lab.exported import Exported, described
 from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, FiguresWritten, export_figures, figure_formats
+from rank_lab.functional_export import export_functional
+from rank_lab.functional_report import load_functional
 from rank_lab.latex_export import BIBLIOGRAPHY, export_latex, latex_references
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import plain
@@ -61,23 +63,32 @@ def write_export(
     of_figures, problem = figure_formats(formats)
     chosen = list(dict.fromkeys(formats or (*FORMATS, LATEX)))
     curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
-    reports = stored_reports(study, alone=curve is None and outcomes is None and not subspaces)
+    functional = load_functional(study)
+    others = curve is not None or outcomes is not None or subspaces or functional
+    reports = stored_reports(study, alone=not others)
     data = [kind for kind in chosen if kind in FORMATS]
     files = export_reports(reports, out, formats=data) if reports and data else []
     files += [] if curve is None else export_curve(curve, out, formats=data)
     files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
     files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
+    files += export_functional(functional, out, formats=data) if functional and data else []
     again = shlex.join(["rank-lab", "export", str(study), "-o", called or str(out)])
     written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
     if LATEX in chosen:
-        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
+        command, parts = f"{again} -f {LATEX}", {"subspaces": subspaces, "functional": functional}
+        written += export_latex(reports, outcomes, curve, out, command=command, **parts)  # type: ignore[arg-type]
     if of_figures:
         figures = _figures(study, out, of_figures, again, tell)
         written += figures.files
         command = " ".join([again, *(f"-f {each}" for each in chosen)])
-        written = _with_references(written, out, (reports, outcomes, curve, subspaces), figures.metrics, command)
+        written = _with_references(
+            written, out, (reports, outcomes, curve, subspaces, functional), figures.metrics, command
+        )
     compared = {name: report.provenance for name, report in subspaces.items()}
-    about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
+    measured = {name: report.provenance for name, report in functional.items()}
+    about = export_readme(
+        written, out, study, [report.provenance for report in reports], comparisons=compared, functional=measured
+    )
     if problem and tell is not None:
         tell(f"note: no pictures: {problem}")
     return [*(each.file for each in written), *about]

@@ -23,6 +23,7 @@ def export_readme(
     provenances: Sequence[Mapping[str, Any]],
     *,
     comparisons: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    functional: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[Path]:
     """Write ``README.md`` and ``captions.md`` of an export.
 
@@ -38,6 +39,8 @@ def export_readme(
         Of its reports.
     comparisons
         Name to provenance of its comparisons of subspaces.
+    functional
+        Name to provenance of its reports of functional ranks.
     """
     parts = [
         f"# Export of {markdown(str(study))}",
@@ -57,8 +60,9 @@ def export_readme(
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
         "## Reports that it was made from",
         *[_report(each) for each in provenances],
-        *([] if provenances or comparisons else ["None: the study has a curve or scores alone."]),
+        *([] if provenances or comparisons or functional else ["None: the study has a curve or scores alone."]),
         *[_report(each, name) for name, each in comparisons.items()],
+        *[_report(each, f"{name}, functional ranks") for name, each in functional.items()],
     ]
     captioned = [each for each in files if each.caption]
     captions = ["# Captions", *(f"**{markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
@@ -82,7 +86,7 @@ def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
     settings, base = provenance["settings"], provenance["base"]
     command = provenance.get("command") or []
     versions = provenance.get("versions") or {}
-    tuned = [provenance["first"], provenance["second"]] if comparison else provenance["tuned"]
+    tuned = provenance["tuned"] if "tuned" in provenance else [provenance["first"], provenance["second"]]
     chosen = {
         name: value for name, value in settings.items() if name not in ("run", "name") and value not in (None, False)
     }
@@ -90,12 +94,20 @@ def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
         ("made", markdown(str(provenance.get("created_at", "not recorded")))),
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
         ("tuned", "; ".join(map(_input, tuned))),
+        *_probe(provenance.get("texts")),
         ("base", "none" if base is None else _input(base)),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
         ("machine", markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
     ]
     return f"### {markdown(comparison or str(settings['run']))}\n\n{_table(('', ''), rows)}"
+
+
+def _probe(texts: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if texts is None:
+        return []
+    told = f"{texts['texts']} texts, {texts['tokens']} tokens, sha256 {texts['sha256'][:16]}"
+    return [("probe texts", f"`{_code(str(texts['file']))}` ({markdown(told)})")]
 
 
 def _input(checkpoint: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from types import MappingProxyType
 from rank_lab.citations import cited_by, cited_by_figures, uncited_methods
 from rank_lab.curve import Curve
 from rank_lab.exported import Exported
+from rank_lab.functional_report import FunctionalReport
+from rank_lab.latex_functional import functional_tables_tex
 from rank_lab.latex_outcomes import curve_tables, outcome_tables
 from rank_lab.latex_ranks import coverage_table, modules_table, ranks_table
 from rank_lab.latex_subspaces import subspace_tables
@@ -28,6 +30,7 @@ _WHAT = {
     "curve": "LaTeX: stages and controls of the schedule (curve.jsonl)",
     "curve-bands": "LaTeX: the schedule, means over seeds (curve.jsonl)",
     "equal-learning": "LaTeX: forgetting at equal learning (scores.parquet)",
+    "functional-ranks": "LaTeX: ranks of what each update does to real inputs, beside nulls (functional ranks)",
     "subspace-similarity": "LaTeX: angles and phi of two updates per kind of module, beside random ones (comparisons)",
     "subspace-amplification": "LaTeX: amplification, with the weight's own and random directions (comparisons)",
     "subspace-intruders": "LaTeX: intruder dimensions beside those that white noise makes (comparisons)",
@@ -44,6 +47,7 @@ def export_latex(
     *,
     command: str,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    functional: Mapping[str, FunctionalReport] = MappingProxyType({}),
 ) -> list[Exported]:
     r"""Write a study's tables as LaTeX.
 
@@ -57,6 +61,8 @@ def export_latex(
         That makes the files again.
     subspaces
         Its comparisons by name.
+    functional
+        Its reports of functional ranks by name.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def export_latex(
         all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = latex_tables(reports, outcomes, curve, subspaces)
+    tables = latex_tables(reports, outcomes, curve, subspaces, functional)
     written = []
     for table in tables:
         file = folder / f"table_{table.label.replace('-', '_')}.tex"
@@ -75,7 +81,7 @@ def export_latex(
     names = [each.file.name for each in written]
     document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
     references = folder / f"{BIBLIOGRAPHY}.bib"
-    references.write_text(latex_references(reports, outcomes, curve, subspaces), encoding="ascii")
+    references.write_text(latex_references(reports, outcomes, curve, subspaces, functional), encoding="ascii")
     return [
         *written,
         Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
@@ -88,12 +94,13 @@ def latex_tables(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    functional: Mapping[str, FunctionalReport] = MappingProxyType({}),
 ) -> list[LatexTable]:
     """All tables of a study, in the order in which they are written.
 
     Parameters
     ----------
-    reports, outcomes, curve, subspaces
+    reports, outcomes, curve, subspaces, functional
         See :func:`export_latex`; spectra are not looked at.
     """
     tables: list[LatexTable] = []
@@ -104,7 +111,7 @@ def latex_tables(
     if outcomes is not None:
         tables += outcome_tables(outcomes)
     tables += [] if curve is None else curve_tables(curve)
-    return tables + subspace_tables(subspaces)
+    return tables + subspace_tables(subspaces) + functional_tables_tex(functional)
 
 
 def latex_references(
@@ -112,6 +119,7 @@ def latex_references(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    functional: Mapping[str, FunctionalReport] = MappingProxyType({}),
     *,
     figures: Iterable[str] = (),
 ) -> str:
@@ -119,12 +127,12 @@ def latex_references(
 
     Parameters
     ----------
-    reports, outcomes, curve, subspaces
+    reports, outcomes, curve, subspaces, functional
         See :func:`export_latex`.
     figures
         What its figures show, of :attr:`rank_lab.figures.Figure.metrics`.
     """
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
-    cited = {*cited_by(reports, outcomes, curve, subspaces.values()), *cited_by_figures(figures)}
+    cited = {*cited_by(reports, outcomes, curve, subspaces.values(), functional.values()), *cited_by_figures(figures)}
     return head + bibtex([key for key in REFERENCES if key in cited])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rank_lab.curve import CURVE_FILE, KNEES_FILE, SCHEDULE_FILE, Curve
 from rank_lab.errors import RankLabError, SchemaError
+from rank_lab.functional_report import FUNCTIONAL_FILES, FunctionalReport, functional_name, functional_reports_of
 from rank_lab.outcomes import Outcomes
 from rank_lab.report import RankReport, read_provenance, read_table
 from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
@@ -119,6 +120,7 @@ class Study:
             self._part("report", folder, _signature(folder, _TABLES), _entry) for folder in self._report_folders()
         ]
         parts += [self._curve(), self._outcomes(), *self._subspaces().values()]
+        parts += self._functional().values()
         by_run: dict[str, list[ReportEntry]] = {}
         for entry in self.reports():
             by_run.setdefault(entry.run, []).append(entry)
@@ -169,10 +171,15 @@ class Study:
         """Comparisons of two updates' subspaces that can be read, by name."""
         return {name: each for name, each in self._subspaces().items() if isinstance(each, SubspaceReport)}
 
+    def functional(self) -> dict[str, FunctionalReport]:
+        """Reports of functional ranks that can be read, by name."""
+        return {name: each for name, each in self._functional().items() if isinstance(each, FunctionalReport)}
+
     def signature(self) -> str:
         """Changes whenever a file that is shown has changed."""
         parts = [_signature(folder, _TABLES) for folder in self._report_folders()]
         parts += [_subspace_signature(folder) for folder in subspace_reports_of(self.folder)]
+        parts += [_functional_signature(folder) for folder in functional_reports_of(self.folder)]
         return str(hash((*parts, *(_stamp(self.folder / name) for name in (*_CURVE_FILES, SCORES_FILE)))))
 
     def _report_folders(self) -> list[Path]:
@@ -199,6 +206,13 @@ class Study:
         folders = subspace_reports_of(self.folder)
         return {
             comparison_name(each): self._part("subspaces", each, _subspace_signature(each), SubspaceReport.load)
+            for each in folders
+        }
+
+    def _functional(self) -> dict[str, FunctionalReport | Problem]:
+        folders = functional_reports_of(self.folder)
+        return {
+            functional_name(each): self._part("functional", each, _functional_signature(each), FunctionalReport.load)
             for each in folders
         }
 
@@ -246,7 +260,11 @@ class Study:
         """Refuse a link that leads out of the study: it may have come from somewhere else."""
         root = self.folder.resolve()
         beside = [path.with_name(name) for name in _CURVE_FILES] if path.name == CURVE_FILE else []
-        for one in (path, *beside, *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES))):
+        for one in (
+            path,
+            *beside,
+            *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES, *FUNCTIONAL_FILES)),
+        ):
             if one.exists() and not one.resolve().is_relative_to(root):
                 raise SchemaError(f"{one}: is a link out of the study; copy what it leads to into {self.folder}.")
 
@@ -273,6 +291,10 @@ def _signature(folder: Path, names: tuple[str, ...]) -> tuple[object, ...]:
 
 def _subspace_signature(folder: Path) -> tuple[object, ...]:
     return tuple(_stamp(folder / name) for name in SUBSPACE_FILES)
+
+
+def _functional_signature(folder: Path) -> tuple[object, ...]:
+    return tuple(_stamp(folder / name) for name in FUNCTIONAL_FILES)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
 from rank_lab.figures_export import FIGURE_FORMATS
+from rank_lab.functional_export import functional_data
 from rank_lab.latex_export import latex_references, latex_tables
 from rank_lab.latex_table import LatexTable
 from rank_lab.outcomes_export import outcome_data
@@ -46,8 +48,9 @@ def study_data(study: Study) -> dict[str, pd.DataFrame]:
     curve, outcomes = study.curve(), study.outcomes()
     found |= {} if curve is None else curve_data(curve)
     found |= {} if outcomes is None else outcome_data(outcomes)
-    subspaces = study.subspaces()
-    return found | (subspace_data(subspaces) if subspaces else {})
+    subspaces, functional = study.subspaces(), study.functional()
+    found |= subspace_data(subspaces) if subspaces else {}
+    return found | (functional_data(functional) if functional else {})
 
 
 def study_latex(study: Study) -> dict[str, LatexTable]:
@@ -58,13 +61,13 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    tables = latex_tables(*_parts(study))
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    return latex_references(*_parts(study))
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
@@ -95,6 +98,10 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
         return content.getvalue()
+
+
+def _parts(study: Study) -> tuple[Any, ...]:
+    return _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.functional()
 
 
 def _without_spectra(study: Study) -> list[RankReport]:
