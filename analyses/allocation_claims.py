@@ -188,7 +188,7 @@ def by_kind(found: pd.DataFrame) -> pd.DataFrame:
         means = own.T.groupby(kinds).mean()
         for kind, values in means.iterrows():
             rows.append({"task": task, "kind": kind} | over_seeds(values.to_numpy() - own.mean(axis=1).to_numpy()))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "kind", "mean", "low", "high", "seeds"])
 
 
 def _kind(module: str) -> str:

@@ -32,6 +32,7 @@ AXES = ("sparsity", "threshold")
 THIRDS = ("shallow", "middle", "deep")
 """The first, second and last third of the layers."""
 
+_SPEARMAN = ("spearman", "spearman_smallest", "spearman_largest")
 _HALF = 0.5
 _NEAR_HALF = 0.3
 _LEAST_STAGES = 3  # for a correlation over them
@@ -192,7 +193,7 @@ def falls(points: pd.DataFrame) -> pd.DataFrame:
              "seeds": later["seeds"], "spearman": float(np.mean(ranks)), "spearman_smallest": min(ranks),
              "spearman_largest": max(ranks)}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", *_ended("later"), "seeds", *_SPEARMAN])
 
 
 def half_open_stages(points: pd.DataFrame) -> dict[str, int]:
@@ -242,7 +243,7 @@ def depth_thirds(points: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
             {"task": task, "stage": stage, **means.mean(axis=1)[list(THIRDS)], "deep_less_shallow": apart["mean"],
              "deep_less_shallow_low": apart["low"], "deep_less_shallow_high": apart["high"], "seeds": apart["seeds"]}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "stage", *THIRDS, *_ended("deep_less_shallow"), "seeds"])
 
 
 _KEYS = ("task", "seed", "control", "stage")
@@ -275,7 +276,7 @@ def against_controls(points: pd.DataFrame) -> pd.DataFrame:
                 {"task": task, "control": control, "curve": name, "points": found["mean"], "low": found["low"],
                  "high": found["high"], "seeds": found["seeds"]}
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "control", "curve", "points", "low", "high", "seeds"])
 
 
 def _apart(own: pd.DataFrame, control: pd.DataFrame, column: str) -> float:
@@ -285,6 +286,10 @@ def _apart(own: pd.DataFrame, control: pd.DataFrame, column: str) -> float:
         return float("nan")
     read = np.interp(partly["nonzero_parameters"], curve.index.to_numpy(np.float64), curve.to_numpy(np.float64))
     return float(100 * (partly[column].to_numpy() - read).mean())
+
+
+def _ended(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
 
 
 def _by_task(rows: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
