@@ -57,6 +57,7 @@ _ON_CONTROLS = (
     " and are not trained: SoRA's stages have had more steps than the dense stage that controls start from."
 )
 
+_STARTS = {"normal": "random numbers of N(0, 1), as the published code has it", "ones": "one"}
 _PICTURES: tuple[tuple[str, CurveAxis, str | None], ...] = (
     ("curves", "nonzero_parameters", None),
     ("thresholds", "threshold", None),
@@ -186,10 +187,11 @@ def _about(found: Kept, points: pd.DataFrame) -> str:
         for task, each in settings["tasks"].items() if len(own := points[points["task"] == task])
     ]  # fmt: skip
     return (
-        f"{points['model'].iloc[0]}, SoRA of rank {settings['rank']} on {settings['targets'].replace(',', ', ')}, all"
-        f" gates one at the start, learning rate {settings['learning_rate']:g} and {settings['gate_rate']:g} for gates,"
-        f" thresholds {thresholds} (times the gates' rate, as the paper writes it), a head that is trained, {told}"
-        " seeds a task. Every stage takes the number of steps below, so that the published loop subtracts as much.\n\n"
+        f"{points['model'].iloc[0]}, SoRA of rank {settings['rank']} on {settings['targets'].replace(',', ', ')}, gates"
+        f" that start at {_STARTS[settings['gate_init']]}, learning rate {settings['learning_rate']:g} and"
+        f" {settings['gate_rate']:g} for gates, thresholds {thresholds} (times the gates' rate, as in the paper),"
+        f" a head that is trained, {told} seeds a task. Every stage takes the number of steps below, so that the"
+        " published loop subtracts as much.\n\n"
         + table(
             ("task", "tokens", "memorization examples", "validation examples", "training examples", "batch",
              "dense steps", "steps a stage"), sizes,
