@@ -2,6 +2,7 @@
 
 from rank_lab.figures.amplification_plot import amplification_plot
 from rank_lab.figures.association_plot import association_plot
+from rank_lab.figures.behavioural_curve import behavioural_curve
 from rank_lab.figures.budget_curve import budget_curve
 from rank_lab.figures.curves_by_task import curves_by_task
 from rank_lab.figures.figure import Figure
@@ -30,6 +31,7 @@ __all__ = [
     "Style",
     "amplification_plot",
     "association_plot",
+    "behavioural_curve",
     "budget_curve",
     "curves_by_task",
     "gate_map",
