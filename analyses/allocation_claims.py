@@ -186,7 +186,7 @@ def by_kind(found: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``task``, ``kind``, ``mean``, ``low``, ``high``, ``seeds``.
     """
-    kinds = {name: _kind(name) for name in found}
+    kinds = {str(name): _kind(str(name)) for name in found}
     rows = []
     for task, own in found.groupby(level="task", sort=False):
         means = own.T.groupby(kinds).mean()

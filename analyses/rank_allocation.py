@@ -126,8 +126,8 @@ def _findings(chosen: pd.DataFrame, rank: int) -> list[str]:
     pairs = pairs_of(chosen)
     spread = pd.DataFrame(
         [
-            {"task": task, "seed": seed} | dispersion(own.to_numpy(np.float64), rank)
-            for (task, seed, _), own in chosen.iterrows()
+            {"task": task, "seed": seed} | dispersion(counts, rank)
+            for (task, seed, _), counts in zip(chosen.index, chosen.to_numpy(np.float64), strict=True)
         ]
     )
     kinds = by_kind(chosen)

@@ -116,7 +116,7 @@ def halfway_points(points: pd.DataFrame) -> pd.DataFrame:
             score = part[f"{CURVES[name]}_score"].to_numpy(np.float64)
             for axis in AXES:
                 value = halfway(part[axis].to_numpy(np.float64), score)
-                rows.append({"task": task, "curve": name, "axis": axis, "seed": int(seed), "value": value})
+                rows.append({"task": task, "curve": name, "axis": axis, "seed": seed, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -187,7 +187,8 @@ def falls(points: pd.DataFrame) -> pd.DataFrame:
             continue
         pairs = [each[["train_score", "validation_score"]].to_numpy() for _, each in own.groupby("seed")]
         ranks = [SCORES["spearman"].of(pair[:, 0], pair[:, 1]) for pair in pairs]
-        later = over_seeds(wide.loc[task, "generalization"] - wide.loc[task, "memorization"])
+        mine = wide[wide.index.get_level_values("task") == task]
+        later = over_seeds((mine["generalization"] - mine["memorization"]).to_numpy(np.float64))
         rows.append(
             {"task": task, "later": later["mean"], "later_low": later["low"], "later_high": later["high"],
              "seeds": later["seeds"], "spearman": float(np.mean(ranks)), "spearman_smallest": min(ranks),
@@ -229,7 +230,7 @@ def depth_thirds(points: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         A row a task: ``stage``, the means of :data:`THIRDS`, ``deep_less_shallow`` with ``_low`` and ``_high``.
     """
-    chosen, modules = half_open_stages(points), [name for name in gates if name not in _KEYS]
+    chosen, modules = half_open_stages(points), [str(name) for name in gates if name not in _KEYS]
     layers = {name: identify(name).layer for name in modules}
     placed = {name: layer for name, layer in layers.items() if layer is not None}
     order = sorted(set(placed.values()))
@@ -238,7 +239,7 @@ def depth_thirds(points: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
     for task, stage in chosen.items():
         own = gates[(gates["task"] == task) & (gates["stage"] == stage) & (gates["control"] == SORA)]
         means = own[list(placed)].T.groupby(lambda name: third[placed[name]]).mean()
-        apart = over_seeds(means.loc["deep"] - means.loc["shallow"])
+        apart = over_seeds(means.T["deep"].to_numpy(np.float64) - means.T["shallow"].to_numpy(np.float64))
         rows.append(
             {"task": task, "stage": stage, **means.mean(axis=1)[list(THIRDS)], "deep_less_shallow": apart["mean"],
              "deep_less_shallow_low": apart["low"], "deep_less_shallow_high": apart["high"], "seeds": apart["seeds"]}
