@@ -85,7 +85,7 @@ TWO_CORES = Setting(
         "cola": Size(32, 1000, 500, 150, 8, 400, 30),
         "rte": Size(40, 300, 277, 100, 8, 300, 30),
     },
-    (0.0, 0.7, 0.8, 1.0, 1.25, 1.75, 2.5, 5.0),
+    (0.0, 0.7, 0.8, 1.0, 1.25, 1.75, 2.5, 5.0, 12.0),
     _TARGETS,
 )
 """Three minutes a cell, of one thread."""
@@ -99,7 +99,7 @@ FULL = Setting(
             ("qnli", 256, 20_000), ("rte", 320, 4000),
         )
     },
-    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.5),
+    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.5, 5.0),
     _TARGETS, learning_rate=3e-4, gate_rate=1e-3, check_steps=50,
     controls=("as_shipped", "one_shot", "one_shot_importance", "svd"),
 )  # fmt: skip
