@@ -73,7 +73,7 @@ class Check:
     Parameters
     ----------
     table
-        ``"updates"``, ``"subspaces"``, ``"scores"`` or ``"curve"``.
+        ``"updates"``, ``"subspaces"``, ``"behavioural"``, ``"scores"`` or ``"curve"``.
     run
         Of the row; of a curve its seed; of subspaces the comparison.
     row
