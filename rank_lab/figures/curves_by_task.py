@@ -80,7 +80,7 @@ def curves_by_task(
     data = pd.concat([each.points.assign(task=each.about["task"], measured_over=over) for each in curves])
     return Figure(
         f"curves_by_task_{quantity or 'both'}", f"{words} by task", plot, data, _caption(curves, quantity, words),
-        MEASURED if quantity is None else (quantity,),
+        MEASURED,
     )  # fmt: skip
 
 
