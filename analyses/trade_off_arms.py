@@ -6,7 +6,7 @@ from rank_lab.training.method import MethodChoices
 
 __all__ = ["ARMS", "QUICK_ARMS", "Arm", "arm_named", "choices_of"]
 
-_LOW, _MIDDLE, _HIGH = 1e-3, 4e-3, 1.6e-2
+_LOW, _MIDDLE, _HIGH = 5e-4, 2e-3, 8e-3
 _GATE_LR, _SHRINKAGE = 0.1, 1.2
 _USUAL = MethodChoices()
 

@@ -17,6 +17,14 @@ __all__ = ["tables"]
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 _RANKS = ("energy_rank_90", "null_energy_rank_90", "effective_rank", "stable_rank", "relative_frobenius")
+_AT_END = (
+    "intruders",
+    "directions",
+    "functional_energy_rank_90",
+    "null_functional_energy_rank_90",
+    "functional_effective_rank",
+    "linear_share",
+)
 _KEY = ["target", "arm", "rate", "seed", "step"]
 
 
@@ -65,7 +73,7 @@ def _checkpoints(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
         found[f"forgotten_{name}"] = found[f"loss_{name}"] - before[f"loss_{name}"]
     found["parameters"] = found.groupby(["target", "arm"])["parameters"].transform("max").astype(int)
     measured = ["learned", "forgotten", *(f"forgotten_{name}" for name in PROSE), "loss_choose"]
-    there = [name for name in (*_RANKS, "intruders", "directions", "kinds", "layers") if name in found]
+    there = [name for name in (*_RANKS, "kinds", "layers") if name in found]
     return found[[*_KEY, "parameters", *measured, *there, "losses"]]
 
 
@@ -73,13 +81,9 @@ def _chosen(rows: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
     """All seeds at the rate that was chosen, with the intruders of their ends."""
     along = rows[rows["part"] == "along"]
     rates = along[["target", "arm", "rate"]].drop_duplicates()
-    found = checkpoints.drop(columns=["intruders", "directions"], errors="ignore").merge(
-        rates, on=["target", "arm", "rate"]
-    )
-    if "intruders" not in along:
-        return found.assign(intruders=np.nan, directions=np.nan)
-    counted = along[along["intruders"].notna()]
-    return found.merge(counted[[*_KEY, "intruders", "directions"]], on=_KEY, how="left")
+    found = checkpoints.merge(rates, on=["target", "arm", "rate"])
+    counted = along[along["end"].notna()] if "end" in along else along.iloc[:0]
+    return found.merge(counted.reindex(columns=[*_KEY, *_AT_END]), on=_KEY, how="left")
 
 
 def _over_seeds(own: pd.DataFrame, name: str) -> dict[str, float]:
@@ -114,7 +118,7 @@ def _curves(chosen: pd.DataFrame) -> pd.DataFrame:
         row = {"target": target, "arm": arm, "rate": rate, "step": step, "seeds": len(own)}
         row |= _over_seeds(own, "learned") | _over_seeds(own, "forgotten")
         row |= {name: float(own[name].mean()) for name in _RANKS if name in own}
-        row |= {name: float(own[name].mean()) for name in ("intruders", "directions")}
+        row |= {name: float(own[name].mean()) for name in _AT_END}
         row |= {f"forgotten_{name}": float(own[f"forgotten_{name}"].mean()) for name in PROSE}
         found.append(row)
     return pd.DataFrame(found)
@@ -171,13 +175,15 @@ def _parts(chosen: pd.DataFrame) -> pd.DataFrame:
 def _associations(checkpoints: pd.DataFrame, ends: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlations with forgetting, plain and given what was learned.
 
-    Of ranks over all arms and rates with the first seed, one run each; of intruders over the runs at chosen rates.
+    Of ranks over all arms and rates with the first seed, one run each; of what is measured at the ends only, over the
+    runs at chosen rates.
     """
     last = checkpoints[checkpoints["step"] == checkpoints["step"].max()]
     sweep = last[last["seed"] == last["seed"].min()]
     found = []
     for target in dict.fromkeys(sweep["target"]):
-        for name, of in (*((rank, sweep) for rank in _RANKS if rank in sweep), ("intruders", ends)):
+        of_ends = ((name, ends) for name in ("intruders", "functional_effective_rank"))
+        for name, of in (*((rank, sweep) for rank in _RANKS if rank in sweep), *of_ends):
             own = of[(of["target"] == target) & of[name].notna()]
             for given in (None, "learned"):
                 third = None if given is None else own[given]
