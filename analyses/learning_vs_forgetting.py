@@ -7,14 +7,15 @@ one seed; the rate at which it learned most, by held-out texts that are used for
 seeds. Learning is the loss on held-out code, or on held-out solutions given their problems; forgetting that on held-out
 prose. The claims are those of arXiv 2405.09673, and a few of 2410.21228 and of "LoRA Without Regret".
 
-``--full`` is for a GPU and a Llama of the hub (``--base``); it was not run. Tables, page and pictures are kept in
-``results/learning_vs_forgetting/``; ``--redraw`` makes page and pictures from the tables alone.
+``--full --device cuda --base FOLDER`` is for a GPU and a Llama in a folder, such as a snapshot of the hub's, with rates
+a tenth of these; it was not run. Tables, page and pictures are kept in ``results/learning_vs_forgetting/``; ``--redraw``
+makes page and pictures from the tables alone.
 """
 
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Size:
 
 SIZE = Size()
 QUICK = Size(64, 2, 4, (2, 4), (4, 4, 2), 24)
+_OF_LARGE_MODELS = 0.1  # of the rates here: 5e-5 for full fine-tuning and 2e-4 for LoRA then stand in the middle
 FULL = Size(1024, 32, 2000, (62, 125, 250, 500, 1000, 2000), (200, 400, 200))
 
 
@@ -276,7 +278,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.base = (options.base or (BASE if options.quick else STUDY_BASE)).resolve()
     options.size = QUICK if options.quick else FULL if options.full else SIZE
-    options.arms = QUICK_ARMS if options.quick else tuple(arm for arm in ARMS if arm.name in options.arms)
+    chosen = QUICK_ARMS if options.quick else tuple(arm for arm in ARMS if arm.name in options.arms)
+    scale = _OF_LARGE_MODELS if options.full else 1.0
+    options.arms = tuple(replace(arm, rates=tuple(scale * rate for rate in arm.rates)) for arm in chosen)
     options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     return options
 

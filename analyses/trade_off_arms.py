@@ -26,7 +26,8 @@ class Arm:
     choices
         Of the method; see :func:`choices_of`.
     rates
-        Learning rates, ascending, as many for each arm, a factor of four apart.
+        Learning rates, ascending, as many for each arm, a factor of four apart, about a middle that short runs on another
+        base (the demo's) gave.
     """
 
     name: str
@@ -45,7 +46,7 @@ ARMS = (
     Arm("full", "full fine-tuning", "full", rates=(_LOW / 4, _MIDDLE / 4, _HIGH / 4)),
     *(_lora(rank, targets) for rank in (16, 256) for targets in ("all", "attention", "mlp")),
     Arm("sora-r64", "SoRA, r at most 64", "sora", MethodChoices(rank=64, gate_lr=_GATE_LR)),
-    Arm("adalora-r16", "AdaLoRA, mean r = 16", "adalora", MethodChoices(rank=16)),
+    Arm("adalora-r16", "AdaLoRA, mean r = 16", "adalora", MethodChoices(rank=16), (4 * _LOW, 4 * _MIDDLE, 4 * _HIGH)),
     Arm("pissa-r16", "PiSSA r = 16", "pissa", MethodChoices(rank=16)),
     Arm("series-64", "series adapter, width 64", "series", MethodChoices(bottleneck=64)),
 )
