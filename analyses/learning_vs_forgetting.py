@@ -8,8 +8,8 @@ seeds. Learning is the loss on held-out code, or on held-out solutions given the
 prose. The claims are those of arXiv 2405.09673, and a few of 2410.21228 and of "LoRA Without Regret".
 
 ``--full --device cuda --base FOLDER`` is for a GPU and a Llama in a folder, such as a snapshot of the hub's, with rates
-a tenth of these; it was not run. Tables, page and pictures are kept in ``results/learning_vs_forgetting/``; ``--redraw``
-makes page and pictures from the tables alone.
+a tenth of these; it was not run. Tables, page and pictures are kept in ``results/learning_vs_forgetting/``;
+``--redraw`` makes page and pictures from the tables alone.
 """
 
 import argparse

@@ -26,8 +26,8 @@ class Arm:
     choices
         Of the method; see :func:`choices_of`.
     rates
-        Learning rates, ascending, as many for each arm, a factor of four apart, about a middle that short runs on another
-        base (the demo's) gave.
+        Learning rates, ascending, as many for each arm, a factor of four apart, about a middle that short runs on
+        another base (the demo's) gave.
     """
 
     name: str
