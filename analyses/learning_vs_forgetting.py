@@ -63,8 +63,8 @@ class Size:
 
     context: int = 256
     batch: int = 4
-    steps: int = 40
-    save_at: tuple[int, ...] = (10, 20, 40)
+    steps: int = 32
+    save_at: tuple[int, ...] = (8, 16, 32)
     counts: tuple[int, int, int] = (12, 28, 12)
     documents: int | None = None
 
