@@ -16,7 +16,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ STUDY_BASE = Path("studies", "base")
 _NAME = "pretrain_study_base"
 _ORDERS = (1, 2, 3, 5)
 _MEASURED_WINDOWS = 24  # of each text, along the training
+_MEASURED_CHARACTERS = 200_000  # of each held-out text, at the end, about
 
 
 @dataclass(frozen=True)
@@ -312,7 +313,8 @@ def measured(options: argparse.Namespace) -> pd.DataFrame:
     ngrams = {f"{order}-gram": Ngrams(tokens, order, size.vocabulary) for order in _ORDERS}
     rows: list[dict[str, Any]] = []
     for name, each in {**sources, **targets}.items():
-        ids, text = encode(tokenizer, each.held_out), "".join(each.held_out).encode()
+        documents = _some(each.held_out)
+        ids, text = encode(tokenizer, documents), "".join(documents).encode()
         about = {"text": name, "role": "held out" if name in sources else "target", "tokens": len(ids)}
         nats = {"base": window_loss(model, ids, size)}
         nats |= {order: -float(np.mean(found.log_probabilities(ids.numpy()))) for order, found in ngrams.items()}
@@ -325,6 +327,11 @@ def measured(options: argparse.Namespace) -> pd.DataFrame:
         bits = compressed_bits(known, text) / len(text)
         rows.append({**about, "bytes": len(text), "predictor": "xz", "nats_per_token": None, "bits_per_byte": bits})
     return pd.DataFrame(rows)
+
+
+def _some(documents: Sequence[str]) -> Sequence[str]:
+    """So many characters of them as are measured on, evenly spread."""
+    return documents[:: -(-sum(map(len, documents)) // _MEASURED_CHARACTERS)]
 
 
 def _keep(options: argparse.Namespace) -> None:
