@@ -21,7 +21,7 @@ import pandas as pd
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 
-__all__ = ["Cell", "Work", "open_study", "refuse_other_settings", "rows_of", "seconds_of", "work_off", "workers_beside"]
+__all__ = ["Cell", "Work", "is_done", "open_study", "refuse_other_settings", "rows_of", "seconds_of", "work_off", "workers_beside"]
 
 Row = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def work_off(folder: Path, cells: Sequence[Cell], work: Work) -> None:
     began = time.monotonic()
     for number, cell in enumerate(cells, start=1):
         with _alone(folder / "cells" / f".{cell.name}.lock") as ours:
-            if not ours or _file(folder, cell).is_file():
+            if not ours or is_done(folder, cell):
                 continue
             at = f"{time.monotonic() - began:6.0f} s  cell {number} of {len(cells)}: {cell.name}"
             print(at, file=sys.stderr, flush=True)
@@ -114,6 +114,17 @@ def work_off(folder: Path, cells: Sequence[Cell], work: Work) -> None:
             rows = [dict(cell.settings) | dict(row) for row in work(cell, scratch)]
             done = {"seconds": round(time.monotonic() - start, 2), "settings": dict(cell.settings), "rows": rows}
             write_whole(_file(folder, cell), json.dumps(done) + "\n")
+
+
+def is_done(folder: Path, cell: Cell) -> bool:
+    """Whether a cell's rows are there.
+
+    Parameters
+    ----------
+    folder, cell
+        Of the study.
+    """
+    return _file(folder, cell).is_file()
 
 
 def rows_of(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -129,7 +140,7 @@ def rows_of(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
     RankLabError
         If some are not done, or were done with other settings.
     """
-    missing = [cell.name for cell in cells if not _file(folder, cell).is_file()]
+    missing = [cell.name for cell in cells if not is_done(folder, cell)]
     if missing:
         raise RankLabError(
             f"{folder}: {len(missing)} of {len(cells)} cells are not done, the first is {missing[0]}; run the command"
