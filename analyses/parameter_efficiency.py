@@ -47,39 +47,32 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     return Sizes(ENCODER, 80, 8, 40, None, 1000, options.device)
 
 
-def first_cells(options: argparse.Namespace) -> list[Cell]:
-    """Every arm at every rate with the first seed: what rates are chosen from.
+def first_cells(task: str, arm: Arm, seeds: Sequence[int]) -> list[Cell]:
+    """Every rate with the first seed: what the rate is chosen from.
 
     Parameters
     ----------
-    options
-        As parsed.
+    task, arm
+        Of the study.
+    seeds
+        Of the study; the first chooses.
     """
-    return [
-        _cell(task, arm, rate, options.seeds[0], "choice")
-        for task in options.tasks
-        for arm in options.arms
-        for rate in arm.learning_rates
-    ]
+    return [_cell(task, arm, rate, seeds[0], "choice") for rate in arm.learning_rates]
 
 
-def later_cells(options: argparse.Namespace, chosen: pd.DataFrame) -> list[Cell]:
-    """Every arm at its chosen rate with the other seeds.
+def later_cells(task: str, arm: Arm, rate: float, seeds: Sequence[int]) -> list[Cell]:
+    """The chosen rate with the other seeds.
 
     Parameters
     ----------
-    options
-        As parsed.
-    chosen
+    task, arm
+        Of the study.
+    rate
         Of :func:`chosen_rates`.
+    seeds
+        Of the study; all but the first are reported.
     """
-    rates = chosen.set_index(["task", "arm"])["learning_rate"]
-    return [
-        _cell(task, arm, float(rates[task, arm.name]), seed, "report")
-        for task in options.tasks
-        for arm in options.arms
-        for seed in options.seeds[1:]
-    ]
+    return [_cell(task, arm, rate, seed, "report") for seed in seeds[1:]]
 
 
 def _cell(task: str, arm: Arm, rate: float, seed: int, stage: str) -> Cell:
@@ -94,7 +87,7 @@ def tell(out: Path, pictures: bool) -> None: ...
 
 
 def make(options: argparse.Namespace) -> None:
-    """Work off both stages, task by task; the second where the first is done, which another process may be at.
+    """Work off both stages, arm by arm; the second where the first is done, which another process may be at.
 
     Parameters
     ----------
@@ -113,11 +106,12 @@ def make(options: argparse.Namespace) -> None:
         return [run(arm, settings["learning_rate"], settings["seed"], task, sizes, scratch / "run")]
 
     for task in options.tasks:
-        first = [cell for cell in first_cells(options) if cell.settings["task"] == task]
-        work_off(options.study, first, work)
-        if all(is_done(options.study, cell) for cell in first):
-            later = later_cells(options, chosen_rates(rows_of(options.study, first)))
-            work_off(options.study, later, work)
+        for arm in options.arms:
+            first = first_cells(task, arm, options.seeds)
+            work_off(options.study, first, work)
+            if all(is_done(options.study, cell) for cell in first):
+                rate = chosen_rates(rows_of(options.study, first))["learning_rate"].iloc[0]
+                work_off(options.study, later_cells(task, arm, float(rate), options.seeds), work)
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +123,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         As parsed.
     """
     sizes = dataclasses.asdict(sizes_of(options))
-    return {"sizes": sizes, "first_seed": options.seeds[0], "arms": stated(options.arms)}
+    return {"sizes": sizes, "first_seed": options.seeds[0], "arms": stated(options.known)}
 
 
 def parsed() -> argparse.Namespace:
@@ -137,10 +131,12 @@ def parsed() -> argparse.Namespace:
     parser = study_parser(__doc__, NAME)
     parser.add_argument("--data", type=Path, default=DATA, help="folder with a folder for each task")
     parser.add_argument("--tasks", nargs="+", help="of GLUE")
+    parser.add_argument("--arms", nargs="+", help="only these, by name; the others of the study are left as they are")
     options = parser.parse_args()
     options.seeds = options.seeds or ([0, 1] if options.quick else [0, 1, 2, 3])
     options.tasks = options.tasks or list(FULL_TASKS if options.full else TASKS[:1] if options.quick else TASKS)
-    options.arms = more_arms(sizes_of(options).steps) if options.full else quick_arms() if options.quick else arms()
+    options.known = more_arms(sizes_of(options).steps) if options.full else quick_arms() if options.quick else arms()
+    options.arms = [arm for arm in options.known if options.arms is None or arm.name in options.arms]
     return options
 
 
