@@ -18,7 +18,7 @@ from analyses.storage_formats import encoder_folder
 from rank_lab.base_model import load_base, load_tokenizer
 from rank_lab.scores import SCORES
 from rank_lab.sora.callback import SoraCallback, sora_config_of
-from rank_lab.sora.gates import exact_parameter_count, gate_parameters, gated_modules
+from rank_lab.sora.gates import exact_parameter_count, gate_parameters, gated_modules, published_parameter_count
 from rank_lab.sora.predictions import predictions_of
 from rank_lab.sora.target import TargetThreshold, gate_costs, target_counts
 from rank_lab.task_rows import read_rows
@@ -173,11 +173,11 @@ def halves(examples: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: examples // 2]), np.sort(order[examples // 2 :])
 
 
-def parameters_of(model: nn.Module, head: int) -> dict[str, int]:
+def parameters_of(model: Any, head: int) -> dict[str, int | None]:
     """Exact counts, the new head apart from all others: trained, not zero in the end, and of the base.
 
     A direction that SoRA or AdaLoRA closed counts as zero with both of its vectors; AdaLoRA's others have a value of
-    their own beside these, SoRA's gates are folded into one of them.
+    their own beside these, SoRA's gates are folded into one of them. Of SoRA also what the published code counts.
 
     Parameters
     ----------
@@ -187,14 +187,15 @@ def parameters_of(model: nn.Module, head: int) -> dict[str, int]:
         Parameters of the new head.
     """
     trained = sum(value.numel() for name, value in model.named_parameters() if _counts(name, value))
-    left = trained
+    left, published = trained, None
     if gate_parameters(model):
         modules = gated_modules(model)
         left = exact_parameter_count(modules)
+        published = published_parameter_count(modules, int(model.config.hidden_size))
     elif any(".lora_E." in name for name, _ in model.named_parameters()):
         left = sum(_directions_left(module) for module in model.modules() if hasattr(module, "lora_E"))
     original = sum(value.numel() for name, value in model.named_parameters() if _is_of_base(name))
-    return {"trained": trained, "nonzero": left, "head": head, "base": original}
+    return {"trained": trained, "nonzero": left, "published_count": published, "head": head, "base": original}
 
 
 def _directions_left(module: Any) -> int:
