@@ -11,13 +11,13 @@ __all__ = [
     "ADAPTER_RATES",
     "FULL_RATES",
     "KEPT",
-    "REFERENCE",
     "WARMUP",
     "Arm",
     "arms",
     "more_arms",
     "quick_arms",
     "stated",
+    "titles",
     "warmed_linear",
 ]
 
@@ -28,7 +28,6 @@ ADAPTER_RATES = (2e-4, 8e-4, 3.2e-3, 1.28e-2)
 KEPT = 0.7
 """Share of its parameters that SoRA may keep: the published claim's."""
 
-REFERENCE = "lora-r8"
 WARMUP = 0.06
 _GATE_RATE = 1e-2
 
@@ -135,6 +134,11 @@ def warmed_linear(steps: int, warmup: float = WARMUP) -> list[float]:
     """
     rising = -(-steps * warmup // 1)
     return [min(step / rising if rising else 1.0, (steps - step) / max(1.0, steps - rising)) for step in range(steps)]
+
+
+def titles() -> dict[str, str]:
+    """Arm to what tables call it."""
+    return {arm.name: arm.title for arm in more_arms(100)}
 
 
 def stated(chosen: Sequence[Arm]) -> list[dict[str, Any]]:

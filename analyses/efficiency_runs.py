@@ -16,6 +16,7 @@ from transformers import TrainingArguments, set_seed
 from analyses.efficiency_arms import WARMUP, Arm, warmed_linear
 from analyses.storage_formats import encoder_folder
 from rank_lab.base_model import load_base, load_tokenizer
+from rank_lab.demo import BASE
 from rank_lab.scores import SCORES
 from rank_lab.sora.callback import SoraCallback, sora_config_of
 from rank_lab.sora.gates import exact_parameter_count, gate_parameters, gated_modules, published_parameter_count
@@ -26,10 +27,12 @@ from rank_lab.tasks import GLUE, Subset, TaskData, encoded
 from rank_lab.training.finetune import TrainingRun, Watching, finetune
 from rank_lab.training.methods import METHODS
 
-__all__ = ["ENCODER", "KeptShare", "Sizes", "halves", "parameters_of", "run", "task_data"]
+__all__ = ["DEMO", "ENCODER", "KeptShare", "Sizes", "halves", "parameters_of", "run", "task_data"]
 
 ENCODER = "all-MiniLM-L6-v2"
 """What the development environment's encoder is called."""
+
+DEMO = "the demo's base"
 
 _HEADS = ("classifier", "score")
 _MEASURED_IN_TRAINING = 16
@@ -43,7 +46,7 @@ class Sizes:
     Parameters
     ----------
     model
-        Hub id of the encoder, or :data:`ENCODER`.
+        Hub id, :data:`ENCODER` or :data:`DEMO`.
     steps, batch, max_length
         Optimizer steps, examples of each, tokens of the longest.
     train_limit, validation_limit
@@ -63,6 +66,8 @@ class Sizes:
     @property
     def folder(self) -> str:
         """Folder or hub id."""
+        if self.model == DEMO:
+            return str(BASE)
         return str(encoder_folder()) if self.model == ENCODER else self.model
 
 

@@ -17,13 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analyses.efficiency_arms import Arm, arms, more_arms, quick_arms, stated
 from analyses.efficiency_numbers import chosen_rates
-from analyses.efficiency_runs import ENCODER, Sizes, run, task_data
+from analyses.efficiency_report import report
+from analyses.efficiency_runs import DEMO, ENCODER, Sizes, run, task_data
+from analyses.efficiency_tables import differences_of, effort_of, fairness_of, runs_of, scores_of
+from analyses.kept_results import keep as store
+from analyses.kept_results import kept, write_picture
 from analyses.study_cells import Cell, is_done, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import DATA, run_study, study_parser
+from rank_lab.training_record import TrainingRecord
 
 __all__ = ["main"]
 
@@ -43,7 +46,7 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     if options.full:
         return Sizes("FacebookAI/roberta-base", 3000, 32, 256, None, None, options.device)
     if options.quick:
-        return Sizes(ENCODER, 6, 8, 16, 64, 24, options.device)
+        return Sizes(DEMO, 12, 8, 32, 64, 24, options.device)
     return Sizes(ENCODER, 80, 8, 40, None, 1000, options.device)
 
 
@@ -80,12 +83,6 @@ def _cell(task: str, arm: Arm, rate: float, seed: int, stage: str) -> Cell:
     return Cell(f"{task}_{arm.name}_lr{rate:g}_seed{seed}", settings)
 
 
-def keep(options: argparse.Namespace) -> None: ...
-
-
-def tell(out: Path, pictures: bool) -> None: ...
-
-
 def make(options: argparse.Namespace) -> None:
     """Work off both stages, arm by arm; the second where the first is done, which another process may be at.
 
@@ -112,6 +109,70 @@ def make(options: argparse.Namespace) -> None:
             if all(is_done(options.study, cell) for cell in first):
                 rate = chosen_rates(rows_of(options.study, first))["learning_rate"].iloc[0]
                 work_off(options.study, later_cells(task, arm, float(rate), options.seeds), work)
+
+
+def keep(options: argparse.Namespace) -> None:
+    """From the cells to the tables.
+
+    Parameters
+    ----------
+    options
+        As parsed.
+    """
+    cells = cells_of(options)
+    rows = rows_of(options.study, cells)
+    records: dict[tuple[str, str], list[TrainingRecord]] = {}
+    for cell in cells:
+        key = (cell.settings["task"], cell.settings["arm"])
+        record = TrainingRecord.load(options.study / "work" / cell.name / "run")
+        records.setdefault(key, []).append(dataclasses.replace(record, base=sizes_of(options).model))
+    tables = {
+        "scores": scores_of(rows, options.arms),
+        "differences": differences_of(rows, options.arms),
+        "effort": effort_of(rows, options.arms),
+        "fairness": fairness_of(records, chosen_rates(rows[rows["stage"] == "choice"])),
+        "runs": runs_of(rows),
+    }
+    settings = settings_of(options) | {"tasks": options.tasks, "seeds": options.seeds}
+    settings["compared"] = [arm.name for arm in options.arms]
+    store(options.out, settings, tables, seconds_of(options.study, cells))
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Every cell of the study; the rates of the second stage are those that the first has chosen.
+
+    Parameters
+    ----------
+    options
+        As parsed.
+    """
+    found = []
+    for task in options.tasks:
+        for arm in options.arms:
+            first = first_cells(task, arm, options.seeds)
+            rate = chosen_rates(rows_of(options.study, first))["learning_rate"].iloc[0]
+            found += [*first, *later_cells(task, arm, float(rate), options.seeds)]
+    return found
+
+
+def tell(out: Path, pictures: bool) -> None:
+    """Page and picture, from the kept tables alone.
+
+    Parameters
+    ----------
+    out
+        Folder of the results.
+    pictures
+        Whether they are drawn.
+    """
+    found = kept(out)
+    text = report(found)
+    (out / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+    if pictures:
+        from analyses.efficiency_picture import draw  # plotly
+
+        write_picture(draw(found.tables["scores"]), out, "parameters")
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
