@@ -1,5 +1,6 @@
 """Words and tables of :mod:`analyses.parameter_efficiency`, from the tables that it keeps."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def report(found: Kept) -> str:
         _LEARNED + " " + _learned(scores),
         "## Differences",
         _differences(differences),
-        _VERDICTS,
+        _VERDICTS + _power(differences),
         "## What choosing a rate changed",
         _effort(found.tables["effort"]),
         _effort_words(found.tables["effort"]),
@@ -53,8 +54,8 @@ _CAPTION = (
 )
 _VERDICTS = (
     "Points of 100, 95 % intervals, paired by seed and example. *Not worse*: the whole interval lies above"
-    f" -{MARGIN:g}; *worse*, *better*: it lies on one side of 0; else it cannot be told. Nothing is widened for the number of pairs:"
-    " the first is the claim, the others are beside it."
+    f" -{MARGIN:g}; *worse*, *better*: it lies on one side of 0; else it cannot be told. Nothing is widened for the"
+    " number of pairs: the first is the claim, the others are beside it."
 )
 _LEARNED = "The new head (the same for every arm, and from the same start) is counted apart."
 
@@ -162,6 +163,22 @@ def _interval(row: dict[Any, Any]) -> str:
     if pd.isna(row["low"]):
         return f"{row['value']:+.2f} (one seed: no interval)"
     return f"{row['value']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+
+
+def _power(differences: pd.DataFrame) -> str:
+    """How far the claim's interval is from the margin, and what would bring it there."""
+    row = _row(differences, *PAIRS[0])
+    if row is None or pd.isna(row["low"]):
+        return ""
+    half = (row["high"] - row["low"]) / 2
+    words = f" The claim's interval is {half:.2f} points to each side"
+    if half <= MARGIN:
+        return words + ", less than the margin."
+    times = math.ceil((half / MARGIN) ** 2)
+    return (
+        words + f": of two methods that are equal, about {times} times as many seeds and examples would show one to be"
+        " within the margin."
+    )
 
 
 def _scores(scores: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ until 70 % of the parameters are left, whatever the scores.
 
 import argparse
 import dataclasses
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -26,6 +27,7 @@ from analyses.kept_results import keep as store
 from analyses.kept_results import kept, write_picture
 from analyses.study_cells import Cell, is_done, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import DATA, run_study, study_parser
+from rank_lab.errors import RankLabError
 from rank_lab.training_record import TrainingRecord
 
 __all__ = ["main"]
@@ -197,13 +199,26 @@ def parsed() -> argparse.Namespace:
     options.seeds = options.seeds or ([0, 1] if options.quick else [0, 1, 2, 3])
     options.tasks = options.tasks or list(FULL_TASKS if options.full else TASKS[:1] if options.quick else TASKS)
     options.known = more_arms(sizes_of(options).steps) if options.full else quick_arms() if options.quick else arms()
-    options.arms = [arm for arm in options.known if options.arms is None or arm.name in options.arms]
+    options.arms = _named(options.known, options.arms)
     return options
+
+
+def _named(known: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
+    by_name = {arm.name: arm for arm in known}
+    for name in names or ():
+        if name not in by_name:
+            raise RankLabError(f"arm {name!r} is not of this study; its arms are {', '.join(by_name)}.")
+    return [arm for name, arm in by_name.items() if names is None or name in names]
 
 
 def main() -> None:
     """Train, count, compare, tell."""
-    run_study(NAME, parsed(), make, keep, tell)
+    try:
+        options = parsed()
+    except RankLabError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    run_study(NAME, options, make, keep, tell)
 
 
 if __name__ == "__main__":
