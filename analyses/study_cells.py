@@ -21,7 +21,17 @@ import pandas as pd
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 
-__all__ = ["Cell", "Work", "is_done", "open_study", "refuse_other_settings", "rows_of", "seconds_of", "work_off", "workers_beside"]
+__all__ = [
+    "Cell",
+    "Work",
+    "is_done",
+    "open_study",
+    "refuse_other_settings",
+    "rows_of",
+    "seconds_of",
+    "work_off",
+    "workers_beside",
+]
 
 Row = Mapping[str, Any]
 
