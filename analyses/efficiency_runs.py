@@ -84,7 +84,7 @@ class KeptShare(SoraCallback):
         super().__init__()
         self.share = share
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
         """Count, and hook in."""
         model = kwargs["model"]
         config, modules = sora_config_of(model), gated_modules(model)
@@ -94,7 +94,7 @@ class KeptShare(SoraCallback):
         rate = args.learning_rate if config.gate_lr is None else config.gate_lr
         rates = [rate * part for part in warmed_linear(args.max_steps)]
         self.threshold = TargetThreshold(count, gate_costs("parameters", model), rates)
-        super().on_train_begin(args, state, control, **kwargs)
+        super().on_train_begin(args, state, _control, **kwargs)
 
 
 def task_data(task: str, folder: Path, sizes: Sizes) -> TaskData:

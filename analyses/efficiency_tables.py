@@ -79,9 +79,9 @@ def _one_answer(part: pd.DataFrame) -> float:
 
 
 def _sizes(part: pd.DataFrame) -> dict[str, Any]:
-    counts = part[["trained", "nonzero", "head", "base"]].mean()
+    counts = {name: float(part[name].mean()) for name in ("trained", "nonzero", "head", "base")}
     published = part["published_count"].astype(float).mean()
-    return counts.to_dict() | {"published_count": published, "share_of_full": counts["nonzero"] / counts["base"]}
+    return counts | {"published_count": published, "share_of_full": counts["nonzero"] / counts["base"]}
 
 
 def differences_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def _effort(tried: pd.DataFrame, task: str, arm: Arm, rate: float) -> dict[str, 
     own = tried[(tried["task"] == task) & (tried["arm"] == arm.name)].set_index("learning_rate")
     row = {
         "task": task, "arm": arm.name, "rates_tried": len(own), "chosen_rate": rate, "default_rate": arm.default_rate,
-        "at_edge": rate in (min(own.index), max(own.index)), "chosen_score": 100 * own.loc[rate, "report_score"],
+        "at_edge": rate in (min(own.index), max(own.index)), "chosen_score": 100 * own["report_score"][rate],
     }  # fmt: skip
     if arm.default_rate not in own.index:
         return row | dict.fromkeys(("default_score", "gain", "gain_low", "gain_high"))
@@ -181,7 +181,8 @@ def fairness_of(records: Mapping[tuple[str, str], Sequence[TrainingRecord]], rat
 def _reported(rows: pd.DataFrame, task: Any, arm: str) -> pd.DataFrame:
     """The runs that are reported on, in the order of their seeds."""
     own = (rows["task"] == task) & (rows["arm"] == arm) & (rows["stage"] == "report")
-    return rows[own].sort_values("seed")
+    part: pd.DataFrame = rows.loc[own].sort_values("seed")
+    return part
 
 
 def _known(part: pd.DataFrame) -> tuple[Score, Values]:

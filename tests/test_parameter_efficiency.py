@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
@@ -33,7 +34,7 @@ _EXAMPLES = 400
 LABELS = np.arange(_EXAMPLES) % 2.0
 
 
-def with_errors(count: int, start: int = 0) -> np.ndarray:
+def with_errors(count: int, start: int = 0) -> npt.NDArray[np.float64]:
     """Predictions that are wrong on so many examples in a row."""
     wrong = np.isin(np.arange(_EXAMPLES), (start + np.arange(count)) % _EXAMPLES)
     return np.where(wrong, 1 - LABELS, LABELS)
