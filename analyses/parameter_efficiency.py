@@ -25,7 +25,7 @@ from analyses.efficiency_runs import DEMO, ENCODER, Sizes, run, task_data
 from analyses.efficiency_tables import differences_of, effort_of, fairness_of, runs_of, scores_of
 from analyses.kept_results import keep as store
 from analyses.kept_results import kept, write_picture
-from analyses.study_cells import Cell, is_done, open_study, rows_of, seconds_of, work_off
+from analyses.study_cells import Cell, finished, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import DATA, run_study, study_parser
 from rank_lab.errors import RankLabError
 from rank_lab.training_record import TrainingRecord
@@ -108,7 +108,7 @@ def make(options: argparse.Namespace) -> None:
         for arm in options.arms:
             first = first_cells(task, arm, options.seeds)
             work_off(options.study, first, work)
-            if all(is_done(options.study, cell) for cell in first):
+            if finished(options.study, first) == first:
                 rate = chosen_rates(rows_of(options.study, first))["learning_rate"].iloc[0]
                 work_off(options.study, later_cells(task, arm, float(rate), options.seeds), work)
 

@@ -24,7 +24,7 @@ from rank_lab.errors import RankLabError
 __all__ = [
     "Cell",
     "Work",
-    "is_done",
+    "finished",
     "open_study",
     "refuse_other_settings",
     "rows_of",
@@ -114,7 +114,7 @@ def work_off(folder: Path, cells: Sequence[Cell], work: Work) -> None:
     began = time.monotonic()
     for number, cell in enumerate(cells, start=1):
         with _alone(folder / "cells" / f".{cell.name}.lock") as ours:
-            if not ours or is_done(folder, cell):
+            if not ours or _file(folder, cell).is_file():
                 continue
             at = f"{time.monotonic() - began:6.0f} s  cell {number} of {len(cells)}: {cell.name}"
             print(at, file=sys.stderr, flush=True)
@@ -126,15 +126,15 @@ def work_off(folder: Path, cells: Sequence[Cell], work: Work) -> None:
             write_whole(_file(folder, cell), json.dumps(done) + "\n")
 
 
-def is_done(folder: Path, cell: Cell) -> bool:
-    """Whether a cell's rows are there.
+def finished(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are done, for a page that says which are not.
 
     Parameters
     ----------
-    folder, cell
+    folder, cells
         Of the study.
     """
-    return _file(folder, cell).is_file()
+    return [cell for cell in cells if _file(folder, cell).is_file()]
 
 
 def rows_of(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def rows_of(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
     RankLabError
         If some are not done, or were done with other settings.
     """
-    missing = [cell.name for cell in cells if not is_done(folder, cell)]
+    missing = [cell.name for cell in cells if not _file(folder, cell).is_file()]
     if missing:
         raise RankLabError(
             f"{folder}: {len(missing)} of {len(cells)} cells are not done, the first is {missing[0]}; run the command"

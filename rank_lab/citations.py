@@ -59,6 +59,7 @@ FIGURE_PAPERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "generalization": ("ding2023sora",),
         "nonzero_gates": ("ding2023sora",),
         "kept_energy": (),
+        "behavioural_rank": ("eckart1936approximation",),
         "eckart_young": ("eckart1936approximation",),
         "principal_angles": (_SUBSPACE_PAPERS["angles"],),
         "phi": (_SUBSPACE_PAPERS["phi"],),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rank_lab.behavioural_export import export_behavioural
+from rank_lab.behavioural_report import load_behavioural
 from rank_lab.console import progress_bar
 from rank_lab.errors import RankLabError
 from rank_lab.export import FORMATS, export_curve, export_reports
@@ -61,23 +63,34 @@ def write_export(
     of_figures, problem = figure_formats(formats)
     chosen = list(dict.fromkeys(formats or (*FORMATS, LATEX)))
     curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
-    reports = stored_reports(study, alone=curve is None and outcomes is None and not subspaces)
+    behavioural = load_behavioural(study)
+    reports = stored_reports(
+        study, alone=curve is None and outcomes is None and not subspaces and not behavioural
+    )  # fmt: skip
     data = [kind for kind in chosen if kind in FORMATS]
     files = export_reports(reports, out, formats=data) if reports and data else []
     files += [] if curve is None else export_curve(curve, out, formats=data)
     files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
     files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
+    files += export_behavioural(behavioural, out, formats=data) if behavioural and data else []
     again = shlex.join(["rank-lab", "export", str(study), "-o", called or str(out)])
     written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
     if LATEX in chosen:
-        written += export_latex(reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces)
+        written += export_latex(
+            reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces, behavioural=behavioural
+        )
     if of_figures:
         figures = _figures(study, out, of_figures, again, tell)
         written += figures.files
         command = " ".join([again, *(f"-f {each}" for each in chosen)])
-        written = _with_references(written, out, (reports, outcomes, curve, subspaces), figures.metrics, command)
+        written = _with_references(
+            written, out, (reports, outcomes, curve, subspaces, behavioural), figures.metrics, command
+        )
     compared = {name: report.provenance for name, report in subspaces.items()}
-    about = export_readme(written, out, study, [report.provenance for report in reports], comparisons=compared)
+    truncated = {name: report.provenance for name, report in behavioural.items()}
+    about = export_readme(
+        written, out, study, [report.provenance for report in reports], comparisons=compared, truncated=truncated
+    )
     if problem and tell is not None:
         tell(f"note: no pictures: {problem}")
     return [*(each.file for each in written), *about]

@@ -23,6 +23,7 @@ def export_readme(
     provenances: Sequence[Mapping[str, Any]],
     *,
     comparisons: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    truncated: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[Path]:
     """Write ``README.md`` and ``captions.md`` of an export.
 
@@ -36,8 +37,8 @@ def export_readme(
         What was exported.
     provenances
         Of its reports.
-    comparisons
-        Name to provenance of its comparisons of subspaces.
+    comparisons, truncated
+        Name to provenance of its comparisons of subspaces, and of its behavioural ranks.
     """
     parts = [
         f"# Export of {markdown(str(study))}",
@@ -57,8 +58,9 @@ def export_readme(
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
         "## Reports that it was made from",
         *[_report(each) for each in provenances],
-        *([] if provenances or comparisons else ["None: the study has a curve or scores alone."]),
+        *([] if provenances or comparisons or truncated else ["None: the study has a curve or scores alone."]),
         *[_report(each, name) for name, each in comparisons.items()],
+        *[_report(each, f"{name}, behavioural rank") for name, each in truncated.items()],
     ]
     captioned = [each for each in files if each.caption]
     captions = ["# Captions", *(f"**{markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
@@ -78,11 +80,11 @@ def _others(files: Sequence[Exported], folder: Path) -> list[str]:
     return [f"Also in this folder, and not written by this export: {listed}."] if names else []
 
 
-def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
+def _report(provenance: Mapping[str, Any], title: str = "") -> str:
     settings, base = provenance["settings"], provenance["base"]
     command = provenance.get("command") or []
     versions = provenance.get("versions") or {}
-    tuned = [provenance["first"], provenance["second"]] if comparison else provenance["tuned"]
+    tuned = provenance["tuned"] if "tuned" in provenance else [provenance["first"], provenance["second"]]
     chosen = {
         name: value for name, value in settings.items() if name not in ("run", "name") and value not in (None, False)
     }
@@ -91,11 +93,12 @@ def _report(provenance: Mapping[str, Any], comparison: str = "") -> str:
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
         ("tuned", "; ".join(map(_input, tuned))),
         ("base", "none" if base is None else _input(base)),
+        *([("texts", "; ".join(map(_texts, provenance["texts"])))] if "texts" in provenance else []),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
         ("machine", markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
     ]
-    return f"### {markdown(comparison or str(settings['run']))}\n\n{_table(('', ''), rows)}"
+    return f"### {markdown(title or str(settings['run']))}\n\n{_table(('', ''), rows)}"
 
 
 def _input(checkpoint: Mapping[str, Any]) -> str:
@@ -104,6 +107,10 @@ def _input(checkpoint: Mapping[str, Any]) -> str:
     told += [f"step {checkpoint['step']}"] if checkpoint.get("step") is not None else []
     told += [f"{size} bytes"] if size else []
     return f"`{_code(str(checkpoint['source']))}`" + (f" ({markdown(', '.join(told))})" if told else "")
+
+
+def _texts(texts: Mapping[str, Any]) -> str:
+    return f"{markdown(texts['name'])} ({markdown(texts['role'])}): {markdown(texts['source'])}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

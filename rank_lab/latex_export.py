@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from rank_lab.behavioural_report import BehaviouralReport
 from rank_lab.citations import cited_by, cited_by_figures, uncited_methods
 from rank_lab.curve import Curve
 from rank_lab.exported import Exported
+from rank_lab.latex_behavioural import behavioural_tables
 from rank_lab.latex_outcomes import curve_tables, outcome_tables
 from rank_lab.latex_ranks import coverage_table, modules_table, ranks_table
 from rank_lab.latex_subspaces import subspace_tables
@@ -32,6 +34,8 @@ _WHAT = {
     "subspace-amplification": "LaTeX: amplification, with the weight's own and random directions (comparisons)",
     "subspace-intruders": "LaTeX: intruder dimensions beside those that white noise makes (comparisons)",
     "subspace-coverage": "LaTeX: what became of the modules of either run (comparisons)",
+    "behavioural-rank": "LaTeX: behavioural ranks beside random directions and ranks of the spectrum (behavioural)",
+    "behavioural-kept": "LaTeX: what the directions of that rank keep and forget (behavioural)",
 }
 _OF_OUTCOMES = "LaTeX: learning and forgetting (reports, scores.parquet)"
 
@@ -44,6 +48,7 @@ def export_latex(
     *,
     command: str,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    behavioural: Mapping[str, BehaviouralReport] = MappingProxyType({}),
 ) -> list[Exported]:
     r"""Write a study's tables as LaTeX.
 
@@ -55,8 +60,8 @@ def export_latex(
         Made if it is not there.
     command
         That makes the files again.
-    subspaces
-        Its comparisons by name.
+    subspaces, behavioural
+        Its comparisons and behavioural ranks by name.
 
     Returns
     -------
@@ -65,7 +70,7 @@ def export_latex(
         all of them, and ``references.bib``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = latex_tables(reports, outcomes, curve, subspaces)
+    tables = latex_tables(reports, outcomes, curve, subspaces, behavioural)
     written = []
     for table in tables:
         file = folder / f"table_{table.label.replace('-', '_')}.tex"
@@ -75,7 +80,7 @@ def export_latex(
     names = [each.file.name for each in written]
     document.write_text(tables_document(names, bibliography=BIBLIOGRAPHY), encoding="ascii")
     references = folder / f"{BIBLIOGRAPHY}.bib"
-    references.write_text(latex_references(reports, outcomes, curve, subspaces), encoding="ascii")
+    references.write_text(latex_references(reports, outcomes, curve, subspaces, behavioural), encoding="ascii")
     return [
         *written,
         Exported(document, "LaTeX: all of these tables as a document: pdflatex tables.tex", command),
@@ -88,12 +93,13 @@ def latex_tables(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    behavioural: Mapping[str, BehaviouralReport] = MappingProxyType({}),
 ) -> list[LatexTable]:
     """All tables of a study, in the order in which they are written.
 
     Parameters
     ----------
-    reports, outcomes, curve, subspaces
+    reports, outcomes, curve, subspaces, behavioural
         See :func:`export_latex`; spectra are not looked at.
     """
     tables: list[LatexTable] = []
@@ -104,7 +110,7 @@ def latex_tables(
     if outcomes is not None:
         tables += outcome_tables(outcomes)
     tables += [] if curve is None else curve_tables(curve)
-    return tables + subspace_tables(subspaces)
+    return tables + subspace_tables(subspaces) + behavioural_tables(behavioural)
 
 
 def latex_references(
@@ -112,6 +118,7 @@ def latex_references(
     outcomes: Outcomes | None,
     curve: Curve | None,
     subspaces: Mapping[str, SubspaceReport] = MappingProxyType({}),
+    behavioural: Mapping[str, BehaviouralReport] = MappingProxyType({}),
     *,
     figures: Iterable[str] = (),
 ) -> str:
@@ -119,7 +126,7 @@ def latex_references(
 
     Parameters
     ----------
-    reports, outcomes, curve, subspaces
+    reports, outcomes, curve, subspaces, behavioural
         See :func:`export_latex`.
     figures
         What its figures show, of :attr:`rank_lab.figures.Figure.metrics`.
@@ -127,4 +134,5 @@ def latex_references(
     missing = [plain(method).encode("ascii", "backslashreplace").decode() for method in uncited_methods(reports)]
     head = f"% without an entry here: the method {', '.join(missing)}\n\n" if missing else ""
     cited = {*cited_by(reports, outcomes, curve, subspaces.values()), *cited_by_figures(figures)}
+    cited |= set(cited_by_figures(["behavioural_rank", "effective_rank"] if behavioural else []))
     return head + bibtex([key for key in REFERENCES if key in cited])

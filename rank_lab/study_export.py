@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rank_lab.behavioural_export import behavioural_data
 from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
@@ -46,8 +47,9 @@ def study_data(study: Study) -> dict[str, pd.DataFrame]:
     curve, outcomes = study.curve(), study.outcomes()
     found |= {} if curve is None else curve_data(curve)
     found |= {} if outcomes is None else outcome_data(outcomes)
-    subspaces = study.subspaces()
-    return found | (subspace_data(subspaces) if subspaces else {})
+    subspaces, behavioural = study.subspaces(), study.behavioural()
+    found |= subspace_data(subspaces) if subspaces else {}
+    return found | (behavioural_data(behavioural) if behavioural else {})
 
 
 def study_latex(study: Study) -> dict[str, LatexTable]:
@@ -58,13 +60,17 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    tables = latex_tables(
+        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural()
+    )
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    return latex_references(
+        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural()
+    )
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:

@@ -44,7 +44,7 @@ def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
         "dashboard", "verify", "subspace",
-        "plan", "extract",
+        "plan", "extract", "behavioural",
     }  # fmt: skip
 
 

@@ -1,0 +1,3 @@
+from pathlib import Path
+def tell(folder: Path, pictures: bool) -> None:
+    pass
