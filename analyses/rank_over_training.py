@@ -210,13 +210,18 @@ def keep_tables(options: argparse.Namespace) -> None:
     sweep, runs = _sweep(options), _measured(options)
     rows = rows_of(options.study, runs)
     tables = {
-        name: own.drop(columns="table").dropna(axis=1, how="all").reset_index(drop=True)
+        str(name): own.drop(columns="table").dropna(axis=1, how="all").reset_index(drop=True)
         for name, own in rows.groupby("table", sort=False)
     }
     tables["rates"] = rows_of(options.study, sweep).drop(columns="table")
     tables["chosen"] = _chosen(options)
     tables |= {"white_noise": white_noise_table(), "published": published_table(), "noise_share": noise_share_table()}
-    keep(options.out, _stated(options) | {"seeds": list(options.seeds)}, tables, seconds_of(options.study, [*sweep, *runs]))
+    keep(
+        options.out,
+        _stated(options) | {"seeds": list(options.seeds)},
+        tables,
+        seconds_of(options.study, [*sweep, *runs]),
+    )
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
