@@ -41,7 +41,7 @@ def _losses(runs: pd.DataFrame, settings: Mapping[str, Any]) -> go.Figure:
     looks = marks(list(settings["grid"]), "paper")
     full = difference(list(by_seed(runs, FULL, 0).values()))
     if full.low == full.low:
-        figure.add_hrect(full.low, full.high, fillcolor="#bbbbbb", opacity=0.35, line_width=0)
+        figure.add_hrect(full.low, full.high, fillcolor="#bbbbbb", opacity=0.35, line_width=0, layer="below")
     figure.add_hline(full.value, line={"color": "#777777", "width": 1}, annotation_text=FULL)
     for place, matrices in enumerate(settings["grid"]):
         points = [difference(list(by_seed(runs, matrices, rank).values())) for rank in ranks]

@@ -147,8 +147,9 @@ def _cost(tables: Tables) -> str:
     words = (
         "Bytes are those of the tensors after one step (activations not among them); frozen weights have neither"
         f" gradient nor state. With AdamW in one precision full fine-tuning keeps 4 numbers a weight, so that LoRA"
-        f" cannot keep less than a quarter. Times: {speed['round'].nunique()} rounds in which each arm takes a step,"
-        " in random order, one thread; ratios are taken round by round, then their median."
+        " cannot keep less than a quarter (the paper's abstract has 3 times less memory for GPT-3 175B). Times:"
+        f" {speed['round'].nunique()} rounds in which each arm takes a step, in random order, one thread; ratios are"
+        " taken round by round, then their median."
     )
     return f"{words}\n\n{table(headings, rows)}"
 
@@ -164,7 +165,7 @@ def _maps(settings: Mapping[str, Any]) -> str:
     small, large = settings["compared"]
     width = settings["base"]["hidden_size"]
     return (
-        f"φ(i, j) of the right singular vectors of A, as in the paper's Figures 3 and 4, layer"
+        f"φ(i, j) of the right singular vectors of A, as in the paper's section 7, layer"
         f" {settings['base']['num_hidden_layers'] // 2}. Random spans of this width have a φ of max(i, j) / {width}, up"
         f" to {large / width:.2f}; GPT-3's 12288 makes that {64 / 12288:.3f}: at this size high values at high ranks"
         f" say little.\n\n![φ between ranks {small} and {large}, of q](phi-ranks-q.png)\n"

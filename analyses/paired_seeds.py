@@ -65,7 +65,7 @@ def difference(values: Sequence[float] | Mapping[int, float], less: Mapping[int,
     return Difference(*student_interval(known), len(known))
 
 
-def interval_words(found: Difference, form: str = "{:.3f}") -> str:
+def interval_words(found: Difference, form: str = "{:z.3f}") -> str:
     """As tables show it.
 
     Examples

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analyses.paired_seeds import Difference, difference
-from analyses.rank_means import PLACES
 
-__all__ = ["Claim", "claims", "of_optimizers", "place_values"]
+__all__ = ["TITLES", "Claim", "claims", "of_optimizers", "place_values"]
+
+TITLES = {"sgd": "SGD, momentum 0.9", "adamw": "AdamW", "lion": "Lion"}
+"""Optimizers in words."""
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -33,27 +35,27 @@ class Claim:
     found: Difference
 
 
-def place_values(kinds: pd.DataFrame, column: str, *, form: str = "float32", delta: str = "cumulative") -> pd.DataFrame:
-    """Means over attention and over MLP, of each run and step.
+def place_values(
+    places: pd.DataFrame, column: str, *, form: str = "float32", delta: str = "cumulative"
+) -> pd.DataFrame:
+    """One quantity of attention and of MLP, of each run and step.
 
     Parameters
     ----------
-    kinds
+    places
         The table.
     column
-        What the mean is taken of.
+        The quantity.
     form, delta
         Storage, and since when.
 
     Returns
     -------
     pandas.DataFrame
-        ``optimizer``, ``seed``, ``step``, ``place``, ``value``; a place of which a kind has no value has none.
+        ``optimizer``, ``seed``, ``step``, ``place``, ``value``.
     """
-    own = kinds[(kinds["format"] == form) & (kinds["delta"] == delta) & kinds["kind"].isin(PLACES)]
-    own = own.assign(place=own["kind"].map(PLACES), value=own[column] if column in own else float("nan"))
-    groups = own.groupby(["optimizer", "seed", "step", "place"], sort=False)["value"]
-    return groups.agg(lambda values: values.mean(skipna=False)).reset_index()
+    own = places[(places["format"] == form) & (places["delta"] == delta)]
+    return own[["optimizer", "seed", "step", "place"]].assign(value=own[column])
 
 
 def claims(tables: Tables) -> list[Claim]:
@@ -68,13 +70,13 @@ def claims(tables: Tables) -> list[Claim]:
 
 
 def _of(tables: Tables, optimizer: str) -> Iterator[Claim]:
-    kinds = tables["kinds"]
+    table = tables["places"]
     for form, words in (("float32", "in float32"), ("bfloat16", "as stored in bfloat16, rounding left in")):
-        early, late = (_mean(place_values(kinds, "raw_over_null", form=form), optimizer, end) for end in ("min", "max"))
+        early, late = (_mean(place_values(table, "raw_over_null", form=form), optimizer, end) for end in ("min", "max"))
         yield Claim("the rank grows with data", f"k90 / null, last less first, {words}", optimizer,
                     difference(late, early))  # fmt: skip
     for column, words in (("raw", "k90"), ("raw_over_null", "k90 / null")):
-        places = place_values(kinds, column)
+        places = place_values(table, column)
         mlp, attention = (_mean(places[places["place"] == place], optimizer, "max") for place in ("MLP", "attention"))
         yield Claim("MLP is above attention", f"{words}, MLP less attention, last step", optimizer,
                     difference(mlp, attention))  # fmt: skip
@@ -91,12 +93,12 @@ def of_optimizers(tables: Tables) -> list[Claim]:
     tables
         Of the results.
     """
-    places, found = place_values(tables["kinds"], "raw_over_null"), []
+    places, found = place_values(tables["places"], "raw_over_null"), []
     for other in [name for name in places["optimizer"].unique() if name != "lion"]:
         for end, words in (("min", "first"), ("max", "last")):
             sides = (_mean(places, name, end) for name in ("lion", other))
-            measure = f"k90 / null, Lion less {other}, {words} step"
-            found.append(Claim("a sign-like optimizer raises ranks", measure, f"lion, {other}", difference(*sides)))
+            measure = f"k90 / null, Lion less {TITLES[other]}, {words} step"
+            found.append(Claim("a sign-like optimizer raises ranks", measure, "lion", difference(*sides)))
     return found
 
 
@@ -109,7 +111,7 @@ def _mean(places: pd.DataFrame, optimizer: str, end: str) -> dict[int, float]:
 
 def _layers(layers: pd.DataFrame, optimizer: str) -> tuple[dict[int, float], dict[int, float]]:
     """By seed, over places: of the inner layers, and of the first and the last; of two layers there are no inner."""
-    own = layers[(layers["optimizer"] == optimizer) & (layers["format"] == "float32")]
+    own = layers[layers["optimizer"] == optimizer]
     own = own[own["step"] == own["step"].max()]
     outer = own["layer"].isin([own["layer"].min(), own["layer"].max()])
     return _by_seed(own[~outer], "raw_over_null"), _by_seed(own[outer], "raw_over_null")

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from analyses.kept_results import Kept, write_picture
 from analyses.paired_seeds import difference
-from analyses.rank_over_training_claims import place_values
+from analyses.rank_over_training_claims import TITLES, place_values
 from rank_lab.figures.rank_along_training import rank_along_training
 from rank_lab.figures.style import faint
 from rank_lab.schema import UPDATES
@@ -17,7 +17,6 @@ from rank_lab.training_table import training_table
 __all__ = ["draw"]
 
 _COLORS = {"sgd": "#0072B2", "adamw": "#E69F00", "lion": "#D55E00"}  # Okabe-Ito
-_TITLES = {"sgd": "SGD, momentum 0.9", "adamw": "AdamW", "lion": "Lion"}
 _PLACES = ("attention", "MLP")
 
 
@@ -29,22 +28,22 @@ def draw(found: Kept) -> None:
     found
         What was kept.
     """
-    write_picture(_optimizers(found.tables["kinds"]), found.folder, "optimizers")
+    write_picture(_optimizers(found.tables["places"]), found.folder, "optimizers")
     for form in ("float32", "bfloat16"):
         write_picture(_kinds(found.tables["matrices"], form), found.folder, f"kinds-{form}")
 
 
 def _kinds(matrices: pd.DataFrame, form: str) -> go.Figure:
     """The tool's own figure, of the rows that it needs."""
-    rows = matrices[matrices["format"] == form].reindex(columns=UPDATES.names)
+    rows = matrices[matrices["format"] == form].assign(run="Lion", delta="cumulative").reindex(columns=UPDATES.names)
     plot = rank_along_training(training_table(rows, "energy_rank_90", by="kind"), "paper", log_steps=True).plot
-    return plot.update_layout(width=760, height=380)
+    return plot.update_layout(width=640, height=340)
 
 
-def _optimizers(kinds: pd.DataFrame) -> go.Figure:
+def _optimizers(places: pd.DataFrame) -> go.Figure:
     figure = make_subplots(cols=2, subplot_titles=_PLACES, horizontal_spacing=0.08, shared_yaxes=True)
     for delta, dash in (("cumulative", "solid"), ("step", "dot")):
-        values = place_values(kinds, "raw_over_null", delta=delta)
+        values = place_values(places, "raw_over_null", delta=delta)
         for column, place in enumerate(_PLACES, start=1):
             for optimizer, own in values[values["place"] == place].groupby("optimizer", sort=False):
                 for trace in _traces(own, str(optimizer), dash, column):
@@ -53,7 +52,7 @@ def _optimizers(kinds: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="optimizer step", type="log", dtick="D2")
     figure.update_yaxes(title="k<sub>90</sub> / null", rangemode="tozero", col=1)
     return figure.update_layout(
-        template="simple_white", width=1000, height=430, font_size=13, margin={"l": 70, "r": 20, "t": 40, "b": 100},
+        template="simple_white", width=900, height=400, font_size=13, margin={"l": 70, "r": 20, "t": 40, "b": 100},
         legend={"orientation": "h", "y": -0.22, "x": 0.5, "xanchor": "center"},
     )  # fmt: skip
 
@@ -72,7 +71,7 @@ def _traces(own: pd.DataFrame, optimizer: str, dash: str, column: int) -> Iterat
         )  # fmt: skip
     since = "since the base" if dash == "solid" else "since the checkpoint before"
     yield go.Scatter(
-        x=steps, y=[points[step].value for step in steps], mode="lines+markers", name=f"{_TITLES[optimizer]}, {since}",
+        x=steps, y=[points[step].value for step in steps], mode="lines+markers", name=f"{TITLES[optimizer]}, {since}",
         line={"color": color, "dash": dash, "width": 2}, marker={"size": 6}, showlegend=column == 1,
         legendgroup=f"{optimizer}{dash}",
     )  # fmt: skip

@@ -10,12 +10,11 @@ from analyses.code_runs import said_of_base
 from analyses.kept_results import Kept, kept, told_origin
 from analyses.machine import table
 from analyses.paired_seeds import difference, interval_words
-from analyses.rank_over_training_claims import claims, of_optimizers, place_values
+from analyses.rank_over_training_claims import TITLES, claims, of_optimizers, place_values
 from analyses.stored_formats import FORMATS
 
-__all__ = ["TITLES", "tell"]
+__all__ = ["page", "tell"]
 
-TITLES = {"sgd": "SGD, momentum 0.9", "adamw": "AdamW", "lion": "Lion"}
 _PAPER = "[LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673)"
 Tables = Mapping[str, pd.DataFrame]
 
@@ -68,6 +67,7 @@ def page(found: Kept) -> str:
             " bfloat16 the rounding is taken out where that can be done.*"
         ),
         _along(tables),
+        _kinds(tables),
         "## What storage does to it",
         _storage(tables),
         "## Optimizers",
@@ -98,7 +98,7 @@ def _setting(settings: Mapping[str, Any]) -> str:
 
 def _verdicts(tables: Tables) -> str:
     rows = [
-        (each.claim, TITLES.get(each.optimizer, each.optimizer), each.measure, interval_words(each.found),
+        (each.claim, TITLES[each.optimizer], each.measure, interval_words(each.found),
          each.found.verdict)
         for each in [*claims(tables), *of_optimizers(tables)]
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def _verdicts(tables: Tables) -> str:
 
 
 def _not_testable(tables: Tables, settings: Mapping[str, Any]) -> str:
-    places = place_values(tables["kinds"], "raw_over_null")
+    places = place_values(tables["places"], "raw_over_null")
     first = places[places["step"] == places["step"].min()]
     told = [
         f"{TITLES[name]} {interval_words(difference(list(own.groupby('seed')['value'].mean())), '{:.2f}')}"
@@ -115,10 +115,10 @@ def _not_testable(tables: Tables, settings: Mapping[str, Any]) -> str:
     ]
     width = settings["base"]["hidden_size"]
     return (
-        f"**Early checkpoints already 10 to 100 times typical ranks: not testable at this size**: 10 x 16 directions"
-        f" {'are more than' if width < 160 else 'of'} the {width} that there are {'' if width < 160 else 'at most '}"
-        f"say little of 4096. What can be said is how near to white noise the earliest checkpoint (step"
-        f" {places['step'].min()} of {places['step'].max()}, as the paper's) is, k90 / null: {'; '.join(told)}."
+        f"**Early checkpoints already 10 to 100 times typical ranks: not testable at this size.** Ten times 16"
+        f" directions are {160 / width:.0%} of the {width} that attention's matrices have here, and 4 % of"
+        " Llama-2-7B's 4096. What can be said is how near to white noise the earliest checkpoint is, k90 / null at step"
+        f" {places['step'].min()} of {places['step'].max()}: {'; '.join(told)}."
     )
 
 
@@ -174,17 +174,33 @@ def _share_table(shares: pd.DataFrame) -> str:
 
 def _along(tables: Tables) -> str:
     rows = []
-    raw, over = (place_values(tables["kinds"], name) for name in ("raw", "raw_over_null"))
+    raw, over = (place_values(tables["places"], name) for name in ("raw", "raw_over_null"))
     for optimizer in raw["optimizer"].unique():
         for step in (raw["step"].min(), raw["step"].max()):
             cells = [
                 interval_words(difference(list(_at(values, optimizer, step, place))), form)
                 for place in ("attention", "MLP")
-                for values, form in ((raw, "{:.1f}"), (over, "{:.2f}"))
+                for values, form in ((raw, "{:z.1f}"), (over, "{:z.2f}"))
             ]
             rows.append((TITLES[optimizer], str(step), *cells))
     headings = ("optimizer", "step", "attention, k90", "k90 / null", "MLP, k90", "k90 / null")
     return table(headings, rows)
+
+
+def _kinds(tables: Tables) -> str:
+    kinds = tables["kinds"]
+    ends = {"first": kinds["step"].min(), "last": kinds["step"].max()}
+    own = kinds[kinds["step"].isin(ends.values())].set_index(["optimizer", "kind", "format", "step"])
+    keys = [(form, step) for form in ("float32", "bfloat16") for step in ends.values()]
+    rows = []
+    for optimizer, kind in dict.fromkeys((key[0], key[1]) for key in own.index):
+        cells = (own.loc[(optimizer, kind, *key)] for key in keys)
+        told = (f"{float(cell['raw']):.1f} ({float(cell['raw_over_null']):.2f})" for cell in cells)
+        rows.append((TITLES[optimizer], kind, *told))
+    headings = (f"{form}, {end} step" for form in ("float32", "bfloat16 as stored") for end in ends)
+    return "k90 (k90 / null) by kind of module, means over layers and seeds:\n\n" + table(
+        ("optimizer", "kind", *headings), rows
+    )
 
 
 def _at(places: pd.DataFrame, optimizer: str, step: int, place: str) -> "pd.Series[float]":
@@ -193,11 +209,11 @@ def _at(places: pd.DataFrame, optimizer: str, step: int, place: str) -> "pd.Seri
 
 
 def _storage(tables: Tables) -> str:
-    kinds, rows = tables["kinds"], []
-    own = kinds[(kinds["delta"] == "cumulative") & (kinds["kind"] != "embed")]
+    places, rows = tables["places"], []
+    own = places[places["delta"] == "cumulative"]
     steps = sorted(own["step"].unique())
     for (optimizer, form), group in own.groupby(["optimizer", "format"], sort=False):
-        for step in (steps[0], steps[len(steps) // 2], steps[-1]):
+        for step in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])):
             part = group[group["step"] == step]
             matrices, known = part["matrices"].sum(), part["known"].sum()
             told = part["told_over_null"].mean() if "told_over_null" in part and known else float("nan")
@@ -222,12 +238,11 @@ def _optimizers(tables: Tables) -> str:
     losses, chosen, rates = tables["losses"], tables["chosen"], tables["rates"]
     last = losses[losses["step"] == losses["step"].max()]
     start = losses[losses["step"] == 0]
-    kinds = rates[rates["kind"].notna() & (rates["kind"] != "embed")] if "kind" in rates else rates.iloc[:0]
     rows = []
     for row in chosen.to_dict("records"):
         own, before = (part[part["optimizer"] == row["optimizer"]].set_index("seed")["loss"] for part in (last, start))
         learned = difference(before.to_dict(), own.to_dict())
-        mine = kinds[kinds["optimizer"] == row["optimizer"]].groupby("learning_rate")["raw_over_null"].mean()
+        mine = rates[rates["optimizer"] == row["optimizer"]].groupby("learning_rate")["raw_over_null"].mean()
         rows.append(
             (TITLES[row["optimizer"]], f"{row['learning_rate']:g}" + (" (at an end)" if row["at_an_end"] else ""),
              interval_words(difference(list(own))), interval_words(learned),

@@ -25,7 +25,7 @@ def test_the_study_runs_is_gone_on_with_and_is_told_from_its_tables_alone(tmp_pa
     options.study, options.out = tmp_path, tmp_path / "results"
     make_cells(options)
     cells = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")}
-    assert len(cells) == 4 + 3  # rates that were tried, and a run at the chosen one of each optimizer
+    assert len(cells) == 3 + 2  # rates that were tried, and a run at the chosen one of each optimizer
     make_cells(options)
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")} == cells
     keep_tables(options)
@@ -34,14 +34,15 @@ def test_the_study_runs_is_gone_on_with_and_is_told_from_its_tables_alone(tmp_pa
     assert "not seen: one seed has no interval" in text
     assert "nan" not in text
     tables = kept(options.out).tables
-    kinds = tables["kinds"].set_index(["optimizer", "format", "delta", "step", "kind"])["rounding_energy"]
-    first = ("cumulative", 1, "q")
-    assert kinds["adamw", "float32", *first] < 1e-6 < kinds["adamw", "bfloat16", *first]
-    assert set(tables["kinds"]["format"]) == {"float32", "bfloat16", "bfloat16-grid"}
-    assert set(tables["kinds"].loc[tables["kinds"]["delta"] == "step", "format"]) == {"float32"}
-    assert (tables["losses"]["step"].max(), sorted(tables["losses"]["optimizer"].unique())) == (
-        2, ["adamw", "lion", "sgd"],
-    )  # fmt: skip
+    places = tables["places"]
+    rounding = places.set_index(["optimizer", "format", "delta", "step", "place"])["rounding_energy"]
+    first = ("cumulative", 1, "attention")
+    assert rounding["adamw", "float32", *first] < 1e-6 < rounding["adamw", "bfloat16", *first]
+    assert set(places["format"]) == {"float32", "bfloat16", "bfloat16-grid"}
+    assert set(places.loc[places["delta"] == "step", "format"]) == {"float32"}
+    assert (places["matrices"] == places["place"].map({"attention": 12, "MLP": 9})).all()
+    assert tables["losses"]["step"].max() == 2
+    assert set(tables["losses"]["optimizer"]) == {"adamw", "lion"}
     (options.out / "README.md").unlink()
     for folder in ("cells", "runs", "data"):
         (tmp_path / folder).rename(tmp_path / f"gone-{folder}")
@@ -69,21 +70,21 @@ def test_white_noise_has_the_ranks_that_its_law_gives() -> None:
     assert (counted - 8) / size == pytest.approx((expected - 16) / 4096, abs=0.03)
 
 
-def kinds_of(values: dict[tuple[str, int, int, str], float]) -> pd.DataFrame:
-    """Rows of the table of kinds: by optimizer, seed, step and kind, k90 over its null."""
+def places_of(values: dict[tuple[str, int, int, str], float]) -> pd.DataFrame:
+    """Rows of the table of places: by optimizer, seed, step and place, k90 over its null."""
     rows = [
-        {"optimizer": optimizer, "seed": seed, "step": step, "format": form, "delta": "cumulative", "kind": kind,
-         "raw_over_null": value, "raw": 100 * value * (2 if kind == "up" else 1)}
-        for (optimizer, seed, step, kind), value in values.items() for form in ("float32", "bfloat16")
+        {"optimizer": optimizer, "seed": seed, "step": step, "format": form, "delta": "cumulative", "place": place,
+         "raw_over_null": value, "raw": 100 * value * (2 if place == "MLP" else 1)}
+        for (optimizer, seed, step, place), value in values.items() for form in ("float32", "bfloat16")
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def test_claims_are_those_that_were_planted() -> None:
     values = {
-        (optimizer, seed, step, kind): level + 0.2 * (step == 8) + 0.01 * seed * (1 + (kind == "q") + (step == 8))
+        (optimizer, seed, step, place): level + 0.2 * (step == 8) + 0.01 * seed * (1 + (step == 8))
         for optimizer, higher in (("lion", 0.5), ("sgd", 0.0)) for seed in range(3) for step in (1, 8)
-        for kind, level in (("q", 0.3 + higher), ("up", 0.2 + higher), ("embed", 9.0))
+        for place, level in (("attention", 0.3 + higher), ("MLP", 0.2 + higher))
     }  # fmt: skip
     layers = pd.DataFrame(
         [
@@ -93,7 +94,7 @@ def test_claims_are_those_that_were_planted() -> None:
         ]
     )  # fmt: skip
     losses = pd.DataFrame({"optimizer": ["lion", "sgd"]})
-    tables = {"kinds": kinds_of(values), "layers": layers, "losses": losses}
+    tables = {"places": places_of(values), "layers": layers, "losses": losses}
     found = {(each.optimizer, each.measure): each.found for each in claims(tables)}
     growth = found["lion", "k90 / null, last less first, in float32"]
     assert growth.verdict == "seen" and growth.value == pytest.approx(0.21)  # noqa: PT018
