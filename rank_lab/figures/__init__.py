@@ -4,6 +4,7 @@ from rank_lab.figures.amplification_plot import amplification_plot
 from rank_lab.figures.association_plot import association_plot
 from rank_lab.figures.budget_curve import budget_curve
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.functional_ranks import functional_depth_plot, functional_weight_plot
 from rank_lab.figures.gate_map import gate_map, gates_over_stages
 from rank_lab.figures.intruder_map import intruder_map
 from rank_lab.figures.layer_map import layer_map
@@ -30,6 +31,8 @@ __all__ = [
     "amplification_plot",
     "association_plot",
     "budget_curve",
+    "functional_depth_plot",
+    "functional_weight_plot",
     "gate_map",
     "gates_over_stages",
     "intruder_map",
