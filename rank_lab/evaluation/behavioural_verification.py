@@ -11,7 +11,8 @@ from rank_lab.behavioural_report import BehaviouralReport
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.behavioural_tables import MeasuredModels, Setting, Size, point_rows, rank_rows
 from rank_lab.errors import RankLabError
-from rank_lab.evaluation.behavioural_analysis import BehaviouralOptions, scores_again
+from rank_lab.evaluation.behavioural_analysis import scores_again
+from rank_lab.evaluation.behavioural_search import BehaviouralOptions
 from rank_lab.evaluation.text_scores import TextOptions
 from rank_lab.evaluation.text_sets import TextSet, read_texts
 from rank_lab.evaluation.tuned_models import LoadOptions
@@ -103,9 +104,8 @@ def _again(
         before, after, cut = scores_again(str(tuned.folder), texts, str(base.folder), settings, options)
     except (RankLabError, OSError) as error:
         raise NotAgain("input changed", f"it cannot be measured any more: {error}") from error
-    found: dict[Setting | str, tuple[ScoreRow, ...]] = {"base": before, "tuned": after}
-    found.update(cut)
-    return found
+    found: dict[Setting | str, tuple[ScoreRow, ...]] = {setting: rows for setting, rows in cut.items()}  # noqa: C416
+    return found | {"base": before, "tuned": after}
 
 
 def _options(told: Mapping[str, Any]) -> BehaviouralOptions:

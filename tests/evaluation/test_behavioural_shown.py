@@ -140,7 +140,7 @@ def test_export_writes_tables_latex_and_the_figure(study: Path, report: Behaviou
     assert json.loads((out / "behavioural_provenance.json").read_text())[0]["report"] == "lora"
     assert "tab:behavioural-rank" in (out / "table_behavioural_rank.tex").read_text()
     (page,) = out.rglob("*.html")
-    assert "Behavioural rank: lora, items" in page.read_text()
+    assert "Behavioural rank: the least k that keeps 0.9 of what was learned" in page.read_text()
     assert "eckart1936approximation" in (out / "references.bib").read_text()
     readme = (out / "README.md").read_text()
     assert "lora, behavioural rank" in readme
