@@ -14,6 +14,8 @@ from rank_lab.console import console, progress_bar
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import SchemaError
 from rank_lab.evaluation.behavioural_verification import LOSS_TOLERANCE, verify_behavioural
+from rank_lab.evaluation.functional_verification import SAME_ACTIVATIONS, verify_functional
+from rank_lab.functional_report import FunctionalReport, functional_name, functional_reports_of
 from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 from rank_lab.report import RankReport, reports_of
@@ -70,7 +72,8 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
     try:
         folders = reports_of(study)
     except SchemaError:
-        if not (has_scores or has_curve or subspace_reports_of(study) or behavioural_reports_of(study)):
+        beside = (subspace_reports_of, behavioural_reports_of, functional_reports_of)
+        if not (has_scores or has_curve or any(found(study) for found in beside)):
             raise
         folders = []
     reports = [(folder, RankReport.load(folder)) for folder in folders]
@@ -89,6 +92,10 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
             comparison_name(folder), comparison, folder.absolute().parent, sample=sample, seed=seed
         )
         checks, counts = checks + found, [*counts, (folder.name, len(found), len(comparison.coverage))]
+    for folder in functional_reports_of(study):
+        measured = FunctionalReport.load(folder)
+        found = verify_functional(functional_name(folder), measured, folder.absolute().parent, sample=sample, seed=seed)
+        checks, counts = checks + found, [*counts, (folder.name, len(found), len(measured.changes))]
     for folder in behavioural_reports_of(study):
         truncated = BehaviouralReport.load(folder)
         found = verify_behavioural(
@@ -125,7 +132,8 @@ def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
         " norms and singular values also within the floor of their method; counts are equal, or tied. What rests on"
         f" singular vectors (comparisons, by module) holds within {TOLERANCE:g} of 1, and within as much more as the"
         f" gap after the last of them is narrower than {NARROW:g}. Losses of truncated models hold within"
-        f" {LOSS_TOLERANCE:g}."
+        f" {LOSS_TOLERANCE:g}. Functional ranks hold within a relative {SAME_ACTIVATIONS:g}, counts within one:"
+        " activations are of the models' own precision."
     )
     return Group(table, Text(said, style="bold"), Text(about, style="dim"))
 

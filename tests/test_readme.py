@@ -15,6 +15,8 @@ import rank_lab
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.cli import app
 from rank_lab.demo import BASE
+from rank_lab.functional_schema import FUNCTIONAL_TABLES
+from rank_lab.place_change import SCOPES
 from rank_lab.schema import UPDATES
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 
@@ -44,7 +46,7 @@ def test_commands_parse(line: str) -> None:
 def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-        "dashboard", "verify", "subspace",
+        "dashboard", "verify", "subspace", "functional",
         "plan", "extract", "behavioural",
     }  # fmt: skip
 
@@ -94,6 +96,15 @@ def test_what_stands_beside_a_behavioural_rank_is_in_its_table() -> None:
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert len(named) > 5
     assert named <= set(BEHAVIOURAL_TABLES["ranks"].names)
+
+
+def test_scopes_of_functional_ranks_are_explained() -> None:
+    text = README.split("## Rank of what an update does")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE) == list(SCOPES)
+    columns = {name for schema in FUNCTIONAL_TABLES.values() for name in schema.names}
+    assert {
+        name for name in ("open_above", "linear_share", "mean_share", "null", "bound") if f"`{name}`" in text
+    } <= columns
 
 
 def test_every_module_has_its_place_in_the_layout() -> None:

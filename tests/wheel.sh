@@ -74,6 +74,10 @@ env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
 test -s outcomes/outcomes.csv
 env/bin/rank-lab subspace runs/lora runs/full --base "$base" -o runs --intruder-k 10 >/dev/null
 test -s runs/lora-full.subspace/subspace.json
+printf '{"text": "A man of words and not of deeds."}\n{"text": "Is like a garden full of weeds."}\n' >probe.jsonl
+env/bin/rank-lab functional runs/lora --base "$base" --texts probe.jsonl --resamples 0 -o runs >/dev/null
+test -s runs/lora.functional/functional.json
+env/bin/rank-lab verify runs/lora.functional >/dev/null
 env/bin/rank-lab verify runs/lora-full.subspace >/dev/null
 env/bin/rank-lab export runs -o compared -f csv >/dev/null
 test -s compared/subspace_angles.csv

@@ -4,6 +4,7 @@ from rank_lab.figures.amplification_plot import amplification_plot
 from rank_lab.figures.association_plot import association_plot
 from rank_lab.figures.behavioural_curve import behavioural_curve
 from rank_lab.figures.budget_curve import budget_curve
+from rank_lab.figures.curves_by_task import curves_by_task
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.gate_map import gate_map, gates_over_stages
 from rank_lab.figures.intruder_map import intruder_map
@@ -32,6 +33,7 @@ __all__ = [
     "association_plot",
     "behavioural_curve",
     "budget_curve",
+    "curves_by_task",
     "gate_map",
     "gates_over_stages",
     "intruder_map",
