@@ -85,9 +85,8 @@ def _report(provenance: Mapping[str, Any], title: str = "") -> str:
         ("made", markdown(str(provenance.get("created_at", "not recorded")))),
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
         ("tuned", "; ".join(map(_input, tuned))),
-        *_probe(provenance.get("texts")),
         ("base", "none" if base is None else _input(base)),
-        *([("texts", "; ".join(map(_texts, provenance["texts"])))] if "texts" in provenance else []),
+        *_texts(provenance.get("texts")),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
         ("machine", markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
@@ -95,9 +94,13 @@ def _report(provenance: Mapping[str, Any], title: str = "") -> str:
     return f"### {markdown(title or str(settings['run']))}\n\n{_table(('', ''), rows)}"
 
 
-def _probe(texts: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _texts(texts: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    """The probe of functional ranks, or the sets that a behavioural rank was measured on."""
     if texts is None:
         return []
+    if not isinstance(texts, Mapping):
+        sets = (f"{each['name']} ({each['role']}): {each['source']}, sha256 {each['sha256'][:16]}" for each in texts)
+        return [("texts", markdown("; ".join(sets)))]
     told = f"{texts['texts']} texts, {texts['tokens']} tokens, sha256 {texts['sha256'][:16]}"
     return [("probe texts", f"`{_code(str(texts['file']))}` ({markdown(told)})")]
 
@@ -108,10 +111,6 @@ def _input(checkpoint: Mapping[str, Any]) -> str:
     told += [f"step {checkpoint['step']}"] if checkpoint.get("step") is not None else []
     told += [f"{size} bytes"] if size else []
     return f"`{_code(str(checkpoint['source']))}`" + (f" ({markdown(', '.join(told))})" if told else "")
-
-
-def _texts(texts: Mapping[str, Any]) -> str:
-    return f"{markdown(texts['name'])} ({markdown(texts['role'])}): {markdown(texts['source'])}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

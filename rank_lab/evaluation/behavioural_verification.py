@@ -11,7 +11,8 @@ from rank_lab.behavioural_report import BehaviouralReport
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.behavioural_tables import MeasuredModels, Setting, Size, point_rows, rank_rows
 from rank_lab.errors import RankLabError
-from rank_lab.evaluation.behavioural_analysis import BehaviouralOptions, scores_again
+from rank_lab.evaluation.behavioural_analysis import scores_again
+from rank_lab.evaluation.behavioural_search import BehaviouralOptions
 from rank_lab.evaluation.text_scores import TextOptions
 from rank_lab.evaluation.text_sets import TextSet, read_texts
 from rank_lab.evaluation.tuned_models import LoadOptions

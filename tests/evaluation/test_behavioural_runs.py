@@ -17,9 +17,10 @@ from rank_lab.behavioural_report import BehaviouralReport, load_behavioural
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.demo import BASE
 from rank_lab.errors import DataError, PairingError, RankLabError, SchemaError, UnsupportedUpdateError
-from rank_lab.evaluation import behavioural_analysis
-from rank_lab.evaluation.behavioural_analysis import BehaviouralOptions, behavioural_report
+from rank_lab.evaluation import behavioural_search
+from rank_lab.evaluation.behavioural_analysis import behavioural_report
 from rank_lab.evaluation.behavioural_matrices import common_energy_rank
+from rank_lab.evaluation.behavioural_search import BehaviouralOptions
 from rank_lab.evaluation.text_scores import TextOptions
 from rank_lab.evaluation.text_sets import TextSet
 from rank_lab.evaluation.truncated_models import truncated_model, values_of
@@ -131,9 +132,9 @@ def test_adapters_are_cut_between_base_and_tuned(method: str, tmp_path: Path, mo
         found.append(logits_of(search.cut.model))
         raise RankLabError("seen")
 
-    monkeypatch.setattr(behavioural_analysis._Search, "found", looked)
-    monkeypatch.setattr(behavioural_analysis._Run, "_refuse_nothing_learnt", lambda *_: None)
-    monkeypatch.setattr(behavioural_analysis._Run, "_rows", lambda *_: ())
+    monkeypatch.setattr(behavioural_search.Search, "found", looked)
+    monkeypatch.setattr(behavioural_search.Measuring, "_refuse_nothing_learnt", lambda *_: None)
+    monkeypatch.setattr(behavioural_search.Measuring, "rows", lambda *_: ())
     with pytest.raises(RankLabError, match="seen"):
         behavioural_report(tmp_path / method, SETS, str(BASE))
     none, one, whole, after = found
@@ -247,7 +248,7 @@ def test_models_that_do_not_belong_together_are_refused() -> None:
 def test_a_run_that_was_stopped_goes_on(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep, measured = tmp_path / "kept", []
     options = BehaviouralOptions(share=0.9, ranks=(1, 2), texts=TextOptions(batch_size=32), controls=())
-    rows = behavioural_analysis.text_rows
+    rows = behavioural_search.text_rows
 
     def counted(*arguments: Any, **more: Any) -> Any:
         measured.append(arguments[1].name)
@@ -255,7 +256,7 @@ def test_a_run_that_was_stopped_goes_on(runs: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return rows(*arguments, **more)
 
-    monkeypatch.setattr(behavioural_analysis, "text_rows", counted)
+    monkeypatch.setattr(behavioural_search, "text_rows", counted)
     with pytest.raises(KeyboardInterrupt):
         behavioural_report(runs / "lora", SETS, str(BASE), options=options, keep=keep)
     assert len(keep.read_text().splitlines()) == 4  # base, tuned, full rank, rank 1

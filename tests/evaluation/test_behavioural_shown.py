@@ -92,7 +92,7 @@ def test_ranks_of_the_spectrum_are_weighted_by_the_change(report: BehaviouralRep
     assert first.value == pytest.approx(float((rows["energy_rank_90"] * rows["change_share"]).sum()))
     assert first.value <= first.null <= 4
     assert first.matrices == (len(rows), len(rows))
-    assert weight_ranks(report)[2].exact
+    assert weight_ranks(report)[2].resolved
 
 
 def test_a_rank_between_two_that_were_tried_says_so(report: BehaviouralReport) -> None:
@@ -140,11 +140,12 @@ def test_export_writes_tables_latex_and_the_figure(study: Path, report: Behaviou
     assert json.loads((out / "behavioural_provenance.json").read_text())[0]["report"] == "lora"
     assert "tab:behavioural-rank" in (out / "table_behavioural_rank.tex").read_text()
     (page,) = out.rglob("*.html")
-    assert "Behavioural rank: lora, items" in page.read_text()
+    assert "Behavioural rank: the least k that keeps 0.9 of what was learned" in page.read_text()
     assert "eckart1936approximation" in (out / "references.bib").read_text()
     readme = (out / "README.md").read_text()
     assert "lora, behavioural rank" in readme
     assert "items (target)" in readme
+    assert report.provenance["texts"][0]["sha256"][:16] in readme
 
 
 def test_an_open_study_gives_the_same(study: Path, report: BehaviouralReport) -> None:
