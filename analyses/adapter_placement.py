@@ -50,8 +50,8 @@ class Sizes:
     methods, places, sizes
         The grid: methods of the registry, places, bottlenecks or ranks.
     rates
-        Ladder of learning rates, one for all: the middle three are tried, then further ones as long as the best is at
-        an end of those tried.
+        Ladder of learning rates, one for all: three from its middle are tried, then further ones as long as the best is
+        at an end of those tried.
     steps, batch, context
         Of the training: optimizer steps, windows of each, tokens of a window.
     documents, pieces
@@ -62,7 +62,7 @@ class Sizes:
     methods: tuple[str, ...] = ("lora", "series", "parallel", "parallel_linear")
     places: tuple[str, ...] = PLACES
     sizes: tuple[int, ...] = (4, 16, 64, 256)
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     steps: int = 50
     batch: int = 4
     context: int = 64
@@ -163,7 +163,7 @@ def _point(options: argparse.Namespace, settings: Mapping[str, Any], data: "_Dat
 
 
 def climbed(loss_at: Callable[[int], float], rungs: int) -> int:
-    """The rung of a ladder with the least loss among those tried: the middle three, then on past an end that is best.
+    """The rung of a ladder with the least loss among those tried: three from its middle, then on past an end that is best.
 
     Parameters
     ----------
