@@ -163,7 +163,7 @@ def _point(options: argparse.Namespace, settings: Mapping[str, Any], data: "_Dat
 
 
 def climbed(loss_at: Callable[[int], float], rungs: int) -> int:
-    """The rung of a ladder with the least loss among those tried: three from its middle, then on past an end that is best.
+    """The best rung of a ladder among those tried: three of its middle, then on past an end that is best.
 
     Parameters
     ----------
