@@ -108,7 +108,7 @@ def write_picture(figure: go.Figure, folder: Path, name: str, *, scale: float = 
     folder, name
         Of the files.
     scale
-        Pixels of the first to a unit of the layout.
+        Pixels of the PNG for each of the figure's.
     """
     try:
         figure.write_image(folder / f"{name}.png", scale=scale)

@@ -71,7 +71,9 @@ def stored(run: Path, base: Path, form: str, folder: Path) -> tuple[Path, Path]:
         tuned = load_file(checkpoint / _WEIGHTS)
         if on_grid:
             tuned = {name: there[name].float() + (value - start[name]) for name, value in tuned.items()}
-        _written(own_run / checkpoint.name, {name: value.to(torch.bfloat16) for name, value in tuned.items()}, checkpoint)
+        _written(
+            own_run / checkpoint.name, {name: value.to(torch.bfloat16) for name, value in tuned.items()}, checkpoint
+        )
     for file in run.glob("training.json"):
         shutil.copy(file, own_run)
     return own_run, own_base

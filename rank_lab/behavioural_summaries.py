@@ -31,7 +31,7 @@ class WeightRank:
     matrices
         How many it is of, and of how many that were truncated.
     exact
-        Whether none of these updates is rounding, so that no test against it was needed.
+        Whether rounding explains none of these updates, so that no test against it was needed.
     """
 
     name: str

@@ -128,7 +128,7 @@ def _reasons(report: BehaviouralReport) -> list[str]:
                 f"  * {name}: of the ranks that were tried, a larger one keeps less again; from {row['lasting_rank']}"
                 " on all keep it"
             )
-        if row["random_reason"]:
+        if row["random_reason"] and "random" in report.provenance["settings"].get("controls", ()):
             lines.append(f"  {name}: no rank of random directions: {row['random_reason']}")
     return lines
 
@@ -183,7 +183,7 @@ def _points(report: BehaviouralReport, task: str) -> PlainTable:
     table = PlainTable(box=None, header_style="bold", pad_edge=False)
     name = task or "all targets"
     for head in ("k", "energy", *(f"{name}: {way}" for way in ways), *(["forgotten"] if source is not None else [])):
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column(plain(head), justify="right", overflow="fold")
     forgotten = curve_of(report, "leading", "source", source) if source is not None else None
     for k in sorted({int(k) for curve in curves.values() for k in curve["k"]}):
         rows = {way: curve[curve["k"] == k].to_dict("records") for way, curve in curves.items()}

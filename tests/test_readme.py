@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 import rank_lab
 from rank_lab.cli import app
 from rank_lab.demo import BASE
+from rank_lab.functional_schema import FUNCTIONAL_TABLES
+from rank_lab.place_change import SCOPES
 from rank_lab.schema import UPDATES
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 
@@ -43,7 +45,7 @@ def test_commands_parse(line: str) -> None:
 def test_there_are_commands_to_check() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {
         "analyze", "show", "export", "fold", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-        "dashboard", "verify", "subspace",
+        "dashboard", "verify", "subspace", "functional",
         "plan", "extract", "behavioural",
     }  # fmt: skip
 
@@ -83,8 +85,17 @@ def test_columns_that_it_explains_exist() -> None:
 
 
 def test_tables_of_a_comparison_are_explained() -> None:
-    table = README.split("## Two updates side by side")[1].split("## What each number means")[0]
+    table = README.split("## Two updates side by side")[1].split("## Rank of what an update does")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(SUBSPACE_TABLES)
+
+
+def test_scopes_of_functional_ranks_are_explained() -> None:
+    text = README.split("## Rank of what an update does")[1].split("## What each number means")[0]
+    assert re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE) == list(SCOPES)
+    columns = {name for schema in FUNCTIONAL_TABLES.values() for name in schema.names}
+    assert {
+        name for name in ("open_above", "linear_share", "mean_share", "null", "bound") if f"`{name}`" in text
+    } <= columns
 
 
 def test_every_module_has_its_place_in_the_layout() -> None:

@@ -1,6 +1,7 @@
 """The behavioural rank of a run: its update is cut in memory, measured on texts, and the least rank looked for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from rank_lab.spec import read_update
 from rank_lab.truncated_update import TRUNCATIONS, Truncation
 from rank_lab.update import Update
 
-__all__ = ["BehaviouralOptions", "behavioural_report", "last_of"]
+__all__ = ["BehaviouralOptions", "behavioural_report", "last_of", "scores_again"]
 
 Rows = tuple[ScoreRow, ...]
 Told = Callable[[str, int], None]
@@ -160,6 +161,31 @@ def behavioural_report(
     return BehaviouralReport(**frames, provenance=provenance)
 
 
+def scores_again(
+    tuned: str, texts: Sequence[TextSet], base: str, settings: Sequence[Setting], options: BehaviouralOptions
+) -> tuple[Rows, Rows, dict[Setting, Rows]]:
+    """Scores of the base, the tuned model and some truncated ones, measured as a report measured them.
+
+    Parameters
+    ----------
+    tuned, texts, base, options
+        See :func:`behavioural_report`.
+    settings
+        Which truncated models.
+
+    Raises
+    ------
+    RankLabError
+        See :func:`behavioural_report`.
+    """
+    one, base = last_of(tuned, base)
+    loading = replace(options.loading, base=base, kind=options.loading.kind or one.kind or kind_of_source(base))
+    plan, *_ = _plan_of(one, base)
+    run = _Run(replace(options, loading=loading), texts, KeptScores(None, {}), None)
+    with run.searching(one, _factors(plan)) as search:
+        return search.base, search.tuned, {setting: search.again(setting) for setting in settings}
+
+
 def last_of(source: str | Path, base: str, name: str = "") -> tuple[Tuned, str]:
     """The model of a source, of several checkpoints the last, and the folder of its base.
 
@@ -216,6 +242,12 @@ class _Run:
 
     def measured(self, one: Tuned, factors: Mapping[str, Update]) -> tuple[MeasuredModels, TruncatedModel]:
         """Scores of base, tuned and truncated models."""
+        with self.searching(one, factors) as search:
+            return search.found(), search.cut
+
+    @contextmanager
+    def searching(self, one: Tuned, factors: Mapping[str, Update]) -> Iterator["_Search"]:
+        """Base and tuned model are measured, and the update of the latter is decomposed."""
         shelf = Shelf(self.options.loading)
         with shelf.loaded(base_tuned(self.options.loading.base)) as model:
             base, values = self._rows("base", model, one), values_of(model.model)
@@ -224,8 +256,7 @@ class _Run:
             self._refuse_nothing_learnt(tuned, base)
             self._say("decomposing the update")
             cut = truncated_model(_merged(model, one), values, factors=factors, device=self.options.loading.device)
-            search = _Search(self, replace(model, model=cut.model), cut, base, tuned)
-            return search.found(), cut
+            yield _Search(self, replace(model, model=cut.model), cut, base, tuned)
 
     def rows(self, key: str, model: EvaluatedModel) -> Rows:
         """Scores of a model, a text set each; those that were kept are not measured again."""
@@ -279,6 +310,11 @@ class _Search:
     base: Rows
     tuned: Rows
     found_rows: dict[Setting, Rows] = field(default_factory=dict)
+
+    def again(self, setting: Setting) -> Rows:
+        """Scores of one truncated model."""
+        self._at(setting.how, setting.k, vectors=setting.vectors)
+        return self.found_rows[setting]
 
     def found(self) -> MeasuredModels:
         options, bound = self.run.options, self.cut.bound

@@ -130,10 +130,13 @@ def behavioural_and_print(
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
     options, texts = choices.options(), choices.texts()
+    files = dict(given.split("=", maxsplit=1) for given in (*choices.targets, *choices.sources))
     one, _ = last_of(tuned, base, choices.name)
     folder = study / f"{file_name(one.run)}.behavioural"
     _refuse_to_replace_another(folder, one.source)
     report = _with_progress(tuned, texts, base, options, choices, study / f".{folder.name}.part")
+    for told in report.provenance["texts"]:  # what reading them again needs
+        told |= {"column": choices.text_column, "limit": choices.limit, "file": files[told["name"]]}
     report.save(folder)
     if as_json:
         sys.stdout.write(json.dumps(behavioural_summary(report) | {"report": str(folder)}, indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,48 +26,18 @@ from rank_lab.evaluation.truncated_models import truncated_model, values_of
 from rank_lab.sora import SoraConfig
 from rank_lab.update import LowRankUpdate
 from tests.checkpoints import rank_lab
-from tests.evaluation.models import adapter, demo_base, demo_tokenizer, logits_of
+from tests.evaluation.behavioural_studies import KNOWN, LEARNT, SETS, TASK, padded, text_files, trained
+from tests.evaluation.models import adapter, demo_base, logits_of
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TASK = {"task_type": "CAUSAL_LM", "target_modules": LINEAR}
 PLANTED = 3
-LEARNT = tuple(
-    f"item {number}: {' '.join(str((number * step) % 7) for step in range(1, 18))}; end of item {number}"
-    for number in range(12)
-)
-KNOWN = tuple(
-    f"{who} {what} the house and looked at the {where} again."
-    for who in ("He", "She", "The old man") for what in ("left", "saw", "found") for where in ("moon", "sea")
-)  # fmt: skip
-SETS = (TextSet("items", LEARNT, "made up", "target"), TextSet("prose", KNOWN, "made up", "source"))
 OPTIONS = BehaviouralOptions(share=0.97, texts=TextOptions(batch_size=32), controls=())
-
-
-def trained(base: Any, rank: int, steps: int = 30) -> Any:
-    """A LoRA of that rank in every matrix that has learnt the texts; the model in memory."""
-    torch.manual_seed(0)
-    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, **TASK))
-    found = padded()(list(LEARNT), padding=True, padding_side="right", return_tensors="pt")
-    labels = found["input_ids"].masked_fill(found["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(input_ids=found["input_ids"], attention_mask=found["attention_mask"], labels=labels).loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def padded() -> Any:
-    tokenizer = demo_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA of rank 3, and the same folded into a checkpoint with noise of full rank that is rounded to bfloat16."""
     home = tmp_path_factory.mktemp("runs")
-    model = trained(demo_base(), PLANTED)
+    model = trained(PLANTED)
     model.save_pretrained(home / "lora")
     whole = model.merge_and_unload()
     generator = torch.Generator().manual_seed(1)
@@ -323,11 +293,7 @@ def test_norms_are_kept_or_left_out_and_both_is_told(runs: Path, tmp_path: Path)
 
 
 def test_the_verb_saves_prints_and_refuses(runs: Path, tmp_path: Path) -> None:
-    files = {}
-    for name, texts in (("items", LEARNT), ("prose", KNOWN)):
-        files[name] = tmp_path / f"{name}.jsonl"
-        files[name].write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    study = tmp_path / "study"
+    files, study = text_files(tmp_path), tmp_path / "study"
     command = (
         "behavioural", runs / "lora", "--base", BASE, "--target", f"items={files['items']}", "--source",
         f"prose={files['prose']}", "--batch-size", 32, "--ranks", "1,3", "--no-controls", "-o", study,
