@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,7 @@ def _tell(folder: Path, pictures: bool) -> None:
     found = kept(folder)
     (folder / "README.md").write_text(report(found), encoding="utf-8")
     if pictures:
-        write_picture(picture(found), folder, "curve")
+        write_picture(picture(found), folder, "curve", scale=1)
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -371,9 +371,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = study_parser(str(__doc__), _NAME)
     parser.set_defaults(study=STUDY_BASE, seeds=[0], workers=1)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser.add_argument("--steps", type=int, help="of the training, where more time is at hand; needs its own --study")
     options = parser.parse_args(arguments)
     options.workers = 1
     options.size = QUICK if options.quick else FULL if options.full else SIZE
+    if options.steps is not None:
+        options.size = replace(options.size, steps=options.steps)
     return options
 
 
