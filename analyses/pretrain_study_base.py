@@ -1,6 +1,6 @@
 """The base that the studies adapt: a Llama of 2.5 M parameters that has read prose, and how well.
 
-``python -m analyses.pretrain_study_base`` makes it in ten minutes of one thread, in ``studies/base``; it is not kept
+``python -m analyses.pretrain_study_base`` makes it in an hour of one thread, in ``studies/base``; it is not kept
 with the code. A training that was stopped goes on, and comes to what it would have come to. What it reads: novels and
 poems (14 books of Project Gutenberg), Shakespeare, articles of Wikipedia, and the language reference of Python; no
 mathematics, and no Python but the examples in that reference.
@@ -71,10 +71,10 @@ class Size:
     vocabulary: int = 2048
     context: int = 256
     batch: int = 4
-    steps: int = 2400
+    steps: int = 11000
     warmup: int = 100
     learning_rate: float = 3e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     save_every: int = 150
     documents: int | None = None
 
