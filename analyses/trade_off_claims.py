@@ -99,7 +99,7 @@ def _no_difference(pairs: pd.DataFrame, first: str, second: str) -> Claim:
     """All places are about as good as the feed-forward alone: an interval that covers zero is no proof of that."""
     rows = _rows(pairs, first, second, "learned")
     verdicts = {
-        target: "fits: cannot be told apart" if row["verdict"] == words.OPEN else f"not seen: {row['verdict']}"
+        target: "fits: cannot be told apart" if str(row["verdict"]) == words.OPEN else f"not seen: {row['verdict']}"
         for target, row in rows.items()
     }
     told = [f"{TARGETS[target]} {_signed(row)}" for target, row in rows.items()]
