@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_lab.analysis import analyze as analyze_run
+from rank_lab.behavioural_report import load_behavioural
+from rank_lab.behavioural_terminal import behavioural_summary, render_behavioural
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.console import console, progress_bar
 from rank_lab.curve_terminal import curve_summary, render_curve
@@ -108,10 +110,10 @@ def analyze_runs(
 
 
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
-    """Print every report of a study, worst coverage first, comparisons, its curve, what its runs learnt and forgot."""
+    """Print every report of a study, worst coverage first, comparisons, behavioural ranks, its curve, its scores."""
     curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
-    functional = load_functional(study)
-    others = curve is not None or outcomes is not None or subspaces or functional
+    behavioural, functional = load_behavioural(study), load_functional(study)
+    others = curve is not None or outcomes is not None or subspaces or behavioural or functional
     reports = sorted(
         stored_reports(study, alone=not others),
         key=lambda report: -int(report.coverage["failed"].sum()),
@@ -119,6 +121,7 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
     if as_json:
         found = [summary(report) for report in reports]
         found += [subspace_summary(report) for report in subspaces.values()]
+        found += [behavioural_summary(report) for report in behavioural.values()]
         found += [functional_summary(report) for report in functional.values()]
         found += [] if curve is None else [curve_summary(curve)]
         found += [] if outcomes is None else [outcome_summary(outcomes)]
@@ -128,6 +131,8 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
         console().print(render(report, modules=modules))
     for comparison in subspaces.values():
         console().print(render_subspaces(comparison, modules=modules))
+    for truncated in behavioural.values():
+        console().print(render_behavioural(truncated, modules=modules))
     for measured in functional.values():
         console().print(render_functional(measured, modules=modules))
     if curve is not None:

@@ -161,6 +161,8 @@ def undiffused(values: Array, shape: tuple[int, int], std: float) -> Array:
     True
     """
     sigma = np.asarray(values, dtype=np.float64)
+    if not std > 0:  # nothing to take out; a value of zero would be divided by zero below
+        return sigma
     repulsion = (
         2.0 * sigma * np.concatenate([_pull(part, sigma, std) for part in np.split(sigma, range(64, len(sigma), 64))])
     )

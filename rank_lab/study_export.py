@@ -5,10 +5,10 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from rank_lab.behavioural_export import behavioural_data
 from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
@@ -20,6 +20,7 @@ from rank_lab.outcomes_export import outcome_data
 from rank_lab.report import RankReport
 from rank_lab.schema import SPECTRA
 from rank_lab.study import Study
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspaces_export import subspace_data
 
 __all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
@@ -48,8 +49,9 @@ def study_data(study: Study) -> dict[str, pd.DataFrame]:
     curve, outcomes = study.curve(), study.outcomes()
     found |= {} if curve is None else curve_data(curve)
     found |= {} if outcomes is None else outcome_data(outcomes)
-    subspaces, functional = study.subspaces(), study.functional()
+    subspaces, behavioural, functional = study.subspaces(), study.behavioural(), study.functional()
     found |= subspace_data(subspaces) if subspaces else {}
+    found |= behavioural_data(behavioural) if behavioural else {}
     return found | (functional_data(functional) if functional else {})
 
 
@@ -61,13 +63,13 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(*_parts(study))
+    tables = latex_tables(_parts(study))
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(*_parts(study))
+    return latex_references(_parts(study))
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
@@ -100,8 +102,11 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
         return content.getvalue()
 
 
-def _parts(study: Study) -> tuple[Any, ...]:
-    return _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.functional()
+def _parts(study: Study) -> StudyParts:
+    return StudyParts(
+        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural(),
+        study.functional(),
+    )  # fmt: skip
 
 
 def _without_spectra(study: Study) -> list[RankReport]:

@@ -1,4 +1,4 @@
-"""Which figures a study supports: of reports, curve, scores, comparisons of subspaces, functional ranks."""
+"""Which figures a study supports: of its reports, curve, scores, subspaces, behavioural and functional ranks."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from rank_lab import figures
+from rank_lab.behavioural_report import BehaviouralReport
+from rank_lab.behavioural_view import behavioural_targets, behavioural_view
 from rank_lab.budget_views import budget_view
 from rank_lab.coverage_overview import coverage_overview
 from rank_lab.curve import Curve
@@ -75,15 +77,10 @@ def study_figures(study: Study) -> list[StudyFigure]:
     -------
     list of StudyFigure
         Coverage and ranks of all runs together; of each run at its last step; the curve of a schedule; learning and
-        forgetting; subspaces; functional ranks of all runs.
+        forgetting; subspaces; behavioural ranks; functional ranks of all runs.
     """
-    found = [
-        *_of_reports(study),
-        *_of_curve(study),
-        *_of_outcomes(study),
-        *_of_subspaces(study),
-        *_of_functional(study),
-    ]
+    found = [*_of_reports(study), *_of_curve(study), *_of_outcomes(study), *_of_subspaces(study)]
+    found += [*_of_behavioural(study), *_of_functional(study)]
     return [StudyFigure(name, each.title, each.draw) for name, each in zip(_unique(found), found, strict=True)]
 
 
@@ -278,6 +275,20 @@ def _of_subspaces(study: Study) -> Iterator[StudyFigure]:
                 f"Intruder dimensions, {which} of {name}",
                 partial(_intruders, report, number),
             )
+
+
+def _of_behavioural(study: Study) -> Iterator[StudyFigure]:
+    for name, report in study.behavioural().items():
+        for task in behavioural_targets(report):
+            yield StudyFigure(
+                f"behavioural-{name}-{task or 'all'}",
+                f"Behavioural rank: {name}, {task or 'all targets'}",
+                partial(_behavioural, report, task),
+            )
+
+
+def _behavioural(report: BehaviouralReport, task: str, style: Style) -> Figure:
+    return figures.behavioural_curve(behavioural_view(report, task), style)
 
 
 def _of_functional(study: Study) -> Iterator[StudyFigure]:

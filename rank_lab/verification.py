@@ -73,7 +73,7 @@ class Check:
     Parameters
     ----------
     table
-        ``"updates"``, ``"subspaces"``, ``"functional"``, ``"scores"`` or ``"curve"``.
+        ``"updates"``, ``"subspaces"``, ``"behavioural"``, ``"functional"``, ``"scores"`` or ``"curve"``.
     run
         Of the row; of a curve its seed; of subspaces the comparison, of functional ranks the report.
     row

@@ -97,3 +97,8 @@ def test_undiffusing_gives_back_values_and_energy(
     top = slice(0, len(exact) // 2)
     assert abs((found - exact)[top].mean()) < 0.1 * abs((noisy - exact)[top].mean()) + 0.1 * std
     assert (found**2).sum() == pytest.approx((exact**2).sum(), rel=0.01)
+
+
+def test_without_noise_nothing_is_taken_out() -> None:
+    for shape in ((5, 3), (3, 3)):  # a value of zero, as of an update that leaves rows alone
+        assert undiffused(np.array([2.0, 1.0, 0.0]), shape, 0.0).tolist() == [2.0, 1.0, 0.0]

@@ -81,6 +81,10 @@ env/bin/rank-lab verify runs/lora.functional >/dev/null
 env/bin/rank-lab verify runs/lora-full.subspace >/dev/null
 env/bin/rank-lab export runs -o compared -f csv >/dev/null
 test -s compared/subspace_angles.csv
+env/bin/rank-lab behavioural runs/full --base "$base" --target numbers=texts.jsonl --source known=texts.jsonl --ranks 1,2 \
+    -o runs >/dev/null 2>&1
+test -s runs/full.behavioural/behavioural.json
+env/bin/rank-lab verify runs/full.behavioural --sample 1 >/dev/null
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
 env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
 dashboard=$!

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.tasks import TaskData
+from rank_lab.training.lion import is_own_lion
 from rank_lab.training.method import KINDS
 
 __all__ = ["refuse_adapted", "refuse_arguments", "refuse_crowded"]
@@ -133,5 +134,5 @@ def refuse_crowded(base: Any, data: TaskData, method: str, prompt_tokens: int) -
 def _refuse_optimizer(arguments: TrainingArguments) -> None:
     name = str(getattr(arguments.optim, "value", arguments.optim))
     package = next((package for start, package in _NEEDED.items() if name.startswith(start)), None)
-    if package is not None and importlib.util.find_spec(package) is None:
+    if package is not None and not is_own_lion(name) and importlib.util.find_spec(package) is None:
         raise RankLabError(f"optimizer {name}: is of the package {package}, which is not installed; install it first.")

@@ -20,6 +20,7 @@ from rank_lab.training.adalora import (
     penalty_times,
     saved_as_it_is,
 )
+from rank_lab.training.lion import Lion, is_own_lion
 from rank_lab.training.run_callback import RunCallback
 from rank_lab.training.validation import TargetBatches, loss_over
 
@@ -65,6 +66,14 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def _batch(self) -> int:
         args = self.args
         return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+        """The choice of transformers', and Lion without bitsandbytes."""
+        if is_own_lion(str(getattr(args.optim, "value", args.optim))):
+            return Lion, {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
+        chosen: tuple[Any, Any] = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return chosen
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """A step of training; its tokens are counted, and a loss that is not finite ends the run."""

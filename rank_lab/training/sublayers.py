@@ -11,7 +11,9 @@ from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.names import identify
 from rank_lab.training.targets import Target, linear_modules
 
-__all__ = ["SUBLAYERS", "Passage", "check_width", "output_projections", "tap", "tapped", "untap", "width_of"]
+__all__ = [
+    "SUBLAYERS", "Passage", "check_width", "input_width_of", "output_projections", "tap", "tapped", "untap", "width_of",
+]  # fmt: skip
 
 SUBLAYERS = ("attention", "mlp", "both")
 """Places that an adapter may have."""
@@ -103,6 +105,12 @@ def output_projections(model: nn.Module, place: str) -> list[Target]:
 def width_of(layer: nn.Module) -> int:
     """Width of a linear layer's output."""
     width = layer.nf if isinstance(layer, Conv1D) else layer.out_features
+    return int(width)  # type: ignore[arg-type]
+
+
+def input_width_of(layer: nn.Module) -> int:
+    """Width of a linear layer's input."""
+    width = layer.nx if isinstance(layer, Conv1D) else layer.in_features
     return int(width)  # type: ignore[arg-type]
 
 

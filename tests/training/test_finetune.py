@@ -234,7 +234,7 @@ def test_lost_rows_are_missed(begun: Path, tmp_path: Path) -> None:
     [
         ({"fp16": True}, r"fp16=True\): not supported"),
         ({"max_steps": -1}, "max_steps -1: expected the steps"),
-        ({"optim": "lion_32bit"}, "optimizer lion_32bit: is of the package bitsandbytes, which is not installed"),
+        ({"optim": "lion_8bit"}, "optimizer lion_8bit: is of the package bitsandbytes, which is not installed"),
         ({"warmup_steps": 9}, "9 steps of warm-up in 6 steps"),
         ({"save_at": (7,)}, "a checkpoint after step 7"),
         ({"save_at": 0}, "0 checkpoints in 6 steps"),
