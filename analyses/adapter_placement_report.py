@@ -85,7 +85,7 @@ def _comparisons(chosen: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _best(own: pd.DataFrame) -> tuple[str, int]:
     """Place and size with the least loss, over the seeds, on the half that chooses."""
     means = own.groupby(["place", "size"])["choice_loss"].mean().reset_index()
-    best = means.loc[means["choice_loss"].idxmin()]
+    best = means.sort_values("choice_loss", kind="stable").iloc[0]
     return str(best["place"]), int(best["size"])
 
 
@@ -151,9 +151,9 @@ def _setting(found: Kept, base: float, points: pd.DataFrame) -> str:
     return (
         f"Base: {own['base']}, tuned on Python code (the standard library), {own['steps']} steps of {own['batch']} x"
         f" {own['context']} tokens ({seen:,} in all), AdamW, the rate falling linearly to 0, seeds"
-        f" {', '.join(map(str, own['seeds']))}. Learning rates from one ladder ({rates}): the middle three on the first"
-        f" seed, then on past an end that is best, chosen on one half of {own['pieces']} held-out texts; {ends} of"
-        f" {len(points)} chosen rates are at an end of what was tried. Losses in nats a token on the other half; the"
+        f" {', '.join(map(str, own['seeds']))}. Learning rates from one ladder ({rates}): three of its middle on the"
+        f" first seed, then on past an end that is best, chosen on one half of {own['pieces']} held-out texts; {ends}"
+        f" of {len(points)} chosen rates are at an end of what was tried. Losses in nats a token on the other half; the"
         f" base's is {base:.3f}. LoRA's alpha is twice its rank; a width of {width} is a far larger part of this model"
         " than 256 is of one of 7 B parameters, 4,096 wide."
     )

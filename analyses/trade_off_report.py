@@ -140,7 +140,7 @@ def _ends(tables: dict[str, pd.DataFrame] | Any, target: str) -> str:
             f"{row['intruders']:.1f} of {row['directions']:.0f}" if pd.notna(row["intruders"]) else "-",
             f"{row['functional_energy_rank_90']:.1f} ({row['null_functional_energy_rank_90']:.1f})",
             f"{row['functional_effective_rank']:.1f}",
-            f"{row['linear_share']:.2f}",
+            "-" if pd.isna(row["linear_share"]) else f"{row['linear_share']:.2f}",
         ))  # fmt: skip
     headings = ("method", "rate", "trained parameters", "learned", "forgotten", "k90 (its null)", "effective rank",
                 "size of the change, of the weights'", "intruders", "k90 of the change of hidden states (its null)",

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rank_lab.errors import ShapeMismatchError
-from rank_lab.functional import FUNCTIONAL_RANKS, functional_ranks
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.spectrum import Spectrum
 
 __all__ = ["random_change_ranks"]
@@ -38,7 +38,7 @@ def random_change_ranks(
     Returns
     -------
     dict
-        A mean for each of :data:`rank_lab.functional.FUNCTIONAL_RANKS`.
+        A mean for each of :data:`rank_lab.functional_metrics.FUNCTIONAL_RANKS`.
 
     Raises
     ------

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from rank_lab.functional import FUNCTIONAL_RANKS
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS
 from rank_lab.functional_schema import FUNCTIONAL_TABLES
 from rank_lab.names import identify
 from rank_lab.place_change import PlaceChange

@@ -19,7 +19,7 @@ def by_kind(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str = SUMMARY_ME
     ranks, changes
         Of a report, or of several.
     metric
-        One of :data:`rank_lab.functional.FUNCTIONAL_RANKS`.
+        One of :data:`rank_lab.functional_metrics.FUNCTIONAL_RANKS`.
 
     Returns
     -------

@@ -8,7 +8,8 @@ import torch
 
 from rank_lab.affine_change import affine_change, is_affine
 from rank_lab.errors import NonFiniteError, RankLabError, ShapeMismatchError
-from rank_lab.functional import FUNCTIONAL_RANKS, functional_ranks, functional_spectrum, weighted_spectrum
+from rank_lab.functional import functional_spectrum, weighted_spectrum
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.functional_null import random_change_ranks
 from rank_lab.linear_share import HalfMoments, ShareSums
 from rank_lab.null import null_ranks

@@ -15,8 +15,8 @@ import rank_lab
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.cli import app
 from rank_lab.demo import BASE
+from rank_lab.functional_metrics import SCOPES
 from rank_lab.functional_schema import FUNCTIONAL_TABLES
-from rank_lab.place_change import SCOPES
 from rank_lab.schema import UPDATES
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 
@@ -102,9 +102,9 @@ def test_scopes_of_functional_ranks_are_explained() -> None:
     text = README.split("## Rank of what an update does")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE) == list(SCOPES)
     columns = {name for schema in FUNCTIONAL_TABLES.values() for name in schema.names}
-    assert {
-        name for name in ("open_above", "linear_share", "mean_share", "null", "bound") if f"`{name}`" in text
-    } <= columns
+    for name in ("open_above", "linear_share", "linear_share_null", "mean_share", "null", "bound", "first_token_share"):
+        assert f"`{name}`" in text
+        assert name in columns
 
 
 def test_every_module_has_its_place_in_the_layout() -> None:

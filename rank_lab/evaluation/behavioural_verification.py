@@ -104,8 +104,7 @@ def _again(
         before, after, cut = scores_again(str(tuned.folder), texts, str(base.folder), settings, options)
     except (RankLabError, OSError) as error:
         raise NotAgain("input changed", f"it cannot be measured any more: {error}") from error
-    found: dict[Setting | str, tuple[ScoreRow, ...]] = {setting: rows for setting, rows in cut.items()}  # noqa: C416
-    return found | {"base": before, "tuned": after}
+    return {"base": before, "tuned": after} | cut
 
 
 def _options(told: Mapping[str, Any]) -> BehaviouralOptions:

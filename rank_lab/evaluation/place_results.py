@@ -8,7 +8,7 @@ import torch
 from rank_lab.evaluation.functional_options import FunctionalOptions
 from rank_lab.evaluation.probe import Probe
 from rank_lab.evaluation.watched import AffineModule, FunctionModule, Layer, Watched
-from rank_lab.functional import functional_ranks
+from rank_lab.functional_metrics import functional_ranks
 from rank_lab.functional_null import random_change_ranks
 from rank_lab.linear_share import TOKENS_PER_INPUT
 from rank_lab.place_change import NO_SHARE, PlaceChange

@@ -13,7 +13,8 @@ from rank_lab.evaluation.functional_changes import FunctionalChanges, functional
 from rank_lab.evaluation.functional_options import FunctionalOptions
 from rank_lab.evaluation.probe import Probe, probe_of
 from rank_lab.evaluation.text_sets import TextSet
-from rank_lab.functional import functional_ranks, weighted_spectrum
+from rank_lab.functional import weighted_spectrum
+from rank_lab.functional_metrics import functional_ranks
 from rank_lab.place_change import PlaceChange
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
