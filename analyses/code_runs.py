@@ -60,7 +60,7 @@ class CodeData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run is trained; the rate is constant after a rise over a twentieth of the steps.
+    """How a run is trained; the rate is constant.
 
     Parameters
     ----------
@@ -186,8 +186,7 @@ def trained(
         per_device_train_batch_size=recipe.batch,
         per_device_eval_batch_size=4 * recipe.batch,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="constant_with_warmup",  # a checkpoint is then what a shorter run would have come to
-        warmup_steps=recipe.steps // 20,
+        lr_scheduler_type="constant",  # a checkpoint is then what a shorter run would have come to, from step 1 on
         weight_decay=0.0,
         seed=recipe.seed,
         use_cpu=recipe.device == "cpu",
