@@ -98,7 +98,7 @@ def kept(folder: Path) -> Kept:
     return Kept(folder, about, {name: pd.read_csv(folder / f"{name}.csv") for name in about["tables"]})
 
 
-def write_picture(figure: go.Figure, folder: Path, name: str) -> None:
+def write_picture(figure: go.Figure, folder: Path, name: str, *, scale: float = 2) -> None:
     """Write ``NAME.png`` and ``NAME.svg``.
 
     Parameters
@@ -107,9 +107,11 @@ def write_picture(figure: go.Figure, folder: Path, name: str) -> None:
         With its size in its layout.
     folder, name
         Of the files.
+    scale
+        Pixels of the PNG for each of the figure's.
     """
     try:
-        figure.write_image(folder / f"{name}.png", scale=2)
+        figure.write_image(folder / f"{name}.png", scale=scale)
         figure.write_image(folder / f"{name}.svg")
     except (ImportError, RuntimeError, ValueError) as error:  # kaleido, or the browser that it drives, is missing
         sys.exit(

@@ -1,248 +1,294 @@
 """What is learned and what is forgotten, by method, learning rate, seed and step, beside the rank of the change.
 
-``python -m analyses.learning_vs_forgetting`` adapts the demo's base, a Llama of 0.9 M parameters that has read English
-prose, to Python code: full fine-tuning, LoRA of two ranks and SoRA, three learning rates each, three seeds, checkpoints
-on a logarithmic schedule. Learning is the loss on held-out code, forgetting that on held-out prose; both stand beside
-the ranks of each checkpoint. The question is that of arXiv 2405.09673. Nothing is said of single points: only curves
-over learning rates, with an interval over seeds.
+``python -m analyses.learning_vs_forgetting`` adapts a small Llama that has read English prose
+(:mod:`analyses.pretrain_study_base`) to Python code and to grade-school maths: full fine-tuning, LoRA of rank 16 and
+256 on attention, feed-forward or both, SoRA, AdaLoRA, PiSSA and a bottleneck adapter. Each learns at three rates with
+one seed; the rate at which it learned most, by held-out texts that are used for nothing else, is repeated with all
+seeds. Learning is the loss on held-out code, or on held-out solutions given their problems; forgetting that on held-out
+prose. The claims are those of arXiv 2405.09673, and a few of 2410.21228 and of "LoRA Without Regret".
 
-A run that was stopped goes on; more seeds, steps, or a larger base by flags; several calls with a seed each may share a
-study at the same time, and a last one with all seeds puts them together. Tables, data and the picture are kept in
-``results/learning_vs_forgetting/``.
+``--full --device cuda --base FOLDER`` is for a GPU and a Llama in a folder, such as a snapshot of the hub's, with rates
+a tenth of these; it was not run. Tables, page and pictures are kept in ``results/learning_vs_forgetting/``;
+``--redraw`` makes page and pictures from the tables alone.
 """
 
 import argparse
-import json
-import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, TrainingArguments
 
-from analyses.machine import about_machine
-from analyses.trade_off_arms import Arm, arms, quick_arms
-from analyses.trade_off_report import report
-from rank_lab import MeasurementOptions, analyze
+from analyses.kept_results import keep
+from analyses.pretrain_demo_base import sha256_of
+from analyses.pretrain_study_base import STUDY_BASE, study_base
+from analyses.study_cells import Cell, open_study, rows_of, seconds_of, work_off
+from analyses.study_options import DATA, run_study, study_parser
+from analyses.trade_off_arms import ARMS, QUICK_ARMS, Arm, arm_named, choices_of
+from analyses.trade_off_losses import losses_of, mean_loss
+from analyses.trade_off_ranks import WITHOUT_UPDATE, functional_ranks_of, intruders_of, ranks_of
+from analyses.trade_off_report import tell
+from analyses.trade_off_tables import tables
+from analyses.trade_off_texts import TARGETS, Texts, read_texts, task_data
 from rank_lab.demo import BASE
-from rank_lab.demo.task_files import Texts, write_texts
-from rank_lab.durable import write_whole
-from rank_lab.evaluation.evaluate_choices import Choices
-from rank_lab.evaluation.evaluate_command import evaluate_models
-from rank_lab.evaluation.tuned_models import LoadOptions
-from rank_lab.outcomes_export import export_outcomes
-from rank_lab.plain_text import first_line
-from rank_lab.score_table import SCORES_FILE, ScoreTable
-from rank_lab.study_outcomes import study_outcomes
-from rank_lab.tasks import Task, TaskData, encoded
+from rank_lab.evaluation.sources import Tuned, tuned_of
+from rank_lab.evaluation.tuned_models import LoadOptions, Shelf, base_tuned
+from rank_lab.tasks import TaskData
 from rank_lab.training.finetune import TrainingRun, finetune
 from rank_lab.training.methods import METHODS
 
-__all__ = ["main"]
+__all__ = ["FULL", "QUICK", "SIZE", "Size", "Work", "chosen_rate", "main"]
 
-CONTEXT, BATCH, STEPS, CHECKPOINTS = 128, 8, 100, 5
-_RESULTS = Path(__file__).parent / "results" / "learning_vs_forgetting"
-_CODE = Task("code", "causal", ("text",), "", "token_accuracy")
+_NAME = "learning_vs_forgetting"
 
 
-def _settings(options: argparse.Namespace, chosen: Sequence[Arm]) -> Iterator[tuple[str, Arm, float, int]]:
-    for seed in options.seeds:
-        for arm in chosen:
-            for rate in arm.learning_rates:
-                yield f"{arm.name}_lr{rate:g}_seed{seed}", arm, rate, seed
-
-
-def train(options: argparse.Namespace, arm: Arm, data: TaskData, folder: Path, rate: float, seed: int) -> None:
-    """One run, or what is left of it.
+@dataclass(frozen=True)
+class Size:
+    """Of every run.
 
     Parameters
     ----------
-    options
-        As parsed.
-    arm, rate, seed
-        What is trained, and how.
-    data
-        Code.
-    folder
-        Receives its checkpoints.
+    context, batch, steps
+        Tokens of an example, examples a step, steps.
+    save_at
+        Steps of the checkpoints.
+    counts
+        Held-out texts: to choose rates by, to report on, and of each source of prose.
+    documents
+        To learn, of each target; None for all.
     """
-    arguments = TrainingArguments(
-        str(folder),
-        max_steps=options.steps,
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=4 * BATCH,
-        learning_rate=rate,
-        lr_scheduler_type="constant_with_warmup",  # a checkpoint is then what a shorter run would have come to
-        warmup_steps=options.steps // 20,
-        weight_decay=0.0,
-        seed=seed,
-        use_cpu=options.device == "cpu",
-        dataloader_pin_memory=False,
-        report_to=[],
-    )
-    finetune(TrainingRun(options.base, METHODS[arm.method], arm.choices, arguments, CHECKPOINTS), data, folder)
+
+    context: int = 256
+    batch: int = 4
+    steps: int = 32
+    save_at: tuple[int, ...] = (8, 16, 32)
+    counts: tuple[int, int, int] = (12, 28, 12)
+    documents: int | None = None
 
 
-def score(options: argparse.Namespace, runs: Sequence[Path], name: str, texts: Texts) -> None:
-    """Losses of every checkpoint of a run, or of the base, in a folder of their own: several may be at work.
+SIZE = Size()
+QUICK = Size(64, 2, 4, (2, 4), (4, 4, 2), 24)
+_OF_LARGE_MODELS = 0.1  # of the rates here: 5e-5 for full fine-tuning and 2e-4 for LoRA then stand in the middle
+FULL = Size(1024, 32, 2000, (62, 125, 250, 500, 1000, 2000), (200, 400, 200))
+
+
+class Work:
+    """What cells do, with all that they share.
 
     Parameters
     ----------
     options
-        As parsed.
-    runs
-        One run's folder, or none for the base.
-    name
-        Of the folder of scores.
+        Of the command line.
     texts
-        What learning and forgetting are measured on.
+        Of the study.
     """
-    choices = Choices(
-        source_texts=(f"prose={texts.source}",),
-        target_texts=(f"code={texts.target}",),
-        kl=True,
-        batch_size=4 * BATCH,
-        max_length=CONTEXT,
-    )
-    loading = LoadOptions(base=str(options.base), device=options.device)
-    found = evaluate_models([str(run) for run in runs], _scores(options, name), loading, choices, skip_base=bool(runs))
-    if found.failures:
-        sys.exit(f"{name}: not all could be measured: {'; '.join(found.failures)}; run the command again.")
+
+    def __init__(self, options: argparse.Namespace, texts: Texts) -> None:
+        self.options, self.texts, self.size = options, texts, options.size
+        self._data: dict[str, TaskData] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the base."""
+        return AutoTokenizer.from_pretrained(self.options.base)
+
+    def data(self, target: str) -> TaskData:
+        """A target, read once."""
+        if target not in self._data:
+            self._data[target] = task_data(self.texts, target, self.tokenizer, self.size.context)
+        return self._data[target]
+
+    def __call__(self, cell: Cell, scratch: Path) -> list[dict[str, Any]]:
+        """The base, measured; or a run, trained, with its end; or what came before the end of a run that matters."""
+        settings = cell.settings
+        if settings["arm"] == "base":
+            return [{"step": 0, **self._losses(base_tuned(str(self.options.base)), str(settings["target"]))}]
+        return self._run(cell, scratch) if settings["part"] == "run" else self._along(cell)
+
+    def _run(self, cell: Cell, scratch: Path) -> list[dict[str, Any]]:
+        arm = arm_named(str(cell.settings["arm"]))
+        arguments = self._arguments(scratch, float(cell.settings["rate"]), int(cell.settings["seed"]))
+        choices = choices_of(arm, self.size.steps)
+        run = TrainingRun(self.options.base, METHODS[arm.method], choices, arguments, self.size.save_at)
+        done = finetune(run, self.data(str(cell.settings["target"])), scratch)
+        for unused in scratch.glob("checkpoint-*/optimizer.pt"):
+            unused.unlink()  # the run is whole; its checkpoints are kept to be measured on
+        row = self._measured(cell, tuned_of(scratch)[-1])
+        return [{**row, "parameters": done.record.trainable_parameters}]
+
+    def _along(self, cell: Cell) -> list[dict[str, Any]]:
+        """Checkpoints before the last; of the last the intruders and the rank of what it does."""
+        scratch = self.options.study / "work" / cell.name.removesuffix("-along")
+        checkpoints = tuned_of(scratch)
+        rows = [self._measured(cell, tuned) for tuned in checkpoints[:-1]]
+        last = {"step": self.size.steps, "end": True, **self._functional(checkpoints[-1], str(cell.settings["target"]))}
+        if arm_named(str(cell.settings["arm"])).method not in WITHOUT_UPDATE:
+            last |= intruders_of(Path(checkpoints[-1].source), self.options.base)
+        return [*rows, last]
+
+    def _functional(self, tuned: Tuned, target: str) -> dict[str, float]:
+        shelf = Shelf(LoadOptions(base=str(self.options.base), device=self.options.device))
+        with shelf.loaded(tuned) as found:
+            base = shelf.untuned(found, str(self.options.base))
+            return functional_ranks_of(base, found, self.texts.report[target], self.size.context)
+
+    def _measured(self, cell: Cell, tuned: Tuned) -> dict[str, Any]:
+        row = {"step": tuned.step, **self._losses(tuned, str(cell.settings["target"]))}
+        if arm_named(str(cell.settings["arm"])).method in WITHOUT_UPDATE:
+            return row
+        return row | ranks_of(Path(tuned.source), self.options.base, self.options.study / ".spectra")
+
+    def _arguments(self, folder: Path, rate: float, seed: int) -> TrainingArguments:
+        return TrainingArguments(
+            str(folder),
+            max_steps=self.size.steps,
+            per_device_train_batch_size=self.size.batch,
+            per_device_eval_batch_size=4 * self.size.batch,
+            learning_rate=rate,
+            lr_scheduler_type="constant_with_warmup",  # a checkpoint is then what a shorter run would have come to
+            warmup_steps=max(1, self.size.steps // 20),
+            weight_decay=0.0,
+            seed=seed,
+            use_cpu=self.options.device == "cpu",
+            dataloader_pin_memory=False,
+            report_to=[],
+        )
+
+    def _losses(self, tuned: Tuned, target: str) -> dict[str, Any]:
+        """Nats a token on each set, and sums of each text."""
+        shelf = Shelf(LoadOptions(base=str(self.options.base), device=self.options.device))
+        is_last = tuned.step in (None, self.size.steps)
+        sets = (*([self.texts.choose[target]] if is_last else []), self.texts.report[target], *self.texts.prose)
+        with shelf.loaded(tuned) as found:
+            losses = losses_of(found.model, self.tokenizer, sets, self.size.context)
+        means = {f"loss_{name}": mean_loss([each]) for name, each in losses.items()}
+        prose = mean_loss([losses[each.name] for each in self.texts.prose])
+        return {**means, "loss_prose": prose, "losses": losses}
 
 
-def _scores(options: argparse.Namespace, name: str) -> Path:
-    return Path(options.study / "scores" / name)
+def _cell(target: str, arm: Arm | None, rate: float, seed: int, part: str = "run") -> Cell:
+    called = "base" if arm is None else arm.name
+    name = f"{target}-{called}-lr{rate:g}-seed{seed}" + ("" if part == "run" else f"-{part}")
+    settings = {"target": target, "arm": called, "rate": rate, "seed": seed, "part": part}
+    return Cell(name, settings | {"choices": "" if arm is None else repr(arm.choices)})
 
 
-def make(options: argparse.Namespace, texts: Texts) -> None:
-    """Train and measure what is not there yet, run by run.
+def _bases() -> list[Cell]:
+    return [_cell(target, None, 0.0, 0) for target in TARGETS]
+
+
+def _sweep(options: argparse.Namespace, target: str, arm: Arm) -> list[Cell]:
+    return [_cell(target, arm, rate, options.seeds[0]) for rate in arm.rates]
+
+
+def chosen_rate(options: argparse.Namespace, target: str, arm: Arm) -> float | None:
+    """The rate at which an arm learned most with the first seed, by the texts to choose by; None where a run lacks.
+
+    A rate at which training came to no finite loss is not chosen.
 
     Parameters
     ----------
     options
-        As parsed.
-    texts
-        To learn, and to measure on.
+        Of the command line.
+    target, arm
+        Which.
     """
-    began = time.monotonic()
-    score(options, (), "base", texts)
-    todo = [setting for setting in _settings(options, options.arms) if not _report(options, setting[0]).is_dir()]
-    if not todo:
-        return
-    tokenizer = AutoTokenizer.from_pretrained(options.base)
-    data = encoded(_CODE, texts.folder, tokenizer, max_length=CONTEXT, packed=True)
-    for name, arm, rate, seed in todo:
-        print(f"{time.monotonic() - began:6.0f} s  {name}", file=sys.stderr, flush=True)
-        folder = options.study / "runs" / name
-        train(options, arm, data, folder, rate, seed)
-        score(options, [folder], name, texts)
-        report_of_run = analyze(folder, options.base, options=MeasurementOptions(cache=options.study / ".spectra"))
-        report_of_run.save(_report(options, name))  # the last, so that what has one is done
-    about = {"seconds": time.monotonic() - began, "machine": about_machine(_PACKAGES), "device": _device(options)}
-    write_whole(options.study / "about.json", json.dumps(about))
+    cells = _sweep(options, target, arm)
+    if not all((options.study / "cells" / f"{cell.name}.json").is_file() for cell in cells):
+        return None
+    rows = rows_of(options.study, cells)
+    last = rows[rows["step"] == options.size.steps]
+    return float(last.loc[last["loss_choose"].idxmin(), "rate"])
 
 
-_PACKAGES = ("rank-lab", "torch", "transformers", "peft")
+def _repeats(options: argparse.Namespace, target: str, arm: Arm) -> list[Cell]:
+    """The other seeds at the rate that was chosen, then what came before their ends."""
+    rate = chosen_rate(options, target, arm)
+    if rate is None:
+        return []
+    runs = [_cell(target, arm, rate, seed) for seed in options.seeds[1:]]
+    return [*runs, *(_cell(target, arm, rate, seed, "along") for seed in options.seeds)]
 
 
-def _report(options: argparse.Namespace, name: str) -> Path:
-    return Path(options.study / f"{name}.rank")
+def _groups(options: argparse.Namespace) -> Iterator[tuple[str, Arm]]:
+    for arm in options.arms:
+        for target in TARGETS:
+            yield target, arm
 
 
-def _device(options: argparse.Namespace) -> str:
-    if options.device == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
-    return str(torch.cuda.get_device_name())
-
-
-def keep(options: argparse.Namespace, texts: Texts) -> None:
-    """Tables, data and words for a reader.
+def make(options: argparse.Namespace) -> None:
+    """Work off what is not done yet.
 
     Parameters
     ----------
     options
-        As parsed.
-    texts
-        For their hash.
+        Of the command line.
     """
-    table = ScoreTable()
-    for name in ("base", *(name for name, *_ in _settings(options, options.arms))):
-        table = table.merged(ScoreTable.load(_scores(options, name) / SCORES_FILE))
-    table.save(options.study / SCORES_FILE)
-    found = study_outcomes(options.study)
-    options.out.mkdir(parents=True, exist_ok=True)
-    export_outcomes(found, options.out, formats=["csv"])
-    (options.out / "score_examples.csv").unlink()  # of every text, large, and made again by the study
-    about: dict[str, Any] = json.loads((options.study / "about.json").read_text(encoding="utf-8"))
-    about |= _stated(options, texts) | {"seeds": options.seeds}
-    text = report(found, about)
-    (options.out / "README.md").write_text(text, encoding="utf-8")
-    print(text)
-    if options.no_picture:
-        return
-    from analyses.trade_off_picture import draw  # plotly
-
-    figure = draw(found)
-    try:
-        figure.write_image(options.out / "trade_off.png", scale=2)
-        figure.write_image(options.out / "trade_off.svg")
-    except (ImportError, RuntimeError, ValueError) as error:  # kaleido, or the browser that it drives, is missing
-        sys.exit(f"no picture drawn: {first_line(error)}; the tables are in {options.out}, run this again once mended.")
+    texts = _opened(options)
+    work = Work(options, texts)
+    work_off(options.study, _bases(), work)
+    for target, arm in _groups(options):
+        work_off(options.study, _sweep(options, target, arm), work)
+        work_off(options.study, _repeats(options, target, arm), work)
 
 
-def _stated(options: argparse.Namespace, texts: Texts) -> dict[str, Any]:
-    """What all runs of a study share."""
-    base = "the demo's base" if options.base == BASE else str(options.base)
-    sizes = {"steps": options.steps, "batch": BATCH, "context": CONTEXT, "checkpoints": CHECKPOINTS}
-    return {"base": base, "texts": texts.sha256, "arms": [repr(arm) for arm in options.arms], **sizes}
+def _opened(options: argparse.Namespace) -> Texts:
+    study_base(options.base)
+    options.study.mkdir(parents=True, exist_ok=True)
+    texts = read_texts(options.study, options.data, options.size.counts, options.size.documents)
+    open_study(options.study, _settings(options, texts))
+    return texts
 
 
-def _refuse_another(options: argparse.Namespace, texts: Texts) -> None:
-    """A study of other settings is not gone on with."""
-    file, now = options.study / "study.json", _stated(options, texts)
-    if not file.is_file():
-        write_whole(file, json.dumps(now, indent=1) + "\n")
-        return
-    there = json.loads(file.read_text(encoding="utf-8"))
-    different = [name for name in now if there.get(name) != now[name]]
-    if different:
-        sys.exit(f"{options.study}: holds a study with other {', '.join(different)}; give another folder with --study.")
+def _settings(options: argparse.Namespace, texts: Texts) -> dict[str, Any]:
+    return {
+        "base": sha256_of(options.base / "model.safetensors"),
+        "texts": texts.sha256,
+        "size": asdict(options.size),
+    }
 
 
-def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=BASE, help="folder or hub id of a causal model; default the demo's base")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="each repeats every run")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a run")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--study", type=Path, default=Path("trade-off-study"), help="where runs are and are gone on with"
-    )
-    parser.add_argument("--quick", action="store_true", help="a few steps of two arms, to see that it runs")
-    parser.add_argument("--no-picture", action="store_true", help="tables only: pictures need kaleido and a browser")
-    parser.add_argument("--only-make", action="store_true", help="train and measure these seeds, and write no results")
-    parser.add_argument("--out", type=Path, help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.study, options.steps, options.seeds = options.study / "quick", 4, [0]
-    options.out = options.out or (options.study / "results" if options.quick else _RESULTS)
-    options.arms = (quick_arms if options.quick else arms)(options.steps)
+def _keep(options: argparse.Namespace) -> None:
+    texts = _opened(options)
+    runs = [cell for target, arm in _groups(options) for cell in _sweep(options, target, arm)]
+    further = [cell for target, arm in _groups(options) for cell in _repeats(options, target, arm)]
+    rows_of(options.study, runs)  # says what lacks, before anything is chosen
+    cells = [*_bases(), *runs, *further]
+    rows = rows_of(options.study, cells)
+    settings = _settings(options, texts) | {"seeds": options.seeds, "arms": [repr(arm) for arm in options.arms]}
+    keep(options.out, settings, tables(rows, options.arms), seconds_of(options.study, cells))
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the command line.
+
+    Parameters
+    ----------
+    arguments
+        None for those of the program.
+    """
+    parser = study_parser(str(__doc__), _NAME)
+    parser.add_argument("--base", type=Path, help=f"folder of the base; default {STUDY_BASE}, of --quick the demo's")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", choices=names, default=names, help="what is compared; default all")
+    options = parser.parse_args(arguments)
+    options.base = (options.base or (BASE if options.quick else STUDY_BASE)).resolve()
+    options.size = QUICK if options.quick else FULL if options.full else SIZE
+    chosen = QUICK_ARMS if options.quick else tuple(arm for arm in ARMS if arm.name in options.arms)
+    scale = _OF_LARGE_MODELS if options.full else 1.0
+    options.arms = tuple(replace(arm, rates=tuple(scale * rate for rate in arm.rates)) for arm in chosen)
+    options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     return options
 
 
 def main() -> None:
-    """Train, measure, keep."""
-    options = _parsed()
+    """Train, measure, keep, tell."""
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
-    little = {"pieces": 6, "documents": 40} if options.quick else {}
-    texts = write_texts(options.study / "data", **little)
-    _refuse_another(options, texts)
-    make(options, texts)
-    if not options.only_make:
-        keep(options, texts)
+    run_study(_NAME, parsed(), make, _keep, tell)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ from rank_lab.demo import BASE, text
 VOCABULARY = 1024
 
 
-def train_tokenizer(texts: list[str], folder: Path) -> None:
+def train_tokenizer(texts: list[str], folder: Path, *, vocabulary: int = VOCABULARY, context: int = SEQUENCE) -> None:
     """Train a byte-level BPE and save it for ``AutoTokenizer``.
 
     Parameters
@@ -60,13 +60,15 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
         The training part of the prose.
     folder
         Receives ``tokenizer.json`` and ``tokenizer_config.json``.
+    vocabulary, context
+        Number of tokens, and the most that the model will read at once.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -76,7 +78,7 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        model_max_length=SEQUENCE,
+        model_max_length=context,
         clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
 

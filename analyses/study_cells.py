@@ -21,7 +21,17 @@ import pandas as pd
 from rank_lab.durable import write_whole
 from rank_lab.errors import RankLabError
 
-__all__ = ["Cell", "Work", "open_study", "refuse_other_settings", "rows_of", "seconds_of", "work_off", "workers_beside"]
+__all__ = [
+    "Cell",
+    "Work",
+    "finished",
+    "open_study",
+    "refuse_other_settings",
+    "rows_of",
+    "seconds_of",
+    "work_off",
+    "workers_beside",
+]
 
 Row = Mapping[str, Any]
 
@@ -114,6 +124,17 @@ def work_off(folder: Path, cells: Sequence[Cell], work: Work) -> None:
             rows = [dict(cell.settings) | dict(row) for row in work(cell, scratch)]
             done = {"seconds": round(time.monotonic() - start, 2), "settings": dict(cell.settings), "rows": rows}
             write_whole(_file(folder, cell), json.dumps(done) + "\n")
+
+
+def finished(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are done, for a page that says which are not.
+
+    Parameters
+    ----------
+    folder, cells
+        Of the study.
+    """
+    return [cell for cell in cells if _file(folder, cell).is_file()]
 
 
 def rows_of(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 from rank_lab.training.method import MethodChoices
 
-__all__ = ["Arm", "arms", "quick_arms"]
+__all__ = ["ARMS", "QUICK_ARMS", "Arm", "arm_named", "choices_of"]
+
+_LOW, _MIDDLE, _HIGH = 5e-4, 2e-3, 8e-3
+_GATE_LR, _SHRINKAGE = 0.1, 1.2
+_HIGH_RANK = 256
+_PLACES = {"attention": "attention", "mlp": "feed-forward"}
+_USUAL = MethodChoices()
 
 
 @dataclass(frozen=True)
@@ -20,36 +26,66 @@ class Arm:
     method
         Of the registry.
     choices
-        Of the method.
-    learning_rates
-        Ascending.
+        Of the method; see :func:`choices_of`.
+    rates
+        Learning rates, ascending, as many for each arm, a factor of four apart, about a middle that short runs on
+        another base (the demo's) gave.
     """
 
     name: str
     title: str
     method: str
-    choices: MethodChoices
-    learning_rates: tuple[float, ...]
+    choices: MethodChoices = _USUAL
+    rates: tuple[float, ...] = (_LOW, _MIDDLE, _HIGH)
 
 
-def _sora(steps: int) -> MethodChoices:
-    """Gates start at one and shrink by rate x threshold a step: 1.2 in all, so that many close and some do not."""
-    gate_lr = 0.1
-    return MethodChoices(rank=32, gate_lr=gate_lr, threshold=round(1.2 / (gate_lr * steps), 4))
+def _lora(rank: int, targets: str) -> Arm:
+    where = "" if targets == "all" else f" ({_PLACES[targets]})"
+    rates = (_LOW, _MIDDLE, _HIGH) if rank < _HIGH_RANK else (_LOW / 4, _MIDDLE / 4, _HIGH / 4)
+    choices = MethodChoices(rank=rank, targets=targets)
+    return Arm(f"lora-r{rank}-{targets}", f"LoRA r = {rank}{where}", "lora", choices, rates)
 
 
-def arms(steps: int) -> tuple[Arm, ...]:
-    """All arms for runs of so many steps."""
-    adapters = (5e-4, 2e-3, 8e-3)
-    return (
-        Arm("full", "full fine-tuning", "full", MethodChoices(), (1e-4, 4e-4, 1.6e-3)),
-        Arm("lora-r4", "LoRA, r = 4", "lora", MethodChoices(rank=4), adapters),
-        Arm("lora-r32", "LoRA, r = 32", "lora", MethodChoices(rank=32), adapters),
-        Arm("sora-r32", "SoRA, r at most 32", "sora", _sora(steps), adapters),
-    )
+ARMS = (
+    Arm("full", "full fine-tuning", "full", rates=(_LOW / 4, _MIDDLE / 4, _HIGH / 4)),
+    *(_lora(rank, targets) for rank in (16, _HIGH_RANK) for targets in ("all", "attention", "mlp")),
+    Arm("sora-r64", "SoRA (r at most 64)", "sora", MethodChoices(rank=64, gate_lr=_GATE_LR)),
+    Arm("adalora-r16", "AdaLoRA (mean r = 16)", "adalora", MethodChoices(rank=16), (4 * _LOW, 4 * _MIDDLE, 4 * _HIGH)),
+    Arm("pissa-r16", "PiSSA r = 16", "pissa", MethodChoices(rank=16)),
+    Arm("series-64", "series adapter (width 64)", "series", MethodChoices(bottleneck=64)),
+)
+"""Rank 16, width 64 and, at the start, SoRA's 64 have as many trained parameters or four times as many; rank 256 is
+full for the attention of a model of width 256."""
+
+QUICK_ARMS = tuple(Arm(arm.name, arm.title, arm.method, arm.choices, arm.rates[1:2]) for arm in ARMS if arm.name in (
+    "full", "lora-r16-all", "series-64"))  # fmt: skip
 
 
-def quick_arms(steps: int) -> tuple[Arm, ...]:
-    """Two arms of one rate, to see that everything runs."""
-    full, lora = arms(steps)[:2]
-    return tuple(Arm(arm.name, arm.title, arm.method, arm.choices, arm.learning_rates[1:2]) for arm in (full, lora))
+def arm_named(name: str) -> Arm:
+    """One of :data:`ARMS`.
+
+    Parameters
+    ----------
+    name
+        Of the arm.
+    """
+    return next(arm for arm in ARMS if arm.name == name)
+
+
+def choices_of(arm: Arm, steps: int) -> MethodChoices:
+    """The arm's choices for runs of so many steps.
+
+    SoRA's gates start at one and shrink by rate x threshold a step: by 1.2 in all, in any number of steps, so that many
+    close and some do not.
+
+    Parameters
+    ----------
+    arm
+        Of :data:`ARMS`.
+    steps
+        Of optimizer.
+    """
+    if arm.method != "sora":
+        return arm.choices
+    threshold = round(_SHRINKAGE / (_GATE_LR * steps), 4)
+    return MethodChoices(rank=arm.choices.rank, gate_lr=_GATE_LR, threshold=threshold)

@@ -26,7 +26,8 @@ _COLUMNS = {"1": "one column (3.25 in)", "2": "two columns (6.75 in)"}
 def page(study: Study) -> None:
     """What is chosen, as it is on paper, and its files."""
     st.title("Export")
-    if study.updates().empty and study.curve() is None and study.outcomes() is None and not study.subspaces():
+    others = study.curve() is not None or study.outcomes() is not None or study.subspaces() or study.functional()
+    if study.updates().empty and not others:
         ranks_of(study)
         return
     what = choose_of("Export", tuple(_WHAT), key="export", words=_WHAT)

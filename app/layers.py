@@ -8,7 +8,7 @@ import streamlit as st
 from rank_lab.drawn_spectra import drawn_spectrum
 from rank_lab.figures import Figure, Style, layer_map, spectrum
 from rank_lab.layer_table import layer_table
-from rank_lab.module_numbers import module_numbers
+from rank_lab.module_numbers import Numbers, module_numbers, numbers_of
 from rank_lab.row_choices import rows_of
 from rank_lab.shown_values import Over
 from rank_lab.study import Study
@@ -58,8 +58,13 @@ def _map_and_matrix(study: Study, rows: pd.DataFrame, metric: str, over: Over) -
     with in_words():
         curve = drawn_spectrum(study, rows, module)
         show_figure(lambda style: spectrum([curve], style), key="matrix_spectrum")
-    run = rows["run"].iloc[0]
-    show_table(module_numbers(rows, module), name=f"{run}-{module}", key="numbers")
+    place = (stamp, str(rows["run"].iloc[0]), str(rows["step"].iloc[0]), delta)
+    show_table(module_numbers(rows, module, _numbers(rows, place)), name=f"{place[1]}-{module}", key="numbers")
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _numbers(_rows: pd.DataFrame, place: tuple[str, ...]) -> Numbers:  # noqa: ARG001
+    return numbers_of(_rows)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

@@ -1,17 +1,17 @@
-"""Streamlit in a process that has loaded already what the first page needs; ``rank-lab dashboard`` starts it.
+"""The server of the dashboard, in a process that has loaded already what the first page needs.
 
-Its arguments are Streamlit's: ``serve.py run main.py ... -- STUDY``.
+``rank-lab dashboard`` starts it: ``serve.py SETTINGS STUDY``, Streamlit's settings as JSON.
 """
 
-import runpy
+import json
 import sys
+from contextlib import suppress
 from importlib import import_module
 from logging import getLogger
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _INSTALLED = (_HERE.parent / "shown_values.py").is_file()  # as in main.py
-_SERVER = "streamlit"
 
 
 def _package() -> str:
@@ -21,15 +21,23 @@ def _package() -> str:
     return "app"
 
 
+def _serve(settings: str, study: str) -> None:
+    app = _package()
+    about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
+    about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
+    pages = import_module(f"{app}.navigation").PAGES
+    import_module(f"{app}.opened").read_ahead(study)
+    about_caches.disabled = False
+    from streamlit import App
+
+    routes = import_module(f"{app}.shell").shell_routes(path for *_, path in pages)
+    sys.argv[1:] = [study]  # of the script
+    with suppress(KeyboardInterrupt):  # how it ends
+        App(_HERE / "main.py", routes=routes).run(config=json.loads(settings))
+
+
 if __name__ == "__main__":
     sys.path[:] = [
         place for place in sys.path if Path(place).resolve() != _HERE
     ]  # its files are no modules of their own
-    app = _package()
-    about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
-    about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
-    import_module(f"{app}.navigation")
-    import_module(f"{app}.opened").read_ahead(sys.argv[-1])
-    about_caches.disabled = False
-    sys.argv[0] = _SERVER
-    runpy.run_module(_SERVER, run_name="__main__", alter_sys=True)
+    _serve(*sys.argv[1:])

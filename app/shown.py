@@ -1,7 +1,7 @@
 """A figure or a table in a page, with its caption and everything to take along."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import pandas as pd
 import streamlit as st
@@ -84,7 +84,7 @@ def _downloads(figure: Figure, draw: Draw, key: str, columns: int = 1) -> None:
         "Interactive page (HTML)", lambda: html_page(figure), f"{name}.html", "text/html", key=f"{key}-html",
         on_click="ignore",
     )  # fmt: skip
-    if problem := no_pictures():
+    if problem := _no_pictures():
         st.caption(escaped(problem))
         return
     for kind in PICTURES:
@@ -92,6 +92,12 @@ def _downloads(figure: Figure, draw: Draw, key: str, columns: int = 1) -> None:
             f"For print ({kind.upper()})", partial(_drawn, draw, kind, columns), f"{name}.{kind}", _MIME[kind],
             key=f"{key}-{kind}", on_click="ignore",
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _no_pictures() -> str:
+    """Looked for once: each figure of each page asks."""
+    return no_pictures()
 
 
 def _drawn(draw: Draw, kind: str, columns: int) -> bytes:

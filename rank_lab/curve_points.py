@@ -1,5 +1,6 @@
 """The points of an Algorithm-1 curve as a figure shows them: of one seed, or of all seeds together."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ from rank_lab.bands import bands
 from rank_lab.curve import SORA, Curve
 from rank_lab.errors import RankLabError
 
-__all__ = ["CURVE_AXES", "MEASURED", "CurveAxis", "CurvePoints", "curve_points"]
+__all__ = ["CURVE_AXES", "MEASURED", "CurveAxis", "CurvePoints", "curve_points", "points_of_rows"]
 
 CurveAxis: TypeAlias = Literal["nonzero_parameters", "threshold"]
 CURVE_AXES: tuple[CurveAxis, ...] = ("nonzero_parameters", "threshold")
@@ -82,26 +83,56 @@ def curve_points(curve: Curve, axis: CurveAxis = "nonzero_parameters", *, seed: 
     RankLabError
         If the curve has no row yet, no such seed, or no place on the axis.
     """
-    rows = curve.rows
+    return points_of_rows(curve.rows, curve.knees, axis, seed=seed, where=str(curve.file))
+
+
+def points_of_rows(
+    rows: pd.DataFrame,
+    knees: Sequence[Mapping[str, Any]],
+    axis: CurveAxis = "nonzero_parameters",
+    *,
+    seed: int | None = None,
+    where: str = "curve",
+) -> CurvePoints:
+    """The same of rows that are not in a study's folder, such as those that several studies of one seed each gave.
+
+    Parameters
+    ----------
+    rows
+        With the columns of :class:`rank_lab.curve.CurveRow` that :class:`CurvePoints` names; of one model and task.
+    knees
+        With the fields of ``knees.json``: of each seed, and of all together where ``seed`` is None.
+    axis, seed
+        See :func:`curve_points`.
+    where
+        What an error calls the curve.
+
+    Raises
+    ------
+    RankLabError
+        If there is no row, no such seed, no place on the axis, or more than one model or task.
+    """
     if axis not in CURVE_AXES:
         raise RankLabError(f"a curve over {axis!r}; expected one of {', '.join(CURVE_AXES)}.")
     if rows.empty:
-        raise RankLabError(f"{curve.file}: no stage is done yet; look again once one is.")
+        raise RankLabError(f"{where}: no stage is done yet; look again once one is.")
+    if len(rows[["model", "task"]].drop_duplicates()) > 1:
+        raise RankLabError(f"{where}: rows of several models or tasks; one curve is of one of each.")
     seeds = sorted(int(each) for each in rows["seed"].unique())
     if seed is not None and seed not in seeds:
-        raise RankLabError(f"{curve.file}: no row of seed {seed}; it has {', '.join(map(str, seeds))}.")
+        raise RankLabError(f"{where}: no row of seed {seed}; it has {', '.join(map(str, seeds))}.")
     chosen = seeds[0] if seed is None and len(seeds) == 1 else seed
     own = rows if chosen is None else rows[rows["seed"] == chosen]
     placed = own[own[axis].notna()]
     if placed.empty:
-        raise RankLabError(f"{curve.file}: no stage has a {axis}; draw the curve over nonzero_parameters.")
+        raise RankLabError(f"{where}: no stage has a {axis}; draw the curve over nonzero_parameters.")
     first = own.iloc[0]
     names = ("model", "task", "score", "reference", "train_examples", "validation_examples")
     return CurvePoints(
         axis,
         _together(placed) if chosen is None else placed.assign(seeds=1),
         placed[_COLUMNS],
-        _knees(curve, own, axis, chosen),
+        _knees(knees, own, axis, chosen),
         chosen,
         {name: first[name] for name in names},
         tuple(_warning(row) for row in own[own["warning"] != ""].to_dict("records")),
@@ -123,10 +154,10 @@ def _together(rows: pd.DataFrame) -> pd.DataFrame:
     return wide.join(done.rename("converged")).reset_index()
 
 
-def _knees(curve: Curve, rows: pd.DataFrame, axis: CurveAxis, seed: int | None) -> pd.DataFrame:
+def _knees(knees: Sequence[Mapping[str, Any]], rows: pd.DataFrame, axis: CurveAxis, seed: int | None) -> pd.DataFrame:
     dense = rows[rows["control"] == SORA].groupby("seed")["nonzero_parameters"].max()
     found = []
-    for knee in curve.knees:
+    for knee in knees:
         if knee["seed"] != seed or knee["axis"] != _KNEE_AXES[axis]:
             continue
         value, low, high, reason = (knee[name] for name in ("value", "low", "high", "reason"))

@@ -2,6 +2,7 @@
 
 import http.client
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
 from rank_lab.study import Study
 
-__all__ = ["FIRST_PORT", "dashboard_and_wait", "free_port", "is_loopback", "streamlit_arguments"]
+__all__ = ["FIRST_PORT", "dashboard_and_wait", "free_port", "is_loopback", "streamlit_settings"]
 
 FIRST_PORT = 8501
 """Where the search for a free port begins: Streamlit's own."""
@@ -74,35 +75,31 @@ def dashboard_and_wait(study: Path, *, host: str = "localhost", port: int | None
         chosen = free_port(host, None, first=chosen + 1)  # another program was faster
 
 
-def streamlit_arguments(folder: Path, host: str, port: int) -> list[str]:
-    """Arguments of Streamlit: they win over what configuration files say.
+def streamlit_settings(host: str, port: int) -> dict[str, str | int | bool]:
+    """Settings of Streamlit: they win over what configuration files say.
 
     Parameters
     ----------
-    folder
-        The study.
     host, port
         Where it listens.
     """
-    settings = {
+    return {
         "server.address": host,
-        "server.port": str(port),
-        "server.headless": "true",  # the browser is opened here; and the first start does not ask for an e-mail address
+        "server.port": port,
+        "server.headless": True,  # the browser is opened here; and the first start does not ask for an e-mail address
         "server.fileWatcherType": "none",
-        "server.runOnSave": "false",
-        "server.enableCORS": "true",  # pages of other sites may not read it
-        "server.enableXsrfProtection": "true",
-        "browser.gatherUsageStats": "false",
+        "server.runOnSave": False,
+        "server.enableCORS": True,  # pages of other sites may not read it
+        "server.enableXsrfProtection": True,
+        "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "runner.magicEnabled": "false",
+        "runner.magicEnabled": False,
         "logger.level": "warning",
         "theme.dark.backgroundColor": "#0e1117",  # that of the figures
         "theme.dark.primaryColor": "#ff5d73",  # Streamlit's own red is too dark for the text of a chosen tab
         "theme.light.backgroundColor": "#ffffff",
     }
-    flags = [f"--{name}={value}" for name, value in settings.items()]
-    return ["run", str(_app_file("main.py")), *flags, "--", str(folder)]
 
 
 def free_port(host: str, port: int | None, *, first: int = FIRST_PORT) -> int:
@@ -186,7 +183,8 @@ def _app_file(name: str) -> Path:
 
 
 def _server(folder: Path, host: str, port: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(_app_file("serve.py")), *streamlit_arguments(folder, host, port)]
+    settings = json.dumps(streamlit_settings(host, port))
+    command = [sys.executable, str(_app_file("serve.py")), settings, str(folder)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603 - our own arguments, no shell
 
 

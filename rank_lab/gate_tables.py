@@ -8,7 +8,7 @@ from rank_lab.curve import SORA, Curve
 from rank_lab.errors import RankLabError
 from rank_lab.module_grid import on_grid
 
-__all__ = ["GateTable", "gate_table", "gates_along_stages"]
+__all__ = ["GateTable", "gate_table", "gate_table_of_rows", "gates_along_stages"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +70,41 @@ def gate_table(curve: Curve, stage: int | None = None, *, seed: int | None = Non
     RankLabError
         If the curve has no such row.
     """
-    rows = _rows(curve, seed, control)
+    return gate_table_of_rows(curve.rows, stage, seed=seed, control=control, where=str(curve.file))
+
+
+def gate_table_of_rows(
+    rows: pd.DataFrame,
+    stage: int | None = None,
+    *,
+    seed: int | None = None,
+    control: str = SORA,
+    where: str = "curve",
+) -> GateTable:
+    """The same of rows that are not in a study's folder.
+
+    Parameters
+    ----------
+    rows
+        With the columns ``model``, ``task``, ``seed``, ``control``, ``stage``, ``threshold``, ``gates``,
+        ``nonzero_gates`` and ``nonzero_by_module`` of :class:`rank_lab.curve.CurveRow`.
+    stage, seed, control
+        See :func:`gate_table`.
+    where
+        What an error calls the curve.
+
+    Raises
+    ------
+    RankLabError
+        If there is no such row.
+    """
+    rows = _rows(rows, seed, control, where)
     done = rows.groupby("stage")["seed"].nunique()
     last = int(done.index[done == done.max()].max()) if stage is None else stage
     own = rows[rows["stage"] == last]
     if own.empty:
         known = ", ".join(map(str, sorted(rows["stage"].unique())))
-        raise RankLabError(f"{curve.file}: {control} has no stage {last}; it has {known}.")
+        raise RankLabError(f"{where}: {control} has no stage {last}; it has {known}.")
     placed, (names, columns) = on_grid(_long(own))
     return GateTable(
         _cells(placed), names, columns, control, last, _seeds(own), float(own["gates"].mean()),
@@ -103,7 +131,7 @@ def gates_along_stages(curve: Curve, *, by: str = "kind", seed: int | None = Non
     """
     if by not in ("kind", "layer"):
         raise RankLabError(f"gates by {by!r}; expected 'kind' or 'layer'.")
-    rows = _rows(curve, seed, control)
+    rows = _rows(curve.rows, seed, control, str(curve.file))
     placed, (kinds, layers) = on_grid(_long(rows))
     stages = sorted(int(stage) for stage in rows["stage"].unique())
     cells = placed.assign(
@@ -116,15 +144,13 @@ def gates_along_stages(curve: Curve, *, by: str = "kind", seed: int | None = Non
     )  # fmt: skip
 
 
-def _rows(curve: Curve, seed: int | None, control: str) -> pd.DataFrame:
-    rows = curve.rows
+def _rows(rows: pd.DataFrame, seed: int | None, control: str, where: str) -> pd.DataFrame:
     own = rows[(rows["control"] == control) & ((rows["seed"] == seed) | (seed is None))]
     if own.empty:
-        known = sorted({f"{row.control} seed {row.seed}" for row in curve.records})
+        pairs = rows[["control", "seed"]].drop_duplicates().itertuples(index=False)
+        known = sorted(f"{name} seed {number}" for name, number in pairs)
         what = f"{control}{'' if seed is None else f' seed {seed}'}"
-        raise RankLabError(
-            f"{curve.file}: no row of {what} yet; it has {', '.join(known) if known else 'no stage at all'}."
-        )
+        raise RankLabError(f"{where}: no row of {what} yet; it has {', '.join(known) if known else 'no stage at all'}.")
     return own
 
 

@@ -49,7 +49,7 @@ def import_and_print(files: Sequence[Path], study: Path, origin: Origin, *, as_j
     Parameters
     ----------
     files
-        Of lm-eval, of the BigCode harness, or CSV.
+        Of lm-eval, of the BigCode harness, of PEFT's method comparison, or CSV.
     study
         Its ``scores.parquet`` receives the rows; a score that is there already is replaced, and said to be.
     origin

@@ -120,7 +120,8 @@ TRAINING_METHODS: Mapping[str, str] = MappingProxyType(
         "rslora": "kalajdzievski2023rslora", "dora": "liu2024dora", "pissa": "meng2024pissa", "loftq": "li2023loftq",
         "adalora": "zhang2023adalora", "sora": "ding2023sora", "vera": "kopiczko2024vera", "ia3": "liu2022ia3",
         "prefix": "li2021prefix", "prompt": "lester2021prompt", "prelayer": "hu2022lora",
-        "series": "houlsby2019adapter", "parallel": "he2022unified", "compacter": "mahabadi2021compacter",
+        "series": "houlsby2019adapter", "parallel": "he2022unified", "parallel_linear": "hu2023llmadapters",
+        "compacter": "mahabadi2021compacter",
     }
 )  # fmt: skip
 """Method of training to the key of its paper; of full fine-tuning, the comparison whose settings it has."""

@@ -8,6 +8,7 @@ from typing import Any
 from rank_lab.bigcode_results import bigcode_scores, is_bigcode
 from rank_lab.errors import CheckpointError, DataError
 from rank_lab.lm_eval_results import is_lm_eval, lm_eval_scores, read_samples
+from rank_lab.peft_benchmark import is_peft_benchmark, peft_benchmark_scores
 from rank_lab.plain_file import MAX_JSON_BYTES, parse_json, size_of
 from rank_lab.plain_text import plain
 from rank_lab.score_csv import csv_scores
@@ -18,14 +19,15 @@ __all__ = ["import_scores", "with_usual_roles"]
 
 
 def import_scores(file: Path | str, origin: Origin) -> Imported:
-    """Read a file of results: of lm-eval, of the BigCode harness, or a CSV file.
+    """Read a file of results: of lm-eval, of the BigCode harness, of PEFT's method comparison, or a CSV file.
 
     Parameters
     ----------
     file
         ``results_*.json`` of lm-eval (the ``samples_*.jsonl`` beside it give the
         scores of examples), the BigCode harness's ``evaluation_results.json``,
-        or a file whose name ends in ``.csv``. It is recognised by its content.
+        a result of PEFT's method comparison on MetaMathQA, or a file whose name
+        ends in ``.csv``. It is recognised by its content.
     origin
         Which model it was, and what its tasks are for.
 
@@ -49,10 +51,13 @@ def import_scores(file: Path | str, origin: Origin) -> Imported:
         return Imported(found.rows, (*found.left_out, *missing))
     if is_bigcode(content):
         return bigcode_scores(content, origin, source=str(path))
+    if is_peft_benchmark(content):
+        return peft_benchmark_scores(content, origin, source=str(path))
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a JSON {type(content).__name__}"
     raise DataError(
         f"{path}: holds {plain(keys, limit=200) or 'nothing'}; expected results of lm-eval ('results' and 'versions'),"
-        " of the BigCode harness (tasks and 'config'), or a .csv file."
+        " of the BigCode harness (tasks and 'config'), of PEFT's method comparison ('run_info', 'train_info',"
+        " 'meta_info'), or a .csv file."
     )
 
 

@@ -67,7 +67,10 @@ def scores_summary(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
 
 
 def _value(row: ScoreRow) -> str:
-    return f"{row.value:.4g}" if row.stderr is None else f"{row.value:.4g} ± {row.stderr:.2g}"
+    if row.stderr is not None:
+        return f"{row.value:.4g} ± {row.stderr:.2g}"
+    counted = row.value.is_integer() and 1e3 <= abs(row.value) < 2**53  # parameters, bytes
+    return f"{row.value:,.0f}" if counted else f"{row.value:.4g}"
 
 
 def _shown(value: object) -> str:

@@ -1,6 +1,7 @@
 """Spectra of a report, one at a time: the file is not read whole for one matrix."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -95,13 +96,20 @@ class SpectraFile:
 
     def _column(self, group: int) -> list[Values]:
         try:
-            with pq.ParquetFile(self.file) as stored:
-                chunk = stored.read_row_group(group, columns=["values"]).column(0).combine_chunks()
+            state = self.file.stat()
+            return _group(self.file, (state.st_mtime_ns, state.st_size), group)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.file, error) from error
-        flat = chunk.values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
-        ends = chunk.offsets.to_numpy()
-        return [flat[start:end] for start, end in pairwise(ends)]
+
+
+@lru_cache(maxsize=4)
+def _group(file: Path, state: tuple[int, int], group: int) -> list[Values]:  # noqa: ARG001 - of the file as it is now
+    """Kept for the neighbours: who looks at one matrix looks at the next."""
+    with pq.ParquetFile(file) as stored:
+        chunk = stored.read_row_group(group, columns=["values"]).column(0).combine_chunks()
+    flat = chunk.values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    flat.flags.writeable = False
+    return [flat[start:end] for start, end in pairwise(chunk.offsets.to_numpy())]
 
 
 def _is_of_spectra(schema: pa.Schema) -> bool:

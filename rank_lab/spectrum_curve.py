@@ -11,7 +11,7 @@ import pandas as pd
 from rank_lab.errors import RankLabError
 from rank_lab.kept_points import MAX_POINTS, kept_points
 from rank_lab.null import factor_null, null_spectrum
-from rank_lab.shown_values import quantity_label, shown_values
+from rank_lab.shown_values import quantity_label, shown_arrays
 from rank_lab.spectrum import Spectrum
 
 __all__ = ["MARKED", "RankMark", "SpectrumCurve", "short_names", "spectrum_curve"]
@@ -198,8 +198,8 @@ def _points(values: Values, energy: Values, places: Sequence[float], points: int
 
 
 def _mark(row: pd.DataFrame, metric: str, values: Values, energy: Values) -> RankMark:
-    shown = shown_values(row, metric).iloc[0]
-    rank = float(shown["value"])
+    shown = shown_arrays(row, metric)
+    rank = float(shown["value"][0])
     height = share = math.nan
     positive = int(np.count_nonzero(values > 0))
     if 1 <= rank <= positive:
@@ -208,7 +208,7 @@ def _mark(row: pd.DataFrame, metric: str, values: Values, energy: Values) -> Ran
         way = math.log(rank / below) / math.log(above / below) if above > below else 0.0
         height = float(values[below - 1] ** (1 - way) * values[above - 1] ** way)
         share = float((1 - way) * energy[below - 1] + way * energy[above - 1])
-    return RankMark(metric, quantity_label(metric), rank, height, share, str(shown["state"]))
+    return RankMark(metric, quantity_label(metric), rank, height, share, str(shown["state"][0]))
 
 
 def _null(spectrum: Spectrum, *, factors: bool, points: int) -> tuple[pd.DataFrame, str]:

@@ -9,8 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rank_lab.behavioural_report import (
+    BEHAVIOURAL_FILES,
+    BehaviouralReport,
+    behavioural_name,
+    behavioural_reports_of,
+)
 from rank_lab.curve import CURVE_FILE, KNEES_FILE, SCHEDULE_FILE, Curve
 from rank_lab.errors import RankLabError, SchemaError
+from rank_lab.functional_report import FUNCTIONAL_FILES, FunctionalReport, functional_name, functional_reports_of
 from rank_lab.outcomes import Outcomes
 from rank_lab.report import RankReport, read_provenance, read_table
 from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
@@ -119,6 +126,7 @@ class Study:
             self._part("report", folder, _signature(folder, _TABLES), _entry) for folder in self._report_folders()
         ]
         parts += [self._curve(), self._outcomes(), *self._subspaces().values()]
+        parts += [*self._behavioural().values(), *self._functional().values()]
         by_run: dict[str, list[ReportEntry]] = {}
         for entry in self.reports():
             by_run.setdefault(entry.run, []).append(entry)
@@ -169,10 +177,20 @@ class Study:
         """Comparisons of two updates' subspaces that can be read, by name."""
         return {name: each for name, each in self._subspaces().items() if isinstance(each, SubspaceReport)}
 
+    def behavioural(self) -> dict[str, BehaviouralReport]:
+        """Reports on behavioural ranks that can be read, by name."""
+        return {name: each for name, each in self._behavioural().items() if isinstance(each, BehaviouralReport)}
+
+    def functional(self) -> dict[str, FunctionalReport]:
+        """Reports of functional ranks that can be read, by name."""
+        return {name: each for name, each in self._functional().items() if isinstance(each, FunctionalReport)}
+
     def signature(self) -> str:
         """Changes whenever a file that is shown has changed."""
         parts = [_signature(folder, _TABLES) for folder in self._report_folders()]
-        parts += [_subspace_signature(folder) for folder in subspace_reports_of(self.folder)]
+        parts += [_stamps(folder, SUBSPACE_FILES) for folder in subspace_reports_of(self.folder)]
+        parts += [_stamps(folder, BEHAVIOURAL_FILES) for folder in behavioural_reports_of(self.folder)]
+        parts += [_stamps(folder, FUNCTIONAL_FILES) for folder in functional_reports_of(self.folder)]
         return str(hash((*parts, *(_stamp(self.folder / name) for name in (*_CURVE_FILES, SCORES_FILE)))))
 
     def _report_folders(self) -> list[Path]:
@@ -198,8 +216,24 @@ class Study:
     def _subspaces(self) -> dict[str, SubspaceReport | Problem]:
         folders = subspace_reports_of(self.folder)
         return {
-            comparison_name(each): self._part("subspaces", each, _subspace_signature(each), SubspaceReport.load)
+            comparison_name(each): self._part("subspaces", each, _stamps(each, SUBSPACE_FILES), SubspaceReport.load)
             for each in folders
+        }
+
+    def _behavioural(self) -> dict[str, BehaviouralReport | Problem]:
+        return {
+            behavioural_name(each): self._part(
+                "behavioural", each, _stamps(each, BEHAVIOURAL_FILES), BehaviouralReport.load
+            )
+            for each in behavioural_reports_of(self.folder)
+        }
+
+    def _functional(self) -> dict[str, FunctionalReport | Problem]:
+        return {
+            functional_name(each): self._part(
+                "functional", each, _stamps(each, FUNCTIONAL_FILES), FunctionalReport.load
+            )
+            for each in functional_reports_of(self.folder)
         }
 
     def _joined(self, table: str, columns: list[str]) -> pd.DataFrame:
@@ -246,7 +280,8 @@ class Study:
         """Refuse a link that leads out of the study: it may have come from somewhere else."""
         root = self.folder.resolve()
         beside = [path.with_name(name) for name in _CURVE_FILES] if path.name == CURVE_FILE else []
-        for one in (path, *beside, *(path / name for name in ("report.json", *_TABLES, *SUBSPACE_FILES))):
+        within = ("report.json", *_TABLES, *SUBSPACE_FILES, *BEHAVIOURAL_FILES, *FUNCTIONAL_FILES)
+        for one in (path, *beside, *(path / name for name in within)):
             if one.exists() and not one.resolve().is_relative_to(root):
                 raise SchemaError(f"{one}: is a link out of the study; copy what it leads to into {self.folder}.")
 
@@ -271,8 +306,8 @@ def _signature(folder: Path, names: tuple[str, ...]) -> tuple[object, ...]:
     return tuple(_stamp(folder / name) for name in ("report.json", *names))
 
 
-def _subspace_signature(folder: Path) -> tuple[object, ...]:
-    return tuple(_stamp(folder / name) for name in SUBSPACE_FILES)
+def _stamps(folder: Path, names: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(_stamp(folder / name) for name in names)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

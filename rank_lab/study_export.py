@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from rank_lab.behavioural_export import behavioural_data
 from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
 from rank_lab.figures_export import FIGURE_FORMATS
+from rank_lab.functional_export import functional_data
 from rank_lab.latex_export import latex_references, latex_tables
 from rank_lab.latex_table import LatexTable
 from rank_lab.outcomes_export import outcome_data
 from rank_lab.report import RankReport
 from rank_lab.schema import SPECTRA
 from rank_lab.study import Study
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspaces_export import subspace_data
 
 __all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
@@ -46,8 +49,10 @@ def study_data(study: Study) -> dict[str, pd.DataFrame]:
     curve, outcomes = study.curve(), study.outcomes()
     found |= {} if curve is None else curve_data(curve)
     found |= {} if outcomes is None else outcome_data(outcomes)
-    subspaces = study.subspaces()
-    return found | (subspace_data(subspaces) if subspaces else {})
+    subspaces, behavioural, functional = study.subspaces(), study.behavioural(), study.functional()
+    found |= subspace_data(subspaces) if subspaces else {}
+    found |= behavioural_data(behavioural) if behavioural else {}
+    return found | (functional_data(functional) if functional else {})
 
 
 def study_latex(study: Study) -> dict[str, LatexTable]:
@@ -58,13 +63,13 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    tables = latex_tables(_parts(study))
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(_without_spectra(study), study.outcomes(), study.curve(), study.subspaces())
+    return latex_references(_parts(study))
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
@@ -95,6 +100,13 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
         return content.getvalue()
+
+
+def _parts(study: Study) -> StudyParts:
+    return StudyParts(
+        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural(),
+        study.functional(),
+    )  # fmt: skip
 
 
 def _without_spectra(study: Study) -> list[RankReport]:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 import pandas as pd
 
+from rank_lab.background import Background
 from rank_lab.errors import RankLabError
 from rank_lab.scores import nearest
 from rank_lab.trade_offs import TradeOffTables
@@ -36,6 +37,8 @@ class TradeOffPoints:
         Forgetting at equal learning, of this target and measure.
     without_value
         How many points have no learning or no forgetting and are left out.
+    background
+        Published points of this target and measure, where there are any.
     """
 
     target: str
@@ -45,10 +48,16 @@ class TradeOffPoints:
     areas: pd.DataFrame
     equal_learning: pd.DataFrame
     without_value: int
+    background: Background | None = None
 
 
 def trade_off_points(
-    tables: TradeOffTables, target: str | None = None, measure: str | None = None, *, of: TradeOffOf = "checkpoints"
+    tables: TradeOffTables,
+    target: str | None = None,
+    measure: str | None = None,
+    *,
+    of: TradeOffOf = "checkpoints",
+    background: Background | None = None,
 ) -> TradeOffPoints:
     """Choose one trade-off.
 
@@ -60,11 +69,13 @@ def trade_off_points(
         None for the only or first one.
     of
         One of :data:`TRADE_OFFS_OF`.
+    background
+        Published points, see :func:`rank_lab.background.trade_off_background`.
 
     Raises
     ------
     RankLabError
-        If there is no such trade-off, or none of its points has both values.
+        If there is no such trade-off, none of its points has both values, or the background is of another.
     """
     if of not in TRADE_OFFS_OF:
         raise RankLabError(f"a trade-off of {of!r}; expected one of {', '.join(TRADE_OFFS_OF)}.")
@@ -74,6 +85,7 @@ def trade_off_points(
         )
     target = _chosen(tables.points["target"], "target", target)
     measure = _chosen(tables.points.loc[tables.points["target"] == target, "measure"], "measure", measure)
+    behind = None if background is None else background.behind(target, measure)
     own = {
         name: _of(getattr(tables, name), target, measure) for name in ("points", "groups", "areas", "equal_learning")
     }
@@ -83,8 +95,9 @@ def trade_off_points(
         reasons = "; ".join(dict.fromkeys(str(reason) for reason in points["reason"] if reason)) or "no value"
         raise RankLabError(f"{target}, {measure}: no point has learning and forgetting ({reasons}).")
     return TradeOffPoints(
-        target, measure, of, known.reset_index(drop=True), own["areas"], own["equal_learning"], len(points) - len(known)
-    )
+        target, measure, of, known.reset_index(drop=True), own["areas"], own["equal_learning"],
+        len(points) - len(known), behind,
+    )  # fmt: skip
 
 
 def _of(table: pd.DataFrame, target: str, measure: str) -> pd.DataFrame:

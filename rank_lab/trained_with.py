@@ -20,6 +20,7 @@ _LEAVES = {
     "prompt": {"prompt_tuning"},
     "series": {"bottleneck"},
     "parallel": {"bottleneck"},
+    "parallel_linear": {"bottleneck"},
 }
 
 

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 import pandas as pd
 
+from rank_lab.background import Background
 from rank_lab.errors import RankLabError, SchemaError
 from rank_lab.names import KINDS
 from rank_lab.shown_values import STATES, Over, shown_values
@@ -39,6 +40,8 @@ class TrainingTable:
         Names of the lines in the order in which they are shown.
     without_step
         Matrices of reports that do not say at which step they are, and have no place here.
+    background
+        Published points of this metric over ``"step"``, where there are any.
     """
 
     runs: tuple[str, ...]
@@ -49,10 +52,17 @@ class TrainingTable:
     points: pd.DataFrame
     lines: tuple[str, ...]
     without_step: int
+    background: Background | None = None
 
 
 def training_table(
-    updates: pd.DataFrame, metric: str, *, over: Over = "", delta: str = "cumulative", by: LinesBy = "run"
+    updates: pd.DataFrame,
+    metric: str,
+    *,
+    over: Over = "",
+    delta: str = "cumulative",
+    by: LinesBy = "run",
+    background: Background | None = None,
 ) -> TrainingTable:
     """One quantity at every step, a line a run, a kind of module, or a matrix.
 
@@ -66,16 +76,20 @@ def training_table(
         ``cumulative``: since the base; ``step``: since the checkpoint before.
     by
         What a line stands for; where the rows are of several runs, each run has lines of its own.
+    background
+        Published points, ``x`` being ``"step"`` and ``y`` the metric (with ``over``: ``"METRIC over OVER"``).
 
     Raises
     ------
     RankLabError
-        If there are no such rows, none of them says its step, or ``by`` is not known.
+        If there are no such rows, none of them says its step, ``by`` is not known, or the background is of another
+        quantity.
     SchemaError
         If a matrix is there twice.
     """
     if by not in LINES:
         raise RankLabError(f"lines by {by!r}; expected one of 'run', 'kind', 'module'.")
+    behind = None if background is None else background.behind("step", f"{metric} over {over}" if over else metric)
     own = updates[updates["delta"] == delta]
     stepped = own[own["step"].notna()]
     if stepped.empty:
@@ -97,7 +111,7 @@ def training_table(
     )
     return TrainingTable(
         tuple(map(str, dict.fromkeys(values["run"]))), delta, metric, over, by, points.reset_index(drop=True),
-        tuple(map(str, lines)), len(own) - len(stepped),
+        tuple(map(str, lines)), len(own) - len(stepped), behind,
     )  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """Set before torch is imported; what every test may use."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start, too: the bits then agree
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # in processes that tests start, too: the bits then agree
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from pathlib import Path
@@ -30,6 +32,13 @@ def pytest_report_header() -> str:
     """Versions that the numbers depend on."""
     shared = SHARED if SHARED.is_dir() else "absent"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, shared data: {shared}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_are_no_garbage() -> None:
+    """Trainers and pages collect garbage each time, and would go through all that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,41 +1,50 @@
 """The scripts that measure run and write what they found."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from analyses import machine, module_names, noise_cost, rivals, sparsity_curves, structure, training_steps
+from analyses import machine, module_names, noise_cost, rivals, structure, training_steps
 from analyses.known_changes import Row
 from analyses.rivals_readings import NOT_ASKED, NOT_INSTALLED
-from rank_lab.curve import Curve
 from rank_lab.names import identify
 
 ROOT = Path(__file__).parents[1]
 
 
-def results_of(module: str, *arguments: str, out: Path) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"analyses.{module}", "--quick", "--out", str(out), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def results_of(module: str, *arguments: str, out: Path, alone: bool = False) -> tuple[dict[str, Any], str]:
+    """What a script wrote: run in this process, which has loaded torch, or alone, where it measures the process."""
+    given = ["--quick", "--out", str(out), *arguments]
+    if alone:
+        command = [sys.executable, "-m", f"analyses.{module}", *given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout
+    else:
+        said, verbosity = io.StringIO(), transformers.logging.get_verbosity()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.setattr(sys, "argv", [module, *given])
+            import_module(f"analyses.{module}").main()
+        transformers.logging.set_verbosity(verbosity)
+        printed = said.getvalue()
     written = (out / f"{module}.md").read_text(encoding="utf-8")
-    assert written in done.stdout
+    assert written in printed
     return json.loads((out / f"{module}.json").read_text(encoding="utf-8")), written
 
 
 @pytest.mark.slow
 def test_speed_times_every_method_on_the_same_matrices(tmp_path: Path) -> None:
-    results, text = results_of("speed", out=tmp_path / "made")
+    results, text = results_of("speed", out=tmp_path / "made", alone=True)
     expected = set(rivals.available())
     assert set(results["seconds"]) == set(results["summary"]) == expected
     assert all(len(rounds) == results["repetitions"] for rounds in results["seconds"].values())
@@ -97,7 +106,7 @@ def test_models_contradict_wrong_kinds(name: str, kind: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory of another process is read from /proc")
 @pytest.mark.slow
 def test_memory_says_what_was_measured_and_against_which_bound(tmp_path: Path) -> None:
-    results, text = results_of("memory", "--workers", "1", "--folder", str(tmp_path), out=tmp_path)
+    results, text = results_of("memory", "--workers", "1", "--folder", str(tmp_path), out=tmp_path, alone=True)
     (run,) = results["runs"]
     assert 0 < run["peak"] <= results["bound"] < results["pair_bytes"] / 3
     assert f"{run['peak'] / 1e6:.0f} MB" in text
@@ -117,7 +126,7 @@ def test_every_method_gives_the_same_values(name: str, shape: tuple[int, int], g
 @pytest.mark.slow
 def test_this_tool_says_the_truth_where_others_do_not(tmp_path: Path) -> None:
     """PEFT's and numpy's errors are really there: once PEFT mends one, this fails and the table is to be made again."""
-    results, text = results_of("rivals_errors", out=tmp_path)
+    results, text = results_of("rivals_errors", out=tmp_path, alone=True)
     rows = [(name, row) for name, found in results["cases"].items() for row in found]
     assert {name for name, row in rows if isinstance(row["rank_lab"], str)} == {"inserted"}
     assert {row["rank_lab"] for row in results["cases"]["inserted"]} == {"refused"}
@@ -183,29 +192,8 @@ def test_noise_tables_are_what_the_tests_say(tmp_path: Path) -> None:
     assert text.count("refused") >= 4
 
 
-def test_sparsity_curves_keeps_a_curve_and_goes_on(tmp_path: Path, shared_data: Path) -> None:
-    command = [
-        sys.executable, "-m", "analyses.sparsity_curves", "--quick", "--no-picture", "--data", str(shared_data),
-        "--study", str(tmp_path / "study"), "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
-    texts = []
-    for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        texts.append((tmp_path / "out" / "rte" / "curve.jsonl").read_text())
-    assert texts[0] == texts[1]
-    assert (tmp_path / "out" / "rte" / "README.md").read_text() in done.stdout
-    rows = Curve.load(tmp_path / "out" / "rte").rows
-    assert len(rows) == 5 + 4
-    figure = sparsity_curves.draw(rows)
-    assert len(figure.data) == 2 * (2 + 1)  # the threshold has no meaning for svd
-    drawn = next(trace for trace in figure.data if trace.name == "SoRA, trained on")
-    assert list(drawn.x) == sorted(rows.loc[rows["control"] == "sora", "nonzero_parameters"])
-    assert sum("open" in symbol for symbol in drawn.marker.symbol) == (~rows["converged"].dropna().astype(bool)).sum()
-
-
 def test_training_cost_takes_every_method_in_turns(tmp_path: Path) -> None:
-    results, text = results_of("training_cost", out=tmp_path)
+    results, text = results_of("training_cost", out=tmp_path, alone=True)
     (found,) = results["measured"]
     assert found["setting"]["model"] == "A small random BERT"
     assert set(found["seconds"]) == set(found["peak_bytes"]) == set(training_steps.METHODS)

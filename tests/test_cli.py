@@ -20,8 +20,8 @@ from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-    "verify", "dashboard", "subspace",
-    "plan", "extract",
+    "verify", "dashboard", "subspace", "functional",
+    "plan", "extract", "behavioural",
 )  # fmt: skip
 HEAVY = (
     "torch",

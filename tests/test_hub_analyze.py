@@ -1,16 +1,14 @@
 """The main job on repositories of a hub: by id, by revision, offline from the cache."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import save
 
 from rank_lab import RankReport
 from tests.hub_server import Client, HubServer
+from tests.malicious.guarded import command_lines
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 
@@ -30,11 +28,6 @@ def adapter(value: torch.Tensor) -> dict[str, bytes]:
     }
 
 
-def rank_lab(client: Client, *arguments: str, **switches: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rank_lab", *arguments]
-    return subprocess.run(command, env=client.environment(**switches), capture_output=True, text=True, check=False)
-
-
 def test_hub_ids_are_analysed_with_their_commits(tmp_path: Path, generator: torch.Generator) -> None:
     base = torch.randint(-4, 5, (8, 6), generator=generator).float()  # sums are then exact in float32
     with HubServer() as hub:
@@ -45,36 +38,38 @@ def test_hub_ids_are_analysed_with_their_commits(tmp_path: Path, generator: torc
         repository.commit(model(base + torch.diag(torch.arange(8.0))[:, :6]))
         hub.add("org/adapter", adapter(base))
 
-        study = str(tmp_path / "study")
-        done = rank_lab(client, "analyze", "org/tuned", "org/adapter", "--base", "org/base", "-o", study)
-        assert done.returncode == 0, done.stderr
+        study, earlier = str(tmp_path / "study"), str(tmp_path / "old")
+        with command_lines(client.environment()) as run:
+            now, then, *verified = run([
+                ["analyze", "org/tuned", "org/adapter", "--base", "org/base", "-o", study],
+                ["analyze", f"org/tuned@{old}", "--base", "org/base", "-o", earlier],
+                *(["verify", made, "--json"] for made in (study, earlier)),  # each at its own commit
+            ])  # fmt: skip
+        assert now["code"] == then["code"] == 0, now["err"] + then["err"]
         report = RankReport.load(tmp_path / "study" / "tuned.rank")
         assert report.provenance["base"]["revision"] == first
         assert report.provenance["tuned"][0]["revision"] == repository.refs["main"] != old
         assert report.updates["numerical_rank"].tolist() == [5]
         assert RankReport.load(tmp_path / "study" / "adapter.rank").updates["rank_bound"].tolist() == [2]
-
-        done = rank_lab(client, "analyze", f"org/tuned@{old}", "--base", "org/base", "-o", str(tmp_path / "old"))
-        assert done.returncode == 0, done.stderr
         assert RankReport.load(tmp_path / "old" / "tuned.rank").updates["numerical_rank"].tolist() == [1]
-        for made in (study, str(tmp_path / "old")):  # each at its own commit
-            done = rank_lab(client, "verify", made, "--json")
-            assert {check["result"] for check in json.loads(done.stdout)} == {"holds"}, done.stderr
+        for done in verified:
+            assert {check["result"] for check in json.loads(done["out"])} == {"holds"}, done["err"]
 
-    done = rank_lab(
-        client, "analyze", "org/tuned", "--base", "org/base", "-o", str(tmp_path / "off"), HF_HUB_OFFLINE="1"
-    )
-    assert done.returncode == 0, done.stderr
+    with command_lines(client.environment(HF_HUB_OFFLINE="1")) as run:
+        (done,) = run([["analyze", "org/tuned", "--base", "org/base", "-o", str(tmp_path / "off")]])
+    assert done["code"] == 0, done["err"]
     assert RankReport.load(tmp_path / "off" / "tuned.rank").updates["numerical_rank"].tolist() == [5]
 
 
-@pytest.mark.parametrize("source", ["org/absent", "not a name", "./nowhere"])
-def test_what_is_nowhere_is_one_line(tmp_path: Path, source: str) -> None:
-    with HubServer() as hub:
-        done = rank_lab(
-            Client(home=tmp_path / "home", endpoint=hub.url), "analyze", source, "-o", str(tmp_path / "study")
-        )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert source in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_what_is_nowhere_is_one_line(tmp_path: Path) -> None:
+    sources = ("org/absent", "not a name", "./nowhere")
+    with (
+        HubServer() as hub,
+        command_lines(Client(home=tmp_path / "home", endpoint=hub.url).environment()) as run,
+    ):
+        answers = run([["analyze", source, "-o", str(tmp_path / "study")] for source in sources])
+    for source, done in zip(sources, answers, strict=True):
+        assert done["code"] == 2
+        assert done["err"].startswith("error: ")
+        assert source in done["err"]
+        assert done["err"].count("\n") == 1

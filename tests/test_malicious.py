@@ -7,9 +7,7 @@ start-up, and the peak of resident memory with all that is imported (some 330 MB
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +18,19 @@ import pytest
 from rank_lab import RankReport, analyze
 from tests.checkpoints import save
 from tests.malicious.archives import ARCHIVES, code_cases
+from tests.malicious.guarded import Run, command_lines
 from tests.malicious.headers import FOLDERS, HEADERS, STATE, outside
 
-ROOT = Path(__file__).resolve().parents[1]
 CODE = list(code_cases(Path("marker")))
 
 _CPU_SECONDS = 1.0
 _PEAK_MEGABYTES = 500.0
 
 
-def run(cases: list[list[str]]) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.malicious.guarded"],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    results: list[dict[str, Any]] = json.loads(done.stdout)
-    return results
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    with command_lines(os.environ | {"OMP_NUM_THREADS": "1"}) as run:
+        yield run
 
 
 Results = dict[str, dict[str, Any]]
@@ -53,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(home: Path, cases: dict[str, tuple[Callable[[Path], object], str]], prefix: str) -> Results:
+def opened(run: Run, home: Path, cases: dict[str, tuple[Callable[[Path], object], str]], prefix: str) -> Results:
     commands = []
     for place, (maker, _) in enumerate(cases.values()):
         folder = home / f"{prefix}{place}"
@@ -64,23 +54,23 @@ def opened(home: Path, cases: dict[str, tuple[Callable[[Path], object], str]], p
 
 
 @pytest.fixture(scope="module")
-def headers(home: Path) -> Results:
-    return opened(home, HEADERS, "header")
+def headers(run: Run, home: Path) -> Results:
+    return opened(run, home, HEADERS, "header")
 
 
 @pytest.fixture(scope="module")
-def folders(home: Path) -> Results:
-    return opened(home, FOLDERS, "folder")
+def folders(run: Run, home: Path) -> Results:
+    return opened(run, home, FOLDERS, "folder")
 
 
 @pytest.fixture(scope="module")
-def archives(home: Path) -> Results:
-    return opened(home, ARCHIVES, "archive")
+def archives(run: Run, home: Path) -> Results:
+    return opened(run, home, ARCHIVES, "archive")
 
 
 @pytest.fixture(scope="module")
-def code(home: Path) -> Results:
-    return opened(home, code_cases(home / "marker"), "code")
+def code(run: Run, home: Path) -> Results:
+    return opened(run, home, code_cases(home / "marker"), "code")
 
 
 def assert_refused(found: dict[str, Any], expected: str) -> None:
@@ -121,7 +111,7 @@ def test_code_is_not_run(home: Path, code: Results, name: str) -> None:
     assert not (home / "marker").exists()
 
 
-def test_a_link_out_of_the_folder_is_read_and_never_written(home: Path) -> None:
+def test_a_link_out_of_the_folder_is_read_and_never_written(run: Run, home: Path) -> None:
     folder = home / "linked"
     outside(folder)
     blob = (folder / "model.safetensors").resolve()
@@ -205,7 +195,7 @@ def _linked(file: Path, target: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def reports(home: Path) -> Results:
+def reports(run: Run, home: Path) -> Results:
     commands = []
     for place, (spoil, _) in enumerate(REPORTS.values()):
         spoil(_report(home, f"report{place}"))
@@ -223,7 +213,7 @@ def test_a_harmful_report(reports: Results, name: str, verb: str) -> None:
     assert_refused(reports[f"{name}: {verb}"], REPORTS[name][1])
 
 
-def test_a_report_does_not_drive_the_terminal(home: Path) -> None:
+def test_a_report_does_not_drive_the_terminal(run: Run, home: Path) -> None:
     report = _report(home, "driving")
     _told(lambda head: head["provenance"]["tuned"][0].update(source="\x1b[2J"))(report)
     _table(lambda t: _column(t, "module", pa.array([f"\x1b]0;{i}\x07" for i in range(len(t))])))(report)

@@ -28,7 +28,7 @@ from tests.training.test_finetune import StopAt, StopError
 from tests.training.test_methods import CHOICES
 
 CAUSAL = [name for name in METHODS if name != "bitfit"]  # the demo's base has no biases
-WITHOUT_UPDATE = {"prefix", "prompt", "prelayer", "series", "parallel", "compacter"}
+WITHOUT_UPDATE = {"prefix", "prompt", "prelayer", "series", "parallel", "parallel_linear", "compacter"}
 """They change activations, no weight: there is nothing to take a rank of."""
 
 PROSE = ["The cat sat on the mat and looked at the moon.", "To be, or not to be.", "A list of words, and no more."]

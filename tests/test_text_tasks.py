@@ -163,11 +163,14 @@ from rank_lab.sora.schedule_choices import Inputs
 from rank_lab.tasks import HubData, Task, encoded
 
 task = Task("text", "causal", ("said",), "", "token_accuracy")
-place = HubData("org/texts", *json.loads(sys.argv[1]))
-try:
-    print(json.dumps(encoded(task, place, AutoTokenizer.from_pretrained(BASE)).source))
-except DataError as error:
-    print(json.dumps(str(error)))
+found = []
+for place in json.loads(sys.argv[1]):
+    try:
+        data = encoded(task, HubData("org/texts", *place), AutoTokenizer.from_pretrained(BASE))
+        found.append(data.source)
+    except DataError as error:
+        found.append(str(error))
+print(json.dumps(found))
 """
 
 
@@ -180,13 +183,8 @@ def test_any_data_set_on_the_hub(tmp_path: Path) -> None:
     files["short/train-00000.parquet"] = sink.getvalue().to_pybytes()
     with HubServer() as hub:
         (commit,) = hub.add("datasets/org/texts", files).commits
-
-        def asked(*place: Any) -> Any:
-            return test_tasks.TestHub.asked(READ, tmp_path / "home", hub.url, json.dumps(place))
-
-        found = asked("short", "train[:4]", "train[4:]")
-        missing = asked("short", "train", "valid")
-        other = asked("long")
+        places = (("short", "train[:4]", "train[4:]"), ("short", "train", "valid"), ("long",))
+        found, missing, other = test_tasks.TestHub.asked(READ, tmp_path / "home", hub.url, json.dumps(places))
     assert (found["from"], found["revision"]) == ("org/texts short", commit)
     assert (found["train"]["rows"], found["validation"]["rows"]) == (4, 1)
     assert found["train"]["source"] == "org/texts short train[:4]"

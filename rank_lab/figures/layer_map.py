@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.style import Style, label, new_plot, palette
+from rank_lab.figures.style import Style, beside_names, label, merged, new_plot, palette
 from rank_lab.layer_table import NO_LAYER, LayerTable
 from rank_lab.shown_values import quantity_label
 
@@ -52,7 +52,10 @@ def layer_map(table: LayerTable, style: Style = "light") -> Figure:
     """
     quantity = quantity_label(table.metric, table.over)
     title = f"{quantity} by layer and kind: {label(place(table.run, table.step, table.delta))}"
-    plot = new_plot(style, title=title, x="layer", y="kind of module", height=120 + 28 * max(len(table.rows), 5))
+    plot = new_plot(
+        style, title=title, x="layer", y="kind of module", height=130 + 28 * max(len(table.rows), 5),
+        **merged({"margin": {"b": 60}}, beside_names([label(row) for row in table.rows], style)),
+    )  # fmt: skip
     by_place = {(cell["row"], cell["column"]): cell for cell in table.cells.to_dict("records")}
     plot.add_trace(_colours(table, by_place, quantity, style))
     for state, sign in _SIGNS.items():
@@ -63,7 +66,7 @@ def layer_map(table: LayerTable, style: Style = "light") -> Figure:
     ticks = list(table.columns[:: max(len(table.columns) // 20, 1)])
     plot.update_xaxes(
         type="category", categoryorder="array", categoryarray=list(table.columns), showgrid=False, tickvals=ticks,
-        ticktext=["no layer" if column == NO_LAYER else column for column in ticks],
+        tickangle=0, ticktext=["no<br>layer" if column == NO_LAYER else column for column in ticks],
     )  # fmt: skip
     plot.update_yaxes(
         type="category", categoryorder="array", categoryarray=list(reversed(table.rows)), showgrid=False,

@@ -10,7 +10,7 @@ from rank_lab.coverage_overview import NOT_MEASURED, STATUSES, CoverageOverview
 from rank_lab.figures.captions import caption
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.over_text import counted
-from rank_lab.figures.style import Style, axis, label, legend, new_plot, palette
+from rank_lab.figures.style import Style, axis, beside_names, fixed_margins, label, legend, merged, new_plot, palette
 from rank_lab.rank_summaries import REGIMES
 
 __all__ = ["noise_and_coverage"]
@@ -57,11 +57,16 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
         legend=legend(style),
         barmode="stack",
         bargap=0.25,
-        xaxis={"title": {"text": "share of tensors"}} | share,
-        yaxis={"domain": [1 - share_of_panel, 1]} | rows,
-        xaxis2=axis(style, "share of matrices", anchor="y2", **share),
-        yaxis2=axis(style, "", domain=[0, share_of_panel], anchor="x2", **rows),
-        margin={"r": 30},
+        **merged(
+            {
+                "xaxis": {"title": {"text": "share of tensors"}} | share,
+                "yaxis": {"domain": [1 - share_of_panel, 1]} | rows,
+                "xaxis2": axis(style, "share of matrices", anchor="y2", **share),
+                "yaxis2": axis(style, "", domain=[0, share_of_panel], anchor="x2", **rows),
+                "margin": {"r": 30, "b": 90},
+            },
+            beside_names(names, style) and fixed_margins(style, "xaxis2", "yaxis2") | beside_names(names, style),
+        ),
     )
     _add_bars(plot, overview.statuses, ("status", "tensors", ""), STATUSES, style)
     _add_bars(plot, overview.regimes, ("noise_regime", "matrices", "2"), (*REGIMES, NOT_MEASURED), style)

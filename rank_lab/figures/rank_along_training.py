@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rank_lab.figures.background_points import add_background, background_rows, background_words
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.null_line import null_lines
@@ -37,7 +38,7 @@ def rank_along_training(table: TrainingTable, style: Style = "light", *, log_ste
     Figure
         Medians over matrices with their quartiles as bands, up to three lines (of more the quartiles are in the data
         alone); the median of the nulls in thin grey. A symbol is open where rounding hides some of the matrices or is
-        part of what is shown (regimes ``partial`` and ``unresolved``).
+        part of what is shown (regimes ``partial`` and ``unresolved``). Grey and hollow what was published.
     """
     quantity = quantity_label(table.metric, table.over)
     since = "since the checkpoint before" if table.delta == "step" else "since the base"
@@ -48,6 +49,7 @@ def rank_along_training(table: TrainingTable, style: Style = "light", *, log_ste
     shown = table.points[table.points["step"] > 0] if log_steps else table.points
     looks = kind_marks(table.lines, style) if table.by == "kind" else marks(table.lines, style)
     lines = {line: shown[shown["line"] == line] for line in table.lines}
+    add_background(plot, table.background, style)
     plot.add_traces(null_lines({line: _nulls(points) for line, points in lines.items()}, style))
     if len(lines) <= _BANDED:
         for line, points in lines.items():
@@ -59,9 +61,13 @@ def rank_along_training(table: TrainingTable, style: Style = "light", *, log_ste
     if log_steps:
         plot.update_xaxes(**log_axis(shown["step"].min(), shown["step"].max()))
     plot.update_yaxes(rangemode="tozero", selector={"overlaying": None})
-    left_out = len(table.points) - len(shown)
+    left_out = len(table.points) - len(shown) + (_before_first(table) if log_steps else 0)
     text = _caption(table, since, meanings, left_out)
     return Figure("rank_along_training", f"{quantity} along training", plot, _data(table), text, (table.metric,))
+
+
+def _before_first(table: TrainingTable) -> int:
+    return 0 if table.background is None else int((table.background.points["x"] <= 0).sum())
 
 
 def _state(point: dict[Any, Any]) -> str:
@@ -140,7 +146,9 @@ def _hover(point: dict[Any, Any], name: str) -> str:
 def _data(table: TrainingTable) -> pd.DataFrame:
     data = table.points.assign(delta=table.delta, metric=table.metric, over=table.over)
     first = ["line", "run", "step", "delta", "metric", "over"]
-    return data[[*first, *(name for name in data.columns if name not in first)]]
+    own = data[[*first, *(name for name in data.columns if name not in first)]]
+    published = background_rows(table.background, "step", "value")
+    return pd.concat([own.astype(object), published.astype(object)]).convert_dtypes() if len(published) else own
 
 
 def _caption(table: TrainingTable, since: str, meanings: list[str], left_out: int) -> str:
@@ -171,5 +179,6 @@ def _caption(table: TrainingTable, since: str, meanings: list[str], left_out: in
             f"Not shown: {counted(table.without_step, 'matrix', 'matrices')} without a step"
             if table.without_step
             else "",
+            background_words(table.background),
         ],
     )

@@ -10,7 +10,19 @@ import plotly.graph_objects as go
 from rank_lab.errors import RankLabError
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.style import Mark, Style, axis, label, legend, log_axis, marks, new_plot, palette
+from rank_lab.figures.style import (
+    Mark,
+    Style,
+    axis,
+    fixed_margins,
+    label,
+    legend,
+    log_axis,
+    marks,
+    merged,
+    new_plot,
+    palette,
+)
 from rank_lab.spectrum_curve import MARKED, SpectrumCurve, short_names
 
 __all__ = ["spectrum"]
@@ -20,6 +32,7 @@ _RANK_SYMBOLS: dict[str, str] = dict(
 )
 _FEW = 24  # points of a line whose values are marked one by one
 _BELOW = 10**-1.5  # of the smallest value: what lies below is named and not drawn
+_BELOW_TICKS = {"xaxis2": {"title": {"standoff": 20}}}  # where plotly measures no labels it takes powers to be lower
 _ROOM = 0.05  # of the height of the axis, below and above
 
 
@@ -57,10 +70,16 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         y="σᵢ",
         height=380 if style == "paper" else 560,
         legend=legend(style),
-        xaxis={"domain": [0, 1], "showticklabels": False, "matches": "x2"} | indices,
-        yaxis={"domain": [0.4, 1]} | _heights(curves),
-        xaxis2=axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
-        yaxis2=axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
+        **merged(
+            {
+                "xaxis": {"domain": [0, 1], "showticklabels": False, "matches": "x2"} | indices,
+                "yaxis": {"domain": [0.4, 1]} | _heights(curves),
+                "xaxis2": axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
+                "yaxis2": axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
+                "margin": {"b": 90},  # with the legend below
+            },
+            merged(fixed_margins(style, "xaxis2", "yaxis2"), {} if style == "paper" else _BELOW_TICKS),
+        ),
     )
     looks = marks(names, style)
     smallest = _smallest(curves)
@@ -224,23 +243,26 @@ def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Styl
         )
 
 
+_COLUMNS = (
+    "run", "step", "delta", "module", "shown", "metric", "index", "singular_value", "energy", "state", "noise_edge",
+    "spectrum_floor",
+)  # fmt: skip
+
+
 def _data(curves: Sequence[SpectrumCurve]) -> pd.DataFrame:
-    frames = []
+    """Built as one table: joining one for each line takes ten times as long."""
+    rows: list[tuple[Any, ...]] = []
     for curve in curves:
-        ranks = pd.DataFrame(
-            [(mark.index, mark.singular_value, mark.energy, mark.state, mark.metric) for mark in curve.ranks],
-            columns=["index", "singular_value", "energy", "state", "metric"],
-        )
-        about = {"run": curve.run, "step": curve.step, "delta": curve.delta, "module": curve.module}
-        for shown, frame in (("spectrum", curve.points), (f"null: {curve.null_kind}", curve.null), ("rank", ranks)):
-            frames.append(
-                frame.assign(**about, shown=shown, noise_edge=curve.edge, spectrum_floor=curve.floor).astype(
-                    {"index": "float64"}
-                )
-            )
-    first = ["run", "step", "delta", "module", "shown", "metric", "index", "singular_value", "energy", "state"]
-    kept = [frame.reindex(columns=[*first, "noise_edge", "spectrum_floor"]) for frame in frames if len(frame)]
-    return pd.concat([frame.astype({"metric": "object", "state": "object"}) for frame in kept], ignore_index=True)
+        about, levels = (curve.run, curve.step, curve.delta, curve.module), (curve.edge, curve.floor)
+        for shown, table in (("spectrum", curve.points), (f"null: {curve.null_kind}", curve.null)):
+            states = table["state"].tolist() if "state" in table.columns else [None] * len(table)
+            places = zip(*(table[name].tolist() for name in ("index", "singular_value", "energy")), strict=True)
+            rows += [(*about, shown, None, *place, state, *levels) for place, state in zip(places, states, strict=True)]
+        rows += [
+            (*about, "rank", mark.metric, mark.index, mark.singular_value, mark.energy, mark.state, *levels)
+            for mark in curve.ranks
+        ]
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"index": "float64"})
 
 
 def _caption(curves: Sequence[SpectrumCurve], common: str, metrics: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,12 +18,15 @@ __all__ = [
     "Palette",
     "Style",
     "axis",
+    "beside_names",
     "faint",
+    "fixed_margins",
     "kind_marks",
     "label",
     "legend",
     "log_axis",
     "marks",
+    "merged",
     "new_plot",
     "palette",
 ]
@@ -77,6 +80,7 @@ _DARK = Palette(
 )  # fmt: skip
 
 _FIXED = {"full": 0, "lora": 1, "sora": 2, "adalora": 3}
+_LONG = 40  # characters, of a name beside an axis
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _COMMON_KINDS = ("q", "k", "v", "o", "up", "down", "gate", "embed", "head")  # those that are drawn together first
@@ -235,6 +239,40 @@ def axis(style: Style, title: str, **settings: Any) -> dict[str, Any]:
     } | settings  # fmt: skip
 
 
+def beside_names(names: Iterable[str], style: Style) -> dict[str, Any]:
+    """Layout of a plot whose vertical axis has names: on screen a margin that fits them.
+
+    Parameters
+    ----------
+    names
+        As they are shown.
+    style
+        Of the plot. In print, and where a name is long, plotly measures them: it then draws the plot twice.
+
+    Examples
+    --------
+    >>> beside_names(["q", "gate_up"], "light")["margin"], beside_names(["q"], "paper")
+    ({'l': 84}, {})
+    """
+    longest = max(map(len, names), default=0)
+    if style == "paper" or longest > _LONG:
+        return {}
+    return fixed_margins(style) | {"margin": {"l": 28 + 8 * longest}}
+
+
+def fixed_margins(style: Style, *axes: str) -> dict[str, Any]:
+    """Layout of a plot whose axes have numbers, for which the margins of :func:`new_plot` leave room on screen.
+
+    Parameters
+    ----------
+    style
+        Of the plot.
+    axes
+        Names of further axes than the first two.
+    """
+    return {} if style == "paper" else {name: {"automargin": False} for name in ("xaxis", "yaxis", *axes)}
+
+
 def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.Figure:
     """An empty plot of a style.
 
@@ -259,12 +297,12 @@ def new_plot(style: Style, *, title: str, x: str, y: str, **layout: Any) -> go.F
         "hoverlabel": {"bgcolor": colors.background, "font": {"color": colors.text}},
         "xaxis": axis(style, x), "yaxis": axis(style, y),
     }  # fmt: skip
-    return go.Figure(layout=_merged(base, layout))  # at once: each update of a layout takes plotly ten times as long
+    return go.Figure(layout=merged(base, layout))  # at once: each update of a layout takes plotly ten times as long
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with some of them changed, those within others too."""
-    both = {name: _merged(base[name], value) for name, value in changes.items() if _nested(base.get(name), value)}
+    both = {name: merged(base[name], value) for name, value in changes.items() if _nested(base.get(name), value)}
     return {**base, **changes, **both}
 
 

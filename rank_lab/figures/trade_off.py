@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from rank_lab.figures.background_points import add_background, background_rows, background_words
 from rank_lab.figures.captions import caption
 from rank_lab.figures.error_bars import bars, floats, interval_words, plain_rows
 from rank_lab.figures.figure import Figure
@@ -36,7 +37,8 @@ def trade_off(found: TradeOffPoints, style: Style = "light") -> Figure:
     -------
     Figure
         Colour and symbol for the method; of checkpoints, filled on the front and the larger the more resamples have it
-        there; a thin line along each run from the base on; upright lines where learning is equal.
+        there; a thin line along each run from the base on; upright lines where learning is equal; grey and hollow what
+        was published.
     """
     title = f"Learning and forgetting: {label(target_words(found.target))}"
     plot = new_plot(
@@ -44,6 +46,7 @@ def trade_off(found: TradeOffPoints, style: Style = "light") -> Figure:
         height=360 if style == "paper" else 480,
     )  # fmt: skip
     looks = marks(list(dict.fromkeys(str(each) for each in found.points["method"])), style)
+    add_background(plot, found.background, style, beside=list(looks))
     _equal(plot, found, looks, style)
     for method, look in looks.items():
         rows = found.points[found.points["method"] == method]
@@ -156,12 +159,13 @@ def _text(value: object) -> str:
 
 
 def _data(found: TradeOffPoints) -> pd.DataFrame:
-    """Points and, beneath, forgetting at equal learning; ``what`` tells them apart."""
+    """Points and, beneath, forgetting at equal learning and published points; ``what`` tells them apart."""
     points = found.points.assign(what="checkpoint" if found.of == "checkpoints" else "mean over seeds")
     equal = found.equal_learning.rename(
         columns={"at_learning": "learning", "low": "forgetting_low", "high": "forgetting_high"}
     ).drop(columns=["target", "measure"])
-    parts = [points, equal.assign(what="at equal learning")] if len(equal) else [points]
+    published = background_rows(found.background, "learning", "forgetting")
+    parts = [part for part in (points, equal.assign(what="at equal learning"), published) if len(part)]
     data = pd.concat([part.astype(object) for part in parts], ignore_index=True).convert_dtypes()
     data.insert(0, "target", found.target)
     data.insert(1, "measure", found.measure)
@@ -187,7 +191,7 @@ def _caption(found: TradeOffPoints) -> str:
         f"Forgetting over learning, {what}; thin lines: along training, from the base (+) on",
         [learning_words(found.target), measure_words(found.measure)],
         f"Data: {n}",
-        [shown, *notes, *_missing(found), *_equal_notes(found), *_areas(found)],
+        [shown, *notes, *_missing(found), *_equal_notes(found), *_areas(found), background_words(found.background)],
     )
 
 

@@ -14,6 +14,7 @@ from rank_lab.sora.callback import sora_config_of
 from rank_lab.sora.controls import AS_SHIPPED, BUDGET_CONTROLS, as_shipped, shipped_thresholds
 from rank_lab.sora.factors import GatedFactors, gated_factors, set_factors
 from rank_lab.sora.gate_moments import read_gate_optimizer
+from rank_lab.sora.predictions import Predictions
 from rank_lab.sora.rates import gate_rates
 from rank_lab.sora.schedule_plan import StageGoal
 from rank_lab.sora.seed_run import SeedRun, row_of
@@ -36,6 +37,7 @@ def run_controls(run: SeedRun, model: nn.Module) -> None:
         With an adapter of their shape.
     """
     goals = run.shared.schedule.goals[1:]
+    empty: dict[str, Predictions] = {}
     for name in run.shared.schedule.controls_in_use:
         if all(run.curve.find(run.seed, name, goal.stage) for goal in goals):
             continue
@@ -44,7 +46,7 @@ def run_controls(run: SeedRun, model: nn.Module) -> None:
         results = _results(run, model, name, beside)
         for goal, row, factors in zip(goals, beside, results, strict=True):
             if run.curve.find(run.seed, name, goal.stage) is None:
-                _measure(run, model, name, goal, row, factors)
+                _measure(run, model, name, goal, row, factors, empty)
 
 
 def _row(run: SeedRun, stage: int) -> CurveRow:
@@ -83,13 +85,23 @@ def _denominators(folder: Path, model: nn.Module, config: Any) -> Tensor:
 
 
 def _measure(
-    run: SeedRun, model: nn.Module, name: str, goal: StageGoal, beside: CurveRow, factors: Sequence[GatedFactors]
+    run: SeedRun,
+    model: nn.Module,
+    name: str,
+    goal: StageGoal,
+    beside: CurveRow,
+    factors: Sequence[GatedFactors],
+    empty: dict[str, Predictions],
 ) -> None:
+    """Write a control's adapter, predictions and row; with no gate left all controls are one model, measured once."""
     shared, folder = run.shared, run.stage_folder(goal.stage, name)
     threshold = goal.threshold if name == AS_SHIPPED else None
     sora_config_of(model).threshold = threshold
     set_factors(model, factors)
     save_adapter(model, folder)
-    found = shared.sets.predicted(model)
+    shut = not any(bool(each.gate.any()) for each in factors)
+    found = dict(empty) if shut and empty else shared.sets.predicted(model)
+    if shut:
+        empty.update(found)
     shared.sets.save(folder, found)
     run.add(row_of(run, model, found, run.references_beside(beside), goal, None, name))

@@ -23,7 +23,7 @@ from rank_lab.sora.schedule_choices import Adapter, Inputs, Training
 from rank_lab.sora.schedule_plan import Schedule
 from rank_lab.tasks import TaskData
 
-__all__ = ["TASK_FILE", "make_model_of", "run_and_print"]
+__all__ = ["TASK_FILE", "make_model_of", "quiet_libraries", "run_and_print"]
 
 TASK_FILE = "task.json"
 """Where the rows came from, what was cut and left out."""
@@ -87,7 +87,7 @@ def run_and_print(
     """
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
-    _quiet()
+    quiet_libraries()
     arguments = training.arguments(study)
     data = inputs.encoded()
     for warning in data.source["warnings"]:
@@ -106,7 +106,7 @@ def run_and_print(
         console().print(plain(f"written: {study}"))
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """No load reports and bars of other libraries between the lines of a run; a new head is meant to be new."""
     from transformers.utils import logging
 

@@ -1,13 +1,14 @@
-r"""Bottleneck adapters as a method of PEFT: in series with a sublayer (Houlsby et al., 1902.00751) or parallel to it.
+r"""Bottleneck adapters as a method of PEFT: in series with a sublayer (Houlsby et al., 1902.00751), or parallel.
 
 In series, after the sublayer's output projection gave :math:`h` and before it is added to the residual:
 :math:`h + s\,W_{up}\,f(W_{down} h + b_{down}) + s\,b_{up}`. Parallel, as in He et al. (2110.04366): the same of
-the sublayer's input :math:`x` (in models that normalise first, the normalised one) is added to :math:`h`. This is not
-what LLM-Adapters call parallel, which stands beside single linear layers.
+the sublayer's input :math:`x` (in models that normalise first, the normalised one) is added to :math:`h`. What
+LLM-Adapters (2304.01933) call parallel stands beside single linear layers: of each one's input, added to its output.
 
 Saved are ``adapter_config.json`` (``peft_type`` ``BOTTLENECK``) and ``adapter_model.safetensors`` with four tensors
-per sublayer, MODULE its output projection, d its width and k the bottleneck's:
-``base_model.model.MODULE.bottleneck_down.weight`` (k, d) and ``.bias`` (k),
+for each MODULE (a sublayer's output projection, or a linear layer), d the width of its output, e of what the adapter
+reads (beside a linear layer its input's, else d) and k the bottleneck's:
+``base_model.model.MODULE.bottleneck_down.weight`` (k, e) and ``.bias`` (k),
 ``base_model.model.MODULE.bottleneck_up.weight`` (d, k) and ``.bias`` (d).
 """
 
@@ -22,10 +23,10 @@ from rank_lab.peft_types import peft_type, register
 from rank_lab.training.heads import new_heads, task_type
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.own_tuner import OwnConfig, OwnLayer, OwnModel
-from rank_lab.training.sublayers import Passage, check_width, output_projections, tap, untap, width_of
-from rank_lab.training.targets import adapt_exactly
+from rank_lab.training.sublayers import Passage, check_width, input_width_of, output_projections, tap, untap, width_of
+from rank_lab.training.targets import adapt_exactly, chosen_targets
 
-__all__ = ["BottleneckConfig", "BottleneckModel", "adapt_parallel", "adapt_series"]
+__all__ = ["BottleneckConfig", "BottleneckModel", "adapt_beside_linear", "adapt_parallel", "adapt_series"]
 
 _START = 0.02  # standard deviation of the down projection's weights at the start, as transformers' models start
 
@@ -39,7 +40,9 @@ class BottleneckConfig(OwnConfig):
     size
         Width of the bottleneck.
     parallel
-        Whether the adapter reads the sublayer's input instead of its output.
+        Whether the adapter reads an input instead of the output.
+    each_linear
+        Of a parallel adapter: whether that is the input of the layer it stands at, not of the sublayer this ends.
     activation
         Non-linearity, by transformers' name for it.
     scaling
@@ -59,6 +62,7 @@ class BottleneckConfig(OwnConfig):
 
     size: int = field(default=64, metadata={"help": "Width of the bottleneck."})
     parallel: bool = field(default=False, metadata={"help": "Whether the sublayer's input is read."})
+    each_linear: bool = field(default=False, metadata={"help": "Whether the layer's own input is read instead."})
     activation: str = field(default="gelu", metadata={"help": "Non-linearity."})
     scaling: float = field(default=1.0, metadata={"help": "Factor of what is added."})
 
@@ -67,10 +71,12 @@ class BottleneckConfig(OwnConfig):
         super().__post_init__()
         self.peft_type = peft_type("BOTTLENECK")
         check_width(self.size, self.activation)
+        if self.each_linear and not self.parallel:
+            raise RankLabError("each_linear: only a parallel adapter reads a layer's input; set parallel, too.")
 
 
 class BottleneckLayer(OwnLayer):
-    """A sublayer's output projection, with bottlenecks behind it or beside the sublayer."""
+    """A linear layer with bottlenecks behind it, beside it, or beside the sublayer that it ends."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
 
@@ -84,7 +90,8 @@ class BottleneckLayer(OwnLayer):
     def add_parts(self, adapter_name: str, config: Any) -> None:
         """Two linear maps, the second of them zero."""
         width = width_of(self.wrapped)
-        down, up = nn.Linear(width, config.size), nn.Linear(config.size, width)
+        read = input_width_of(self.wrapped) if config.each_linear else width
+        down, up = nn.Linear(read, config.size), nn.Linear(config.size, width)
         nn.init.normal_(down.weight, std=_START)
         for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
@@ -97,12 +104,20 @@ class BottleneckLayer(OwnLayer):
         before = self.passage.take()
         for name in self.in_use():
             config = self._configs[name]
-            source = self.passage.required(before) if config.parallel else result
+            source = self._read(config, args, kwargs, before, result)
             down: Any = self.bottleneck_down[name]
             up: Any = self.bottleneck_up[name]
             inner = ACT2FN[config.activation](down(source.to(down.weight.dtype)))
             result = result + (config.scaling * up(inner)).to(result.dtype)
         return result
+
+    def _read(self, config: Any, args: Any, kwargs: Any, before: Tensor | None, result: Tensor) -> Tensor:
+        if not config.parallel:
+            return result
+        if config.each_linear:
+            own: Tensor = args[0] if args else next(iter(kwargs.values()))
+            return own
+        return self.passage.required(before)
 
 
 class BottleneckModel(OwnModel):
@@ -113,7 +128,7 @@ class BottleneckModel(OwnModel):
 
     def _create_and_replace(self, peft_config: Any, *args: Any, **kwargs: Any) -> None:
         super()._create_and_replace(peft_config, *args, **kwargs)
-        if peft_config.parallel:
+        if peft_config.parallel and not peft_config.each_linear:
             name = kwargs["current_key"]
             tap(self.model, name, self.model.get_submodule(name).passage)
 
@@ -145,16 +160,31 @@ def adapt_parallel(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
     return _adapted(model, choices, kind, parallel=True, activation="relu")
 
 
-def _adapted(model: Any, choices: MethodChoices, kind: str, *, parallel: bool, activation: str) -> nn.Module:
+def adapt_beside_linear(model: Any, choices: MethodChoices, kind: str) -> nn.Module:
+    """Adapters parallel to each linear layer of ``choices.targets``.
+
+    Parameters
+    ----------
+    model, choices, kind
+        As of :class:`rank_lab.training.method.Method`.
+    """
+    return _adapted(model, choices, kind, parallel=True, activation="relu", each_linear=True)
+
+
+def _adapted(
+    model: Any, choices: MethodChoices, kind: str, *, parallel: bool, activation: str, each_linear: bool = False
+) -> nn.Module:
     if choices.bottleneck < 1:
         raise RankLabError(f"bottleneck {choices.bottleneck}: expected 1 or more.")
-    names = [target.name for target in output_projections(model, choices.place)]
+    targets = chosen_targets(model, choices.targets) if each_linear else output_projections(model, choices.place)
+    names = [target.name for target in targets]
     config = BottleneckConfig(
         task_type=task_type(kind),
         target_modules=names,
         modules_to_save=new_heads(model, kind) or None,
         size=choices.bottleneck,
         parallel=parallel,
+        each_linear=each_linear,
         activation=activation,
     )
     return adapt_exactly(model, config, names)

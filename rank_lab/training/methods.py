@@ -14,7 +14,7 @@ from torch import nn
 from rank_lab.errors import RankLabError
 from rank_lab.kept_start import STARTS_ELSEWHERE
 from rank_lab.training.bitfit import adapt_bitfit
-from rank_lab.training.bottleneck import adapt_parallel, adapt_series
+from rank_lab.training.bottleneck import adapt_beside_linear, adapt_parallel, adapt_series
 from rank_lab.training.compacter import adapt_compacter
 from rank_lab.training.heads import check_kind
 from rank_lab.training.low_rank import (
@@ -159,6 +159,15 @@ _ALL = (
     ),
     _method("series", "Series adapter", "1902.00751", _SHIPPED_WITH_SORA, adapt_series, "bottleneck", "place"),
     _method("parallel", "Parallel adapter", "2110.04366", _SHIPPED_WITH_SORA, adapt_parallel, "bottleneck", "place"),
+    _method(
+        "parallel_linear",
+        "Parallel adapter beside linear layers",
+        "2304.01933",
+        _SHIPPED_WITH_SORA,
+        adapt_beside_linear,
+        "bottleneck",
+        "targets",
+    ),
     _method("compacter", "Compacter", "2106.04647", _SHIPPED_WITH_SORA, adapt_compacter, "bottleneck", "place"),
 )
 

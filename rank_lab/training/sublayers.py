@@ -11,7 +11,9 @@ from rank_lab.errors import RankLabError, UnsupportedUpdateError
 from rank_lab.names import identify
 from rank_lab.training.targets import Target, linear_modules
 
-__all__ = ["SUBLAYERS", "Passage", "check_width", "output_projections", "tap", "untap", "width_of"]
+__all__ = [
+    "SUBLAYERS", "Passage", "check_width", "input_width_of", "output_projections", "tap", "tapped", "untap", "width_of",
+]  # fmt: skip
 
 SUBLAYERS = ("attention", "mlp", "both")
 """Places that an adapter may have."""
@@ -106,6 +108,12 @@ def width_of(layer: nn.Module) -> int:
     return int(width)  # type: ignore[arg-type]
 
 
+def input_width_of(layer: nn.Module) -> int:
+    """Width of a linear layer's input."""
+    width = layer.nx if isinstance(layer, Conv1D) else layer.in_features
+    return int(width)  # type: ignore[arg-type]
+
+
 def check_width(size: int, activation: str) -> None:
     """Refuse a bottleneck that is none, or a non-linearity that transformers does not know."""
     if size < 1:
@@ -129,6 +137,20 @@ def tap(model: nn.Module, output: str, passage: Passage) -> None:
     first = model.get_submodule(_input_of(model, output))
     if not any(isinstance(hook, _Tap) and hook.passage is passage for hook in first._forward_pre_hooks.values()):
         first.register_forward_pre_hook(_Tap(passage))
+
+
+def tapped(model: nn.Module, passage: Passage) -> str | None:
+    """Name of the layer whose input goes into a passage; None where none does.
+
+    Parameters
+    ----------
+    model, passage
+        As :func:`tap` was given them.
+    """
+    for name, module in model.named_modules():
+        if any(isinstance(hook, _Tap) and hook.passage is passage for hook in module._forward_pre_hooks.values()):
+            return str(name)
+    return None
 
 
 def untap(model: nn.Module) -> None:

@@ -1,9 +1,9 @@
 """Runs the command line once per case, each in a process of its own, and measures what that took.
 
-Started as ``python -m tests.malicious.guarded`` with a JSON list of argument
-lists on standard input. It imports what the command line imports, once, and
-forks for each case, so that a case is measured above start-up: processor time
-from zero, and the peak of resident memory (``VmHWM``, set back by
+Started as ``python -m tests.malicious.guarded`` with JSON lists of argument
+lists, a line each, on standard input. It imports what the command line imports,
+once, and forks for each case, so that a case is measured above start-up:
+processor time from zero, and the peak of resident memory (``VmHWM``, set back by
 ``clear_refs``) of the whole process, start-up included. A case that hangs is
 ended by its alarm.
 """
@@ -11,22 +11,53 @@ ended by its alarm.
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+_ROOT = Path(__file__).resolve().parents[2]
 _ALARM_SECONDS = 60  # of the clock, against hanging only: the machine may be busy
 
 
+Run = Callable[[list[list[str]]], list[dict[str, Any]]]
+
+
+@contextmanager
+def command_lines(environment: Mapping[str, str]) -> Iterator[Run]:
+    """A process that answers lists of argument lists: exit code, what was printed, what it took."""
+    command = [sys.executable, "-m", "tests.malicious.guarded"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT, env=environment
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+
+        def run(cases: list[list[str]]) -> list[dict[str, Any]]:
+            requests.write(json.dumps(cases) + "\n")
+            requests.flush()
+            results: list[dict[str, Any]] = json.loads(answers.readline())
+            return results
+
+        yield run
+        requests.close()
+    assert process.returncode == 0
+
+
 def main() -> None:
-    """Answer the cases of standard input on standard output."""
-    import rank_lab.commands  # noqa: F401 - start-up, which is not measured
+    """Answer the lines of standard input on standard output."""
+    import rank_lab.commands
+    import rank_lab.export_command
+    import rank_lab.verify_command  # noqa: F401 - start-up, which is not measured
     from rank_lab.cli import main as command_line
 
-    results = [_run(command_line, arguments) for arguments in json.load(sys.stdin)]
-    json.dump(results, sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([_run(command_line, arguments) for arguments in json.loads(line)]), flush=True)
 
 
 def _run(command_line: Any, arguments: list[str]) -> dict[str, Any]:

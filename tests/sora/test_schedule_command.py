@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from analyses import sparsity_curves
 from rank_lab import RankReport
 from rank_lab.curve import Curve
 from rank_lab.demo import BASE
@@ -152,7 +151,6 @@ def test_several_seeds_have_bands(data: Path, tmp_path: Path) -> None:
     part = rows.loc[(rows["control"] == "sora") & (rows["stage"] == 1), "validation_score"]
     assert len(part) == 2
     assert found.loc[("sora", 1, "validation_score"), "mean"] == pytest.approx(part.mean())
-    assert len(sparsity_curves.draw(rows).data) == 6
 
 
 REFUSED = {

@@ -37,6 +37,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "prelayer": {"prompt_tokens": 5},
     "series": {"bottleneck": 8},
     "parallel": {"bottleneck": 8},
+    "parallel_linear": {"bottleneck": 8},
     "compacter": {"bottleneck": 8},
 }
 REFUSED = {  # what cannot be adapted, and why
@@ -115,7 +116,7 @@ def is_analysed(tuned: Path, base: Path, name: str) -> None:
         rank_lab.plan_updates(rank_lab.Checkpoint.open(tuned), rank_lab.Checkpoint.open(base)), tuned, base
     )
     body = report.updates[~report.updates["module"].str.contains("classifier|score")]
-    if name in {"prefix", "prompt", "prelayer", "series", "parallel", "compacter", "bitfit"}:
+    if name in {"prefix", "prompt", "prelayer", "series", "parallel", "parallel_linear", "compacter", "bitfit"}:
         assert not len(body)
     else:
         assert len(body) >= LAYERS
@@ -158,6 +159,7 @@ COUNTS = {  # of Llama for causal language modelling
     "prelayer": 5 * LAYERS * WIDTH,
     "series": 2 * LAYERS * (2 * 8 * WIDTH + 8 + WIDTH),
     "parallel": 2 * LAYERS * (2 * 8 * WIDTH + 8 + WIDTH),
+    "parallel_linear": LAYERS * sum(8 * (out + into) + 8 + out for out, into in ALL),
     "compacter": 4**3 + 2 * LAYERS * (2 * (8 + WIDTH) + 8 + WIDTH),  # shared factors; rank one, so each (k + d) twice
 }
 
@@ -218,6 +220,8 @@ def test_an_unknown_method_is_refused_with_the_nearest(asked: str, hint: str) ->
         ("series", {"bottleneck": 0}, "bottleneck 0: expected 1 or more"),
         ("compacter", {"bottleneck": 6}, "they must divide the bottleneck's width, which is 6"),
         ("parallel", {"place": "middle"}, "place 'middle': expected one of attention, mlp, both"),
+        ("parallel_linear", {"place": "mlp"}, "has no place to set to 'mlp'"),
+        ("parallel_linear", {"bottleneck": 0}, "bottleneck 0: expected 1 or more"),
         ("prefix", {"prompt_tokens": 0}, "prompt_tokens 0: expected 1 or more"),
         ("prelayer", {"prompt_tokens": 0}, "prompt_tokens 0: expected 1 or more"),
         ("adalora", {"embeddings": True}, "has no embeddings to set to True"),

@@ -13,21 +13,18 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear, relu
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from rank_lab.errors import UnsupportedUpdateError
-from rank_lab.training.bottleneck import BottleneckLayer
+from rank_lab.errors import RankLabError, UnsupportedUpdateError
+from rank_lab.training.bottleneck import BottleneckConfig, BottleneckLayer
 from rank_lab.training.compacter import CompacterConfig, CompacterLayer
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
-from tests.training.models import LAYERS, WIDTH, WORDS, Model, fresh, loaded, logits, rows, saved_base, train
+from tests.training.models import INNER, LAYERS, WIDTH, WORDS, Model, fresh, loaded, logits, rows, saved_base, train
 
-OWN = ("bitfit", "series", "parallel", "compacter", "prelayer")
+OWN = ("bitfit", "series", "parallel", "parallel_linear", "compacter", "prelayer")
 SIZES: dict[str, dict[str, Any]] = {
-    "bitfit": {},
-    "series": {"bottleneck": 8},
-    "parallel": {"bottleneck": 8},
-    "compacter": {"bottleneck": 8},
-    "prelayer": {"prompt_tokens": 3},
-}
+    **{name: {"bottleneck": 8} for name in ("series", "parallel", "parallel_linear", "compacter")},
+    "bitfit": {}, "prelayer": {"prompt_tokens": 3},
+}  # fmt: skip
 Change = Callable[[int, Tensor, Tensor], Tensor]
 
 
@@ -356,6 +353,37 @@ def test_a_trainers_checkpoint_goes_on_where_it_was(name: str, tmp_path: Path) -
     resumed = trainer(tmp_path / "again")
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     torch.testing.assert_close(logits(resumed.model), logits(whole.model), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "causal"), ("gpt2", "causal"), ("bert", "masked")])
+@torch.no_grad()
+def test_an_adapter_beside_a_linear_layer_reads_that_layers_input(architecture: str, kind: str, tmp_path: Path) -> None:
+    """Hooks on the base's own layers add what the formula says: a widening and a narrowing layer among them."""
+    base = fresh(architecture, kind)
+    model = as_trained(adapted("parallel_linear", copy.deepcopy(base), kind, targets="mlp"))
+    own = own_tensors(model, tmp_path)
+    paths = {path.rsplit(".", 2)[0] for path in own}
+    widths = {(own[f"{path}.bottleneck_down.weight"].shape[1], own[f"{path}.bottleneck_up.weight"].shape[0])
+              for path in paths}  # fmt: skip
+    inner = 4 * WIDTH if architecture == "gpt2" else INNER
+    assert widths == {(WIDTH, inner), (inner, WIDTH)}
+    for path in paths:
+        down, up, low, high = (own[f"{path}.bottleneck_{part}"] for part in
+                               ("down.weight", "up.weight", "down.bias", "up.bias"))  # fmt: skip
+
+        def beside(_: Any, args: Any, gave: Tensor, parts: Any = (down, up, low, high)) -> Tensor:
+            down, up, low, high = parts
+            return gave + torch.relu(args[0] @ down.T + low) @ up.T + high
+
+        base.get_submodule(path).register_forward_hook(beside)
+    words = {"input_ids": unpadded()}
+    torch.testing.assert_close(model(**words).logits, base.eval()(**words).logits, rtol=1e-5, atol=1e-6)
+    assert not any(module._forward_pre_hooks for module in model.modules())  # it needs no passage
+
+
+def test_a_series_adapter_cannot_read_a_layers_input() -> None:
+    with pytest.raises(RankLabError, match="each_linear: only a parallel adapter"):
+        BottleneckConfig(size=8, each_linear=True, target_modules=["x"])
 
 
 def test_the_passage_of_a_parallel_adapter_is_empty_between_calls() -> None:

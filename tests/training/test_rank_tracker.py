@@ -39,12 +39,12 @@ from tests.training.tracked_runs import (
 )
 from tests.training_records import record
 
-WITHOUT_UPDATE = {"bitfit", "prefix", "prompt", "prelayer", "series", "parallel", "compacter"}
+WITHOUT_UPDATE = {"bitfit", "prefix", "prompt", "prelayer", "series", "parallel", "parallel_linear", "compacter"}
 REGISTERED = [name for name in METHODS if name != "loftq"]  # which needs bitsandbytes
 CHOICES: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("full", "bitfit", "ia3")},
     **{name: {"prompt_tokens": 3} for name in ("prefix", "prompt", "prelayer")},
-    **{name: {"bottleneck": 8} for name in ("series", "parallel", "compacter")},
+    **{name: {"bottleneck": 8} for name in ("series", "parallel", "parallel_linear", "compacter")},
     "sora": {"rank": 4, "threshold": 3.0, "targets": "attention"},
 }
 LOW_RANK = {"rank": 4, "targets": "attention"}
