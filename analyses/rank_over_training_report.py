@@ -190,12 +190,12 @@ def _along(tables: Tables) -> str:
 def _kinds(tables: Tables) -> str:
     kinds = tables["kinds"]
     ends = {"first": kinds["step"].min(), "last": kinds["step"].max()}
-    own = kinds[kinds["step"].isin(ends.values())].set_index(["optimizer", "kind", "format", "step"])
-    keys = [(form, step) for form in ("float32", "bfloat16") for step in ends.values()]
+    own = kinds[kinds["step"].isin(ends.values())]
+    found = {(row["optimizer"], row["kind"], row["format"], row["step"]): row for row in own.to_dict("records")}
     rows = []
-    for optimizer, kind in dict.fromkeys((key[0], key[1]) for key in own.index):
-        cells = (own.loc[(optimizer, kind, *key)] for key in keys)
-        told = (f"{float(cell['raw']):.1f} ({float(cell['raw_over_null']):.2f})" for cell in cells)
+    for optimizer, kind in dict.fromkeys(key[:2] for key in found):
+        cells = [found[optimizer, kind, form, step] for form in ("float32", "bfloat16") for step in ends.values()]
+        told = (f"{cell['raw']:.1f} ({cell['raw_over_null']:.2f})" for cell in cells)
         rows.append((TITLES[optimizer], kind, *told))
     headings = (f"{form}, {end} step" for form in ("float32", "bfloat16 as stored") for end in ends)
     return "k90 (k90 / null) by kind of module, means over layers and seeds:\n\n" + table(
@@ -238,11 +238,12 @@ def _untrained(places: pd.DataFrame) -> str:
     """Of the base itself, stored as its checkpoints are: the same in all runs."""
     base = places[(places["format"] == "bfloat16") & (places["step"] == 0)].drop_duplicates("place")
     told = " and ".join(
-        f"{row['raw']:.0f} in {row['place']} ({row['raw_over_null']:.0%} of its null)" for row in base.to_dict("records")
+        f"{row['raw']:.0f} in {row['place']} ({row['raw_over_null']:.0%} of its null)"
+        for row in base.to_dict("records")
     )
     return (
-        f"**A checkpoint of no training at all**, the float16 base stored in bfloat16, has a k90 of {told}: a high rank at"
-        " an early checkpoint may be that of the file."
+        f"**A checkpoint of no training at all**, the float16 base stored in bfloat16, has a k90 of {told}: a high rank"
+        " at an early checkpoint may be that of the file."
     )
 
 
