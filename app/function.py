@@ -9,6 +9,7 @@ from rank_lab.functional_views import functional_depth, functional_weights
 from rank_lab.shown_values import quantity_label
 from rank_lab.study import Study
 
+from .behavioural import show_behavioural
 from .choices import choose_of, choose_several
 from .guarded import in_words
 from .missing import say_missing, say_problems
@@ -25,16 +26,21 @@ _SCOPES = {
 
 
 def page(study: Study) -> None:
-    """Along depth, against the weight's own rank, and the tables behind both."""
+    """Ranks of what updates do along depth and beside the weight's own; how many of their directions do it."""
     st.title("Function")
-    if not study.functional():
-        if not say_problems(study, ".functional"):
-            say_missing(
-                "This study has no functional ranks: how many directions an update fills on real texts, which adapters"
-                " without a weight update have as well. They appear here once this command has written them:",
-                measure_command(study),
-            )
-        return
+    if study.functional():
+        _functional(study)
+    elif not say_problems(study, ".functional"):
+        say_missing(
+            "This study has no functional ranks: how many directions an update fills on real texts, which adapters"
+            " without a weight update have as well. They appear here once this command has written them:",
+            measure_command(study),
+        )
+    say_problems(study, ".behavioural")
+    show_behavioural(study)
+
+
+def _functional(study: Study) -> None:
     choices, metric = choose_functional(study)
     for warning in choices.warnings:
         st.warning(escaped(warning), icon="⚠️")

@@ -23,7 +23,7 @@ from rank_lab.study import Study
 from rank_lab.study_parts import StudyParts
 from rank_lab.subspaces_export import subspace_data
 
-__all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
+__all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "parts_of", "study_bibtex", "study_data", "study_latex"]
 
 TABLE_FORMATS = (*FORMATS, LATEX)
 """What tables may be written as."""
@@ -63,13 +63,13 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(_parts(study))
+    tables = latex_tables(parts_of(study))
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(_parts(study))
+    return latex_references(parts_of(study))
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
@@ -102,7 +102,14 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
         return content.getvalue()
 
 
-def _parts(study: Study) -> StudyParts:
+def parts_of(study: Study) -> StudyParts:
+    """All that can be read of a study, without spectra.
+
+    Parameters
+    ----------
+    study
+        That is open.
+    """
     return StudyParts(
         _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural(),
         study.functional(),

@@ -6,6 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.app.conftest import Shown
+from tests.evaluation import behavioural_studies
 from tests.figure_texts import HOSTILE
 from tests.functional_studies import made, renamed, report
 
@@ -63,3 +64,14 @@ def test_names_from_files_and_other_texts(shown: Shown, tmp_path: Path) -> None:
     assert not test.exception
     assert "measured on different texts" in said(test)
     assert "\x1b" not in said(test)
+
+
+def test_how_many_directions_do_it_stands_there_without_functional_ranks_too(shown: Shown, tmp_path: Path) -> None:
+    test = shown(behavioural_studies.made(tmp_path), "function", target="items")
+    assert not test.exception
+    assert not test.error
+    assert "rank-lab functional" in said(test)
+    assert "How many directions do it" in said(test)
+    assert len(test.get("plotly_chart")) == 1
+    ranks = next(frame.value for frame in test.dataframe if "random_rank" in frame.value)
+    assert ranks[["run", "task"]].to_dict("records") == [{"run": "lora", "task": "items"}]
