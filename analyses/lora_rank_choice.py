@@ -171,7 +171,7 @@ def make_cells(options: argparse.Namespace) -> None:
         return
     finish(options.study, _sweep(options), study.run)
     finish(options.study, _runs(options), study.run)
-    work_off(options.study, _pairs(options), study.pair)
+    finish(options.study, _pairs(options), study.pair)
 
 
 def keep_tables(options: argparse.Namespace) -> None:

@@ -29,11 +29,11 @@ def draw(found: Kept) -> None:
         What was kept.
     """
     settings = found.about["settings"]
-    write_picture(_losses(found.tables["runs"], settings), found.folder, "loss")
+    write_picture(_losses(found.tables["runs"], settings), found.folder, "loss", scale=1.5)
     maps = found.tables["maps"].assign(pair=lambda rows: rows["pair"].fillna(""))
     for (pair, kind), rows in maps.groupby(["pair", "kind"], sort=False):
         name = f"phi-{pair}-{kind}" if kind != "Gaussian" else "phi-gaussian"
-        write_picture(_map(rows, str(kind), settings), found.folder, name)
+        write_picture(_map(rows, str(kind), settings), found.folder, name, scale=1.5)
 
 
 def _losses(runs: pd.DataFrame, settings: Mapping[str, Any]) -> go.Figure:

@@ -83,8 +83,8 @@ def page(found: Kept) -> str:
 def _setting(settings: Mapping[str, Any]) -> str:
     return (
         f"Sections 4 and 7 of {_PAPER}, with {said_of_base(settings['base'])} in place of GPT-3, adapted to Python"
-        f" code: {settings['steps']} steps of {settings['batch']} x {settings['context']} tokens, AdamW, constant rate"
-        f" after a warm-up, seeds {', '.join(map(str, settings['seeds']))}. Absolute losses, and what GPT-3 175B"
+        f" code: {settings['steps']} steps of {settings['batch']} x {settings['context']} tokens, AdamW, constant rate,"
+        f" seeds {', '.join(map(str, settings['seeds']))}. Absolute losses, and what GPT-3 175B"
         " showed on WikiSQL and MNLI, cannot be tested at this size; which way differences go can."
     )
 

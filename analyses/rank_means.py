@@ -53,7 +53,8 @@ def by_kind(updates: pd.DataFrame, form: str) -> list[dict[str, Any]]:
     updates, form
         As of :func:`by_place`.
     """
-    return list(_rows(updates[updates["delta"] == "cumulative"], form, ["kind"], whole=False))
+    own = updates[(updates["delta"] == "cumulative") & (updates["step"] > 0)]
+    return list(_rows(own, form, ["kind"], whole=False))
 
 
 def by_layer(updates: pd.DataFrame, form: str) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ def of_matrices(updates: pd.DataFrame, form: str) -> list[dict[str, Any]]:
         As of :func:`by_place`.
     """
     own = _of_places(updates)
-    own = own[own["delta"] == "cumulative"]
+    own = own[(own["delta"] == "cumulative") & (own["step"] > 0)]
     module = own["layer"].astype(str) + "." + own["kind"]
     rows = own[list(_MATRIX)].assign(format=form, module=module)
     return [{str(name): _plain(value) for name, value in row.items()} for row in rows.to_dict("records")]

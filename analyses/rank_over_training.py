@@ -24,7 +24,7 @@ from analyses.published_ranks import noise_share_table, published_table, white_n
 from analyses.rank_means import by_kind, by_layer, by_place, of_matrices
 from analyses.rank_over_training_report import tell
 from analyses.stored_formats import FORMATS, half_precision_base, stored
-from analyses.study_cells import Cell, open_study, rows_of, seconds_of, work_off
+from analyses.study_cells import Cell, open_study, rows_of, seconds_of
 from analyses.study_options import run_study, study_parser
 from analyses.swept_rates import chosen_rates, finish
 from rank_lab import MeasurementOptions, analyze
@@ -199,7 +199,7 @@ def make_cells(options: argparse.Namespace) -> None:
     base = half_precision_base(base_of(options), options.study / "base")
     study = _Study(options, base, code_data(options.study / "data", base, **little))
     finish(options.study, _sweep(options), study.swept)
-    work_off(options.study, _measured(options), study.measured)
+    finish(options.study, _measured(options), study.measured)
 
 
 def keep_tables(options: argparse.Namespace) -> None:

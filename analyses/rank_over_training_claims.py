@@ -38,7 +38,7 @@ class Claim:
 def place_values(
     places: pd.DataFrame, column: str, *, form: str = "float32", delta: str = "cumulative"
 ) -> pd.DataFrame:
-    """One quantity of attention and of MLP, of each run and step.
+    """One quantity of attention and of MLP, of each run and step from the first change on.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def place_values(
     pandas.DataFrame
         ``optimizer``, ``seed``, ``step``, ``place``, ``value``.
     """
-    own = places[(places["format"] == form) & (places["delta"] == delta)]
+    own = places[(places["format"] == form) & (places["delta"] == delta) & (places["step"] > 0)]
     return own[["optimizer", "seed", "step", "place"]].assign(value=own[column])
 
 

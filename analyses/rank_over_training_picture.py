@@ -28,16 +28,16 @@ def draw(found: Kept) -> None:
     found
         What was kept.
     """
-    write_picture(_optimizers(found.tables["places"]), found.folder, "optimizers")
+    write_picture(_optimizers(found.tables["places"]), found.folder, "optimizers", scale=1.5)
     for form in ("float32", "bfloat16"):
-        write_picture(_kinds(found.tables["matrices"], form), found.folder, f"kinds-{form}")
+        write_picture(_kinds(found.tables["matrices"], form), found.folder, f"kinds-{form}", scale=1.5)
 
 
 def _kinds(matrices: pd.DataFrame, form: str) -> go.Figure:
     """The tool's own figure, of the rows that it needs."""
     rows = matrices[matrices["format"] == form].assign(run="Lion", delta="cumulative").reindex(columns=UPDATES.names)
     plot = rank_along_training(training_table(rows, "energy_rank_90", by="kind"), "paper", log_steps=True).plot
-    return plot.update_layout(width=640, height=340)
+    return plot.update_layout(width=600, height=340)
 
 
 def _optimizers(places: pd.DataFrame) -> go.Figure:
@@ -52,8 +52,8 @@ def _optimizers(places: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="optimizer step", type="log", dtick="D2")
     figure.update_yaxes(title="k<sub>90</sub> / null", rangemode="tozero", col=1)
     return figure.update_layout(
-        template="simple_white", width=900, height=400, font_size=13, margin={"l": 70, "r": 20, "t": 40, "b": 100},
-        legend={"orientation": "h", "y": -0.22, "x": 0.5, "xanchor": "center"},
+        template="simple_white", width=760, height=360, font_size=13, margin={"l": 60, "r": 10, "t": 30, "b": 90},
+        legend={"orientation": "h", "y": -0.25, "x": 0.5, "xanchor": "center"},
     )  # fmt: skip
 
 
@@ -62,16 +62,15 @@ def _traces(own: pd.DataFrame, optimizer: str, dash: str, column: int) -> Iterat
     points = {int(step): difference(list(own.loc[own["step"] == step, "value"])) for step in own["step"].unique()}
     steps, color = list(points), _COLORS[optimizer]
     known = [step for step in steps if points[step].low == points[step].low]  # of one seed there is no band
-    if known:
+    if known and dash == "solid":
         yield go.Scatter(
             x=[*known, *reversed(known)],
             y=[*(points[step].high for step in known), *(points[step].low for step in reversed(known))],
             fill="toself", fillcolor=faint(color, 0.18), line={"width": 0}, mode="lines", showlegend=False,
             hoverinfo="skip",
         )  # fmt: skip
-    since = "since the base" if dash == "solid" else "since the checkpoint before"
     yield go.Scatter(
-        x=steps, y=[points[step].value for step in steps], mode="lines+markers", name=f"{TITLES[optimizer]}, {since}",
-        line={"color": color, "dash": dash, "width": 2}, marker={"size": 6}, showlegend=column == 1,
+        x=steps, y=[points[step].value for step in steps], mode="lines+markers", name=TITLES[optimizer],
+        line={"color": color, "dash": dash, "width": 2}, marker={"size": 6}, showlegend=column == 1 and dash == "solid",
         legendgroup=f"{optimizer}{dash}",
     )  # fmt: skip

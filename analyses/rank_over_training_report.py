@@ -88,8 +88,8 @@ def _setting(settings: Mapping[str, Any]) -> str:
     return (
         f"{_PAPER} counts the directions that hold 90 % of the variance of full fine-tuning's change (Figures 6 and 7)."
         f" Here the same is asked of {said_of_base(settings['base'])}, tuned whole on Python code:"
-        f" {settings['steps']} steps of {settings['batch']} x {settings['context']} tokens, constant rate after a"
-        f" warm-up, gradients clipped at 1, no weight decay, seeds {', '.join(map(str, settings['seeds']))}; the paper"
+        f" {settings['steps']} steps of {settings['batch']} x {settings['context']} tokens, constant rate,"
+        f" gradients clipped at 1, no weight decay, seeds {', '.join(map(str, settings['seeds']))}; the paper"
         " trained Llama-2-7B on 20 billion tokens with Lion. Each optimizer has a sweep of its own"
         f" ({', '.join(f'{TITLES[name]}: {len(rates)} rates' for name, rates in settings['rates'].items())}), chosen"
         " at one seed by one half of held-out code."
@@ -190,12 +190,12 @@ def _along(tables: Tables) -> str:
 def _kinds(tables: Tables) -> str:
     kinds = tables["kinds"]
     ends = {"first": kinds["step"].min(), "last": kinds["step"].max()}
-    own = kinds[kinds["step"].isin(ends.values())].set_index(["optimizer", "kind", "format", "step"])
-    keys = [(form, step) for form in ("float32", "bfloat16") for step in ends.values()]
+    own = kinds[kinds["step"].isin(ends.values())]
+    found = {(row["optimizer"], row["kind"], row["format"], row["step"]): row for row in own.to_dict("records")}
     rows = []
-    for optimizer, kind in dict.fromkeys((key[0], key[1]) for key in own.index):
-        cells = (own.loc[(optimizer, kind, *key)] for key in keys)
-        told = (f"{float(cell['raw']):.1f} ({float(cell['raw_over_null']):.2f})" for cell in cells)
+    for optimizer, kind in dict.fromkeys(key[:2] for key in found):
+        cells = [found[optimizer, kind, form, step] for form in ("float32", "bfloat16") for step in ends.values()]
+        told = (f"{cell['raw']:.1f} ({cell['raw_over_null']:.2f})" for cell in cells)
         rows.append((TITLES[optimizer], kind, *told))
     headings = (f"{form}, {end} step" for form in ("float32", "bfloat16 as stored") for end in ends)
     return "k90 (k90 / null) by kind of module, means over layers and seeds:\n\n" + table(
@@ -211,7 +211,7 @@ def _at(places: pd.DataFrame, optimizer: str, step: int, place: str) -> "pd.Seri
 def _storage(tables: Tables) -> str:
     places, rows = tables["places"], []
     own = places[places["delta"] == "cumulative"]
-    steps = sorted(own["step"].unique())
+    steps = sorted(own.loc[own["step"] > 0, "step"].unique())
     for (optimizer, form), group in own.groupby(["optimizer", "format"], sort=False):
         for step in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])):
             part = group[group["step"] == step]
@@ -231,7 +231,20 @@ def _storage(tables: Tables) -> str:
         " lies off bfloat16's grid, so that rounding adds noise of its own; one in bfloat16 lies on it, so that small"
         " changes are swallowed. Where rounding holds much of the energy, k90 as stored is that of noise."
     )
-    return f"{words}\n\n{table(headings, rows)}"
+    return f"{words} {_untrained(own)}\n\n{table(headings, rows)}"
+
+
+def _untrained(places: pd.DataFrame) -> str:
+    """Of the base itself, stored as its checkpoints are: the same in all runs."""
+    base = places[(places["format"] == "bfloat16") & (places["step"] == 0)].drop_duplicates("place")
+    told = " and ".join(
+        f"{row['raw']:.0f} in {row['place']} ({row['raw_over_null']:.0%} of its null)"
+        for row in base.to_dict("records")
+    )
+    return (
+        f"**A checkpoint of no training at all**, the float16 base stored in bfloat16, has a k90 of {told}: a high rank"
+        " at an early checkpoint may be that of the file."
+    )
 
 
 def _optimizers(tables: Tables) -> str:
