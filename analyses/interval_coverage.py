@@ -104,8 +104,8 @@ def text_of(found: dict[str, Any]) -> str:
     own, plain = (f"{min(each):.0%} to {max(each):.0%} (mean {np.mean(each):.0%})" for each in (covered, percentile))
     told = (
         f"The interval over texts holds the planted rank in {own} of the probe sets of a row, a percentile bootstrap"
-        f" over the same groups in {plain}; nominal 95 %. Open: share of probe sets that are too small to tell an upper end,"
-        " which then is the width."
+        f" over the same groups in {plain}; nominal 95 %. Open: share of probe sets that are too small to tell"
+        " an upper end, which then is the width."
     )
     made = (
         f"{_RESAMPLES} resamples each; {machine['processor']}, torch {machine['versions']['torch']}, {machine['date']}."
