@@ -15,7 +15,7 @@ from rank_lab.linear_share import TOKENS_PER_INPUT
 from rank_lab.place_change import NO_SHARE, PlaceChange
 from rank_lab.second_moment import SecondMoment
 from rank_lab.spectrum import Spectrum
-from rank_lab.text_intervals import FEWEST_GROUPS, MeasuredRanks, measured_ranks
+from rank_lab.text_intervals import FEW_GROUPS, FEWEST_GROUPS, MeasuredRanks, measured_ranks
 from rank_lab.uncertainty import Interval
 
 __all__ = ["place_changes"]
@@ -114,6 +114,8 @@ class _Result:
             told.append(f"{tokens} tokens for {watched.change.width} dimensions: no rank can be above {tokens}")
         if groups < FEWEST_GROUPS:
             told.append(f"{groups} texts: no interval below {FEWEST_GROUPS}")
+        elif groups < FEW_GROUPS:
+            told.append(f"{groups} texts: intervals may be too narrow, give {FEW_GROUPS} or more")
         opened = [name for name, each in measured.ranks.items() if each.open_above]
         if opened:
             told.append(f"too few texts for an upper end of {', '.join(opened)}")
