@@ -113,9 +113,10 @@ def base_record(folder: Path) -> dict[str, Any]:
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     with safe_open(weights, framework="pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    name = "the demo's base" if folder.resolve() == BASE.resolve() else f"the model in {folder.name}"
+    ours = folder.resolve() == BASE.resolve()
+    studies = f"the studies' base ({folder.name})" if folder.parent.name == STUDY_BASE.parent.name else ""
     return (
-        {"name": "the studies' base" if folder.name == STUDY_BASE.name and "demo" not in name else name}
+        {"name": "the demo's base" if ours else studies or f"the model in {folder.name}"}
         | {"parameters": count, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
         | {size: config.get(size) for size in sizes}
     )
