@@ -1,6 +1,6 @@
 """Where an adapter stands and how wide it is: series, parallel and LoRA in attention, MLP or both, of four sizes.
 
-``python -m analyses.adapter_placement --base studies/base`` adapts the base of the studies (see
+``python -m analyses.adapter_placement`` adapts the base of the studies (see
 :mod:`analyses.pretrain_study_base`), which has read English prose, to Python code: the question of LLM-Adapters, arXiv
 2304.01933. All have the same training; of each type, place and size a rate is chosen by one rule from one ladder, by
 the loss on one half of the held-out code, and what is told is the loss on the other half, over all seeds. What
@@ -25,6 +25,7 @@ from typing import Any
 from analyses.adapter_placement_report import page, tables
 from analyses.kept_results import keep as keep_results
 from analyses.kept_results import kept
+from analyses.pretrain_study_base import STUDY_BASE, study_base
 from analyses.study_cells import Cell, Row, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import run_study, study_parser
 from rank_lab.demo import BASE
@@ -132,6 +133,8 @@ def make(options: argparse.Namespace) -> None:
     options
         Of the command line.
     """
+    if options.base == STUDY_BASE:
+        study_base(STUDY_BASE)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
     sizes: Sizes = options.sizes
     shared = {name: value for name, value in _settings(options).items() if name not in _GRID}
@@ -197,6 +200,7 @@ def _run(
     file = scratch / f"lr{rate:g}-seed{seed}.json"
     if not file.is_file():
         folder = scratch / file.stem
+        shutil.rmtree(folder, ignore_errors=True)  # a complete one would not be trained again, nor read into the model
         try:
             row = _train(options, settings, how, data, folder)
         except NonFiniteError:
@@ -337,15 +341,16 @@ def _base_words(base: Path | str) -> str:
 
 def _parsed() -> argparse.Namespace:
     parser = study_parser(__doc__ or "", _NAME)
-    parser.add_argument("--base", default=Path("studies", "base"), help="folder or hub id of a causal model")
+    parser.add_argument(
+        "--base", help=f"folder or hub id of a causal model; default {STUDY_BASE}, of --quick the demo's"
+    )
     parser.add_argument("--widths", type=int, nargs="+", help="only these sizes of the grid: made, or kept, by parts")
     options = parser.parse_args()
     options.sizes = QUICK if options.quick else FULL if options.full else SIZES
     if options.widths:
         options.sizes = dataclasses.replace(options.sizes, sizes=tuple(sorted(options.widths)))
     options.seeds = options.seeds or ([0, 1] if options.quick else [0, 1, 2])
-    if options.quick and options.base == Path("studies", "base"):
-        options.base = BASE
+    options.base = options.base or (BASE if options.quick else STUDY_BASE)
     return options
 
 

@@ -85,7 +85,7 @@ def _comparisons(chosen: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _best(own: pd.DataFrame) -> tuple[str, int]:
     """Place and size with the least loss, over the seeds, on the half that chooses."""
     means = own.groupby(["place", "size"])["choice_loss"].mean().reset_index()
-    best = means.loc[means["choice_loss"].idxmin()]
+    best = means.sort_values("choice_loss", kind="stable").iloc[0]
     return str(best["place"]), int(best["size"])
 
 

@@ -29,7 +29,9 @@ KEPT = 0.7
 """Share of its parameters that SoRA may keep: the published claim's."""
 
 WARMUP = 0.06
-_GATE_RATE = 1e-2
+_GATE_TRAVEL = 2.0
+"""How far Adam can move a gate over a run, so that some can fall from their start, one, to zero while others grow. At
+the rate of all others short runs leave all gates nearly alike, and what shuts some of them all but shuts the others."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class Arm:
         return METHODS[self.method].learning_rate
 
 
-def arms() -> tuple[Arm, ...]:
+def arms(steps: int) -> tuple[Arm, ...]:
     """The arms of the default study, those that are compared first."""
     return (
-        _lora(8), _sora(8),
+        _lora(8), _sora(8, steps),
         Arm("full", "full fine-tuning", "full", MethodChoices(), FULL_RATES),
         _lora(4),
         Arm("adalora-r6", "AdaLoRA, mean r = 6", "adalora", MethodChoices(rank=6)),
-        _sora(4), _lora(2),
+        _sora(4, steps), _lora(2),
         Arm("bitfit", "BitFit", "bitfit", MethodChoices()),
     )  # fmt: skip
 
@@ -86,16 +88,16 @@ def more_arms(steps: int) -> tuple[Arm, ...]:
         Of the optimizer, in a run.
     """
     return (
-        *arms(), _lora(16), _sora(16), _sora(2),
+        *arms(steps), _lora(16), _sora(16, steps), _sora(2, steps),
         Arm("sora-fixed-r8", "SoRA, r at most 8, fixed λ", "sora", _fixed(steps, 8)),
         Arm("series-b16", "series adapter, 16 wide", "series", MethodChoices(bottleneck=16)),
     )  # fmt: skip
 
 
-def quick_arms() -> tuple[Arm, ...]:
+def quick_arms(steps: int) -> tuple[Arm, ...]:
     """LoRA and SoRA at two rates, to see that everything runs."""
     return tuple(
-        Arm(arm.name, arm.title, arm.method, arm.choices, arm.learning_rates[1:3], arm.keep) for arm in arms()[:2]
+        Arm(arm.name, arm.title, arm.method, arm.choices, arm.learning_rates[1:3], arm.keep) for arm in arms(steps)[:2]
     )
 
 
@@ -103,9 +105,9 @@ def _lora(rank: int) -> Arm:
     return Arm(f"lora-r{rank}", f"LoRA, r = {rank}", "lora", MethodChoices(rank=rank))
 
 
-def _sora(rank: int) -> Arm:
+def _sora(rank: int, steps: int) -> Arm:
     title = f"SoRA, r at most {rank}, {KEPT:.0%} kept"
-    return Arm(f"sora-r{rank}", title, "sora", MethodChoices(rank=rank), keep=KEPT)
+    return Arm(f"sora-r{rank}", title, "sora", MethodChoices(rank=rank, gate_lr=gate_rate(steps)), keep=KEPT)
 
 
 def _fixed(steps: int, rank: int) -> MethodChoices:
@@ -113,8 +115,19 @@ def _fixed(steps: int, rank: int) -> MethodChoices:
 
     Gates start at one, and a step shrinks them by their rate times the threshold.
     """
-    total = _GATE_RATE * sum(warmed_linear(steps))
-    return MethodChoices(rank=rank, gate_lr=_GATE_RATE, threshold=round(1.0 / total, 4))
+    rate = gate_rate(steps)
+    return MethodChoices(rank=rank, gate_lr=rate, threshold=round(1.0 / (rate * sum(warmed_linear(steps))), 4))
+
+
+def gate_rate(steps: int) -> float:
+    """The rate of SoRA's gates, by the length of a run alone.
+
+    Parameters
+    ----------
+    steps
+        Of the optimizer, in a run.
+    """
+    return float(f"{_GATE_TRAVEL / sum(warmed_linear(steps)):.2g}")
 
 
 def warmed_linear(steps: int, warmup: float = WARMUP) -> list[float]:

@@ -2,7 +2,7 @@
 
 ``python -m analyses.learning_vs_forgetting`` adapts a small Llama that has read English prose
 (:mod:`analyses.pretrain_study_base`) to Python code and to grade-school maths: full fine-tuning, LoRA of rank 16 and
-256 on attention, feed-forward or both, SoRA, AdaLoRA, PiSSA and a bottleneck adapter. Each learns at three rates with
+256 on attention, feed-forward or both, SoRA, AdaLoRA, PiSSA and a bottleneck adapter. Each learns at four rates with
 one seed; the rate at which it learned most, by held-out texts that are used for nothing else, is repeated with all
 seeds. Learning is the loss on held-out code, or on held-out solutions given their problems; forgetting that on held-out
 prose. The claims are those of arXiv 2405.09673, and a few of 2410.21228 and of "LoRA Without Regret".
@@ -63,15 +63,17 @@ class Size:
 
     context: int = 256
     batch: int = 4
-    steps: int = 32
-    save_at: tuple[int, ...] = (8, 16, 32)
-    counts: tuple[int, int, int] = (12, 28, 12)
+    steps: int = 64
+    save_at: tuple[int, ...] = (8, 16, 32, 64)
+    counts: tuple[int, int, int] = (16, 32, 14)
     documents: int | None = None
 
 
 SIZE = Size()
 QUICK = Size(64, 2, 4, (2, 4), (4, 4, 2), 24)
-_OF_LARGE_MODELS = 0.1  # of the rates here: 5e-5 for full fine-tuning and 2e-4 for LoRA then stand in the middle
+_OF_LARGE_MODELS = (
+    0.1  # of the rates here: 2.5e-5 and 1e-4 for full fine-tuning, 1e-4 and 4e-4 for LoRA stand in the middle
+)
 FULL = Size(1024, 32, 2000, (62, 125, 250, 500, 1000, 2000), (200, 400, 200))
 
 

@@ -80,7 +80,7 @@ def _said(held_out: pd.DataFrame) -> str:
         told = f"better than {', '.join(better) or 'none'}; worse than {', '.join(worse) or 'none'}"
         lines.append(f"- {text}: {told}; {than_best:+.0%} bits against the best of them.")
     beaten = prose.pivot(index="text", columns="predictor", values="bits_per_byte")
-    whole = [name for name in beaten if name != "base" and (beaten["base"] < beaten[name]).all()]
+    whole = [str(name) for name in beaten if name != "base" and (beaten["base"] < beaten[name]).all()]
     summary = (
         f"On all of its prose the base is better than {', '.join(whole) or 'no baseline'}: it has learned more than"
         " that, and no more may be said of it. What studies find with it they find of a base that is far from done with"

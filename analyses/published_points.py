@@ -177,7 +177,7 @@ def _fronts(points: pd.DataFrame) -> str:
         front = own[own["on_front"]]
         names = [_method(row["method"], row["rank"]) for row in front.to_dict("records")]
         counts = ", ".join(f"{name}: {names.count(name)}" for name in dict.fromkeys(names))
-        best = own.loc[own["x"].idxmax()]
+        best = own.sort_values("x", kind="stable").iloc[-1]
         rows.append((training, len(own), counts, f"{best['x']:g} ({_method(best['method'], best['rank'])})"))
     head = (
         "Points that no other beats, by method. Each is a checkpoint of one run, so that this says where the front is,"

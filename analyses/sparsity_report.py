@@ -146,7 +146,7 @@ def page(found: Kept) -> str:
     depth, controls, testable = depth_thirds(points, gates), against_controls(points), _testable(known)
     absent = missing(found)
     parts = [
-        f"# Sparsity curves: SoRA's Figure 3 on {points['task'].nunique()} tasks",
+        "# Sparsity curves: SoRA's Figure 3 task by task",
         _about(found, points),
         *([f"**Not done yet, and in no table here: {', '.join(absent)}.**"] if absent else []),
         "## What was found",
@@ -222,8 +222,8 @@ def _claims(
     chance = [task for task, curves in testable.items() if not curves["generalization"]]
     if chance:
         lines.append(
-            f"\nGeneralization on {_names(chance)} says nothing here: the dense stage cannot be told from one answer"
-            " for all, or from its own head."
+            f"\nGeneralization on {_names(chance)} says nothing here: over so many seeds the dense stage cannot be told"
+            " from one answer for all, or from its own head."
         )
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from rank_lab.training.method import MethodChoices
 
 __all__ = ["ARMS", "QUICK_ARMS", "Arm", "arm_named", "choices_of"]
 
-_LOW, _MIDDLE, _HIGH = 5e-4, 2e-3, 8e-3
+_RATES = (2.5e-4, 1e-3, 4e-3, 1.6e-2)
 _GATE_LR, _SHRINKAGE = 0.1, 1.2
 _HIGH_RANK = 256
 _PLACES = {"attention": "attention", "mlp": "feed-forward"}
@@ -29,28 +29,32 @@ class Arm:
         Of the method; see :func:`choices_of`.
     rates
         Learning rates, ascending, as many for each arm, a factor of four apart, about a middle that short runs on
-        another base (the demo's) gave.
+        the demo's base and on an early one of this study gave.
     """
 
     name: str
     title: str
     method: str
     choices: MethodChoices = _USUAL
-    rates: tuple[float, ...] = (_LOW, _MIDDLE, _HIGH)
+    rates: tuple[float, ...] = _RATES
+
+
+def _times(factor: float) -> tuple[float, ...]:
+    return tuple(factor * rate for rate in _RATES)
 
 
 def _lora(rank: int, targets: str) -> Arm:
     where = "" if targets == "all" else f" ({_PLACES[targets]})"
-    rates = (_LOW, _MIDDLE, _HIGH) if rank < _HIGH_RANK else (_LOW / 4, _MIDDLE / 4, _HIGH / 4)
+    rates = _RATES if rank < _HIGH_RANK else _times(1 / 4)
     choices = MethodChoices(rank=rank, targets=targets)
     return Arm(f"lora-r{rank}-{targets}", f"LoRA r = {rank}{where}", "lora", choices, rates)
 
 
 ARMS = (
-    Arm("full", "full fine-tuning", "full", rates=(_LOW / 4, _MIDDLE / 4, _HIGH / 4)),
+    Arm("full", "full fine-tuning", "full", rates=_times(1 / 4)),
     *(_lora(rank, targets) for rank in (16, _HIGH_RANK) for targets in ("all", "attention", "mlp")),
     Arm("sora-r64", "SoRA (r at most 64)", "sora", MethodChoices(rank=64, gate_lr=_GATE_LR)),
-    Arm("adalora-r16", "AdaLoRA (mean r = 16)", "adalora", MethodChoices(rank=16), (4 * _LOW, 4 * _MIDDLE, 4 * _HIGH)),
+    Arm("adalora-r16", "AdaLoRA (mean r = 16)", "adalora", MethodChoices(rank=16), _times(4)),
     Arm("pissa-r16", "PiSSA r = 16", "pissa", MethodChoices(rank=16)),
     Arm("series-64", "series adapter (width 64)", "series", MethodChoices(bottleneck=64)),
 )

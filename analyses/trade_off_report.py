@@ -79,7 +79,7 @@ def report(found: Kept) -> str:
         _pairs(tables["pairs"]),
         "## Learning rates",
         "![Learned and forgotten over the learning rate](rates.png)",
-        "*The first seed at three rates, others at the chosen one. Filled: chosen.*",
+        "*The first seed at every rate, others at the chosen one. Filled: chosen.*",
         *(f"### {title}\n\n{_rates(tables['settings'], target)}" for target, title in TARGETS.items()),
         "## Rank and forgetting",
         "![Rank of the change and forgetting](ranks.png)",

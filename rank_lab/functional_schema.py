@@ -47,8 +47,8 @@ r"""Tables by name.
     ``module`` (output of a module, same input through both), ``weighted`` (:math:`\Delta W C^{1/2}`). ``low`` and
     ``high``: 95 % interval over texts, missing where texts are too few; ``open_above``: the upper end could not be told
     and is ``bound``, the least of tokens, out, in; ``shift``: mean of the resamples less the value. ``null``: a
-    random linear change of this shape and rank on the same inputs. ``weight``: the same metric of the weight update
-    itself, where there is one.
+    random linear change of this shape and rank on the same inputs (centred, where the change is). ``weight``: the same
+    metric of the weight update itself, where there is one.
 ``changes``
     A row per place: sizes, shares, what a linear map of the input explains of it on texts that it was not fitted on;
     ``form`` ``layer``, ``affine`` (the update is a matrix and a bias) or ``function``. ``change_norm`` is the root mean

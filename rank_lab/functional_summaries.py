@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-__all__ = ["SUMMARY_METRIC", "by_kind"]
+__all__ = ["SUMMARY_METRIC", "by_kind", "told_once"]
 
 SUMMARY_METRIC = "energy_rank_90"
 """Rank that summaries and tables show unless asked for another."""
@@ -40,6 +40,20 @@ def by_kind(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str = SUMMARY_ME
     for name in ("open", "warned"):
         found[name] = grouped[name].sum()
     return found.reset_index()
+
+
+def told_once(found: pd.DataFrame) -> pd.DataFrame:
+    """Without the weighted ranks of modules whose bias did not change: they are those of the module's output.
+
+    Parameters
+    ----------
+    found
+        From :func:`by_kind`.
+    """
+    key = ["run", "step", "kind", "value", "null"]
+    rows = pd.Series(list(found[key].fillna(-1.0).itertuples(index=False, name=None)), index=found.index)
+    same = rows.isin(rows[found["scope"] == "module"])
+    return found[~(same & (found["scope"] == "weighted"))]
 
 
 _SHARES = ["relative_change", "mean_share", "linear_share", "linear_share_centered"]

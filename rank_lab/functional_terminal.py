@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.text import Text
 
 from rank_lab.functional_report import FunctionalReport
-from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind
+from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind, told_once
 from rank_lab.names import natural_order
 from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
@@ -60,7 +60,7 @@ def render_functional(report: FunctionalReport, *, modules: bool = False) -> Gro
         rows = report.ranks, report.changes
         if modules:  # each place is then a kind by itself
             rows = tuple(table.assign(kind=table["module"]) for table in rows)  # type: ignore[assignment]
-        parts += [_table(_told(by_kind(*rows, SUMMARY_METRIC)), modules=modules), Text(_LEGEND, style="dim")]
+        parts += [_table(told_once(by_kind(*rows, SUMMARY_METRIC)), modules=modules), Text(_LEGEND, style="dim")]
     return Group(*parts, *_warnings(report.changes))
 
 
@@ -81,14 +81,6 @@ def _coverage(coverage: pd.DataFrame) -> list[Text]:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         lines.append(Text(plain(f"  {reason} - {rows['module'].iloc[0]}{more}", limit=300), style="yellow"))
     return lines[: _MOST + 1]
-
-
-def _told(found: pd.DataFrame) -> pd.DataFrame:
-    """Without what is told already: the weighted ranks of modules whose bias did not change."""
-    key = ["step", "kind", "value", "null"]
-    module = found[found["scope"] == "module"][key]
-    same = found[key].apply(tuple, axis=1).isin(list(module.itertuples(index=False, name=None)))
-    return found[~(same & (found["scope"] == "weighted"))]
 
 
 def _table(found: pd.DataFrame, *, modules: bool) -> PlainTable:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rank_lab.functional_report import FunctionalReport
-from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind
+from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind, told_once
 from rank_lab.latex_numbers import Shown, shown
 from rank_lab.latex_symbols import SYMBOLS
 from rank_lab.latex_table import Cell, Column, LatexTable, Missing
@@ -30,7 +30,7 @@ def functional_tables_tex(reports: Mapping[str, FunctionalReport]) -> list[Latex
     rows: list[tuple[Cell, ...]] = []
     groups = []
     for report in reports.values():
-        found = by_kind(report.ranks, report.changes)
+        found = told_once(by_kind(report.ranks, report.changes))
         order = found["scope"].map(_SCOPES.index)
         own = [_row(row) for row in found.loc[order.sort_values(kind="stable").index].to_dict("records")]
         rows += own
@@ -58,12 +58,13 @@ def _caption(reports: Mapping[str, FunctionalReport]) -> str:
     told = "; ".join(f"{count} texts, {tokens} tokens" for count, tokens in sorted(texts))
     return (
         r"Rank of what the update does to real inputs (" + told + r"): least $k$ that holds 90\,\% of"
-        r" $\mathbb{E}\lVert \Delta h \rVert^2$, medians over the $n$ places of a kind, with the medians of the ends of"
-        r" their 95\,\% intervals over texts. Layer: hidden state after a layer, same tokens through both models;"
+        r" $\mathrm{E}\,\lVert \Delta h \rVert^2$, medians over the $n$ places of a kind, with the medians of the"
+        r" ends of their 95\,\% intervals over texts. Layer: hidden state after a layer, same tokens through both"
+        r" models;"
         r" module: output of a module, same input through both; weighted: $\Delta W C^{1/2}$ with $C$ the second moment"
-        r" of the base's inputs. Change: root mean square of $\Delta h$ over that of $h$; mean: share of its energy in"
-        r" one vector; $R^2$: what a linear map of the input explains of the energy, and with an intercept"
-        r" ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on."
+        r" of the base's inputs, where it differs from module. Change: root mean square of $\Delta h$ over that of $h$;"
+        r" mean: share of its energy in one vector; $R^2$: what a linear map of the input explains of the energy, and"
+        r" with an intercept ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on."
     )
 
 

@@ -34,6 +34,9 @@ def test_from_cells_to_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     kept_run.parent.mkdir(parents=True)
     row = {"rate": 3e-2, "seed": 0, "choice_loss": 9.0, "report_loss": 9.0, "train_loss": 9.0, "parameters": 1}
     kept_run.write_text(json.dumps(row))  # of a cell that was stopped: not trained again
+    stopped = kept_run.parent / "lr0.01-seed0" / "checkpoint-2"  # after its training, before it was measured
+    stopped.mkdir(parents=True)
+    (stopped.parent / "training.json").write_text("{}")
     make(options)
     keep(options)
     runs = pd.read_csv(options.out / "runs.csv")

@@ -9,7 +9,7 @@ from rank_lab.errors import RankLabError
 from rank_lab.figures import STYLES, functional_depth_plot, functional_weight_plot
 from rank_lab.functional_choices import functional_choices
 from rank_lab.functional_report import FunctionalReport
-from rank_lab.functional_summaries import by_kind
+from rank_lab.functional_summaries import by_kind, told_once
 from rank_lab.functional_views import functional_depth, functional_rows, functional_weights
 from rank_lab.study import Study
 from rank_lab.study_figures import study_figures
@@ -111,3 +111,11 @@ def test_runs_of_other_texts_are_told() -> None:
     other = functional_choices({"a": report("a"), "b": report("b", texts="other", warnings=("few texts",))})
     assert "measured on different texts" in other.warnings[0]
     assert other.warnings[1].startswith("few texts (")
+
+
+def test_weighted_ranks_are_told_where_they_are_others() -> None:
+    given = report("lora")
+    assert set(told_once(by_kind(given.ranks, given.changes))["scope"]) == {"layer", "module"}
+    biased = given.ranks["value"].where(given.ranks["scope"] != "weighted", given.ranks["value"] - 1)
+    other = by_kind(given.ranks.assign(value=biased), given.changes)
+    assert set(told_once(other)["scope"]) == {"layer", "module", "weighted"}

@@ -42,7 +42,7 @@ def with_errors(count: int, start: int = 0) -> npt.NDArray[np.float64]:
 
 def test_effort_is_equal_and_every_default_is_among_the_rates() -> None:
     found = more_arms(80)
-    assert [arm.name for arm in found[: len(arms())]] == [arm.name for arm in arms()]
+    assert [arm.name for arm in found[: len(arms(80))]] == [arm.name for arm in arms(80)]
     assert len({arm.name for arm in found}) == len(found)
     assert {len(arm.learning_rates) for arm in found} == {len(FULL_RATES)} == {len(ADAPTER_RATES)}
     assert all(arm.default_rate in arm.learning_rates for arm in found)
@@ -139,7 +139,7 @@ def rows_of_study(accuracies: dict[str, float], parameters: dict[str, int]) -> p
 
 
 def test_tables_and_claims_of_planted_scores() -> None:
-    chosen = [arm for arm in arms() if arm.name in {"lora-r8", "sora-r8", "lora-r4"}]
+    chosen = [arm for arm in arms(80) if arm.name in {"lora-r8", "sora-r8", "lora-r4"}]
     rows = rows_of_study(
         {"lora-r8": 0.9, "sora-r8": 0.9, "lora-r4": 0.8}, {"lora-r8": 1000, "sora-r8": 1000, "lora-r4": 500}
     )

@@ -184,6 +184,8 @@ def _caption(view: FunctionalDepth) -> str:
     shares = view.points.groupby("run", sort=False)["linear_share"].median().dropna()
     told = ", ".join(f"{run} {value:.2f}" for run, value in shares.items())
     notes = [f"Grey: {_NULL}", *_notes(view.points)]
+    if len(view.texts) > 1:
+        notes.append("Runs were measured on different texts: their values do not compare")
     if told:
         notes.append(f"Median share of the change that a linear map of the input explains, on other texts: {told}")
     return caption(

@@ -12,6 +12,7 @@ import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rank_lab.behavioural_report import BehaviouralReport, load_behavioural
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
@@ -156,6 +157,7 @@ class Tiny(nn.Module):
         self.up = nn.Linear(6, 9)
         self.experts = nn.Parameter(torch.randn(2, 4, 5))
         self.mixer = nn.Conv1d(3, 4, 2)
+        self.turned = Conv1D(7, 6)  # of transformers, whose weight lies (in, out)
         self.norm = nn.LayerNorm(6)
         self.head = nn.Linear(6, 10, bias=False)
         if tied:
@@ -173,11 +175,12 @@ def test_every_matrix_is_cut_and_the_model_is_what_it_was_afterwards(k: int, vec
     base, tuned = Tiny(0), Tiny(1)
     before, after = values(base), values(tuned)
     found = truncated_model(tuned, values_of(base))
-    assert [each.module for each in found.changed] == ["experts.0", "experts.1", "table", "up", "mixer"]
+    assert [each.module for each in found.changed] == ["experts.0", "experts.1", "table", "up", "mixer", "turned"]
+    assert {each.module: each.shape for each in found.changed}["turned"] == (7, 6)
     assert set(found.vectors) == {"up.bias", "mixer.bias"}  # the norm starts as it is in both
     with found.truncated(k, vectors=vectors) as model:
         now = values(model)
-        for name in ("table.weight", "up.weight", "experts", "mixer.weight"):
+        for name in ("table.weight", "up.weight", "experts", "mixer.weight", "turned.weight"):
             parts = [(after[name], before[name], now[name])]
             if name == "experts":
                 parts = list(zip(after[name], before[name], now[name], strict=True))
@@ -197,7 +200,7 @@ def test_every_matrix_is_cut_and_the_model_is_what_it_was_afterwards(k: int, vec
 def test_sizes_are_those_of_all_matrices_together() -> None:
     found = truncated_model(Tiny(1), values_of(Tiny(0)))
     assert found.bound == 6
-    assert [found.directions(k) for k in (0, 1, 4, 6, 50)] == [0, 5, 20, 24, 24]
+    assert [found.directions(k) for k in (0, 1, 4, 6, 50)] == [0, 6, 24, 30, 30]
     energies = [found.energy(k) for k in range(7)]
     assert energies[0] == 0.0
     assert energies[-1] == pytest.approx(1.0)
