@@ -206,7 +206,7 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> float:
+def reported_loss(model: Path, base: Path, data: CodeData, *, device: str = "cpu", batch: int = 32) -> float:
     """Mean loss on the half that no choice saw, nats a token.
 
     Parameters
@@ -217,6 +217,8 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         Folder of its base.
     data
         Of the study.
+    device
+        cpu or cuda.
     batch
         Blocks at a time.
     """
@@ -226,7 +228,7 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         with quiet_peft():
             found = PeftModel.from_pretrained(found, model)
     batches = TargetBatches(data.reported.collator, data.reported.task.kind)
-    loss, count = loss_over(found, data.reported.validation, batches, batch, (0, 1)).tolist()
+    loss, count = loss_over(found.to(device), data.reported.validation, batches, batch, (0, 1)).tolist()
     return float(loss / count)
 
 
