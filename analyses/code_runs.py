@@ -113,9 +113,10 @@ def base_record(folder: Path) -> dict[str, Any]:
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     with safe_open(weights, framework="pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    name = "the demo's base" if folder.resolve() == BASE.resolve() else f"the model in {folder.name}"
+    ours = folder.resolve() == BASE.resolve()
+    studies = f"the studies' base ({folder.name})" if folder.parent.name == STUDY_BASE.parent.name else ""
     return (
-        {"name": "the studies' base" if folder.name == STUDY_BASE.name and "demo" not in name else name}
+        {"name": "the demo's base" if ours else studies or f"the model in {folder.name}"}
         | {"parameters": count, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
         | {size: config.get(size) for size in sizes}
     )
@@ -205,7 +206,7 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> float:
+def reported_loss(model: Path, base: Path, data: CodeData, *, device: str = "cpu", batch: int = 32) -> float:
     """Mean loss on the half that no choice saw, nats a token.
 
     Parameters
@@ -216,6 +217,8 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         Folder of its base.
     data
         Of the study.
+    device
+        cpu or cuda.
     batch
         Blocks at a time.
     """
@@ -225,7 +228,7 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         with quiet_peft():
             found = PeftModel.from_pretrained(found, model)
     batches = TargetBatches(data.reported.collator, data.reported.task.kind)
-    loss, count = loss_over(found, data.reported.validation, batches, batch, (0, 1)).tolist()
+    loss, count = loss_over(found.to(device), data.reported.validation, batches, batch, (0, 1)).tolist()
     return float(loss / count)
 
 

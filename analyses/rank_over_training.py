@@ -114,6 +114,10 @@ class _Study:
         name = "{optimizer}_lr{learning_rate:g}_seed{seed}".format_map(settings)
         return Path(self.options.study / "runs" / name)
 
+    def loss(self, model: Path) -> float:
+        """On the half that no choice saw."""
+        return reported_loss(model, self.base, self.data, device=self.options.device)
+
     def swept(self, cell: Cell, _: Path) -> list[dict[str, Any]]:
         """A rate of a sweep: what it learned, and the ranks of its last checkpoint."""
         try:
@@ -121,7 +125,7 @@ class _Study:
         except NonFiniteError:
             return [{"table": "rates", "validation_loss": None}]
         last = self.folder(cell.settings) / f"checkpoint-{done.record.steps}"
-        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": reported_loss(last, self.base, self.data)}
+        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": self.loss(last)}
         rows = by_place(analyze(last, self.base).updates, "float32")
         return [{"table": "rates"} | losses | row for row in rows]
 
@@ -130,7 +134,7 @@ class _Study:
         done, run = self.run(cell.settings), self.folder(cell.settings)
         rows = [
             {"table": "losses", "step": row.step, "tokens": row.tokens, "validation_loss": row.validation_loss}
-            | {"loss": reported_loss(run / f"checkpoint-{row.step}" if row.step else self.base, self.base, self.data)}
+            | {"loss": self.loss(run / f"checkpoint-{row.step}" if row.step else self.base)}
             for row in done.losses
         ]
         for form in FORMATS:

@@ -255,7 +255,7 @@ def _optimizers(tables: Tables) -> str:
     for row in chosen.to_dict("records"):
         own, before = (part[part["optimizer"] == row["optimizer"]].set_index("seed")["loss"] for part in (last, start))
         learned = difference(before.to_dict(), own.to_dict())
-        mine = rates[rates["optimizer"] == row["optimizer"]].groupby("learning_rate")["raw_over_null"].mean()
+        mine = rates[rates["optimizer"] == row["optimizer"]].groupby("learning_rate")["raw_over_null"].mean().dropna()
         rows.append(
             (TITLES[row["optimizer"]], f"{row['learning_rate']:g}" + (" (at an end)" if row["at_an_end"] else ""),
              interval_words(difference(list(own))), interval_words(learned),
