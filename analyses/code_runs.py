@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
 from transformers.utils import logging
 
+from analyses.pretrain_study_base import STUDY_BASE
 from rank_lab.base_model import load_base
 from rank_lab.demo import BASE
 from rank_lab.demo.task_files import write_texts
@@ -29,12 +30,9 @@ from rank_lab.training.methods import METHODS
 from rank_lab.training.validation import TargetBatches, loss_over
 
 __all__ = [
-    "STUDY_BASE", "CodeData", "Recipe", "base_of", "base_record", "code_data", "quiet_peft", "reported_loss",
+    "CodeData", "Recipe", "base_of", "base_record", "code_data", "quiet_peft", "reported_loss",
     "said_of_base", "trained",
 ]  # fmt: skip
-
-STUDY_BASE = Path("studies", "base")
-"""Default of ``--base``: what ``analyses.pretrain_study_base`` makes."""
 
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
@@ -60,7 +58,7 @@ class CodeData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run is trained; the rate is constant after a rise over a twentieth of the steps.
+    """How a run is trained; the rate is constant.
 
     Parameters
     ----------
@@ -186,8 +184,7 @@ def trained(
         per_device_train_batch_size=recipe.batch,
         per_device_eval_batch_size=4 * recipe.batch,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="constant_with_warmup",  # a checkpoint is then what a shorter run would have come to
-        warmup_steps=recipe.steps // 20,
+        lr_scheduler_type="constant",  # a checkpoint is then what a shorter run would have come to, from step 1 on
         weight_decay=0.0,
         seed=recipe.seed,
         use_cpu=recipe.device == "cpu",

@@ -161,9 +161,7 @@ def make_cells(options: argparse.Namespace) -> None:
     """
     open_study(options.study, _stated(options))
     plan, base = _plan(options), base_of(options)
-    data = code_data(
-        options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents
-    )
+    data = code_data(options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents)
     study = _Study(options, plan, base, data)
     beside: dict[str, Work] = {"speed": study.speed, "memory": study.memory, "gaussian": study.gaussian}
     for name, work in beside.items():
@@ -173,7 +171,7 @@ def make_cells(options: argparse.Namespace) -> None:
         return
     finish(options.study, _sweep(options), study.run)
     finish(options.study, _runs(options), study.run)
-    work_off(options.study, _pairs(options), study.pair)
+    finish(options.study, _pairs(options), study.pair)
 
 
 def keep_tables(options: argparse.Namespace) -> None:

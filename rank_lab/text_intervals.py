@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from scipy.stats import norm, t
 
-from rank_lab.functional import FUNCTIONAL_RANKS, functional_ranks, functional_spectrum
+from rank_lab.functional import functional_spectrum
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.metrics import ENERGY_SHARES
 from rank_lab.second_moment import SecondMoment
 from rank_lab.spectrum import Spectrum
@@ -71,7 +72,7 @@ class MeasuredRanks:
     spectrum
         Of all tokens.
     ranks
-        By name, each of :data:`rank_lab.functional.FUNCTIONAL_RANKS`.
+        By name, each of :data:`rank_lab.functional_metrics.FUNCTIONAL_RANKS`.
     """
 
     spectrum: Spectrum

@@ -297,6 +297,7 @@ def test_the_real_adapter_in_both_formats(tmp_path: Path, shared_data: Path) -> 
     assert set(loralib.updates["scaling"]) == set(peft.updates["scaling"]) == {2.0}
     for module in peft.updates["module"]:
         np.testing.assert_array_equal(peft.values(module), loralib.values(module))
+    for module in peft.updates["module"][::6]:  # a full decomposition is the dear part
         dense = 2.0 * state[f"{module}.lora_B"].double() @ state[f"{module}.lora_A"].double()
         with one_thread():
             exact = torch.linalg.svdvals(dense).numpy()

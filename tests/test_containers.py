@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from torch.distributed.checkpoint.metadata import Metadata
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from rank_lab import Checkpoint, analyze, plan_updates, read_update
 from rank_lab.errors import CheckpointError, UnsupportedUpdateError
 from tests.checkpoints import Tensors, assert_all_accounted_for, llama, moved, rank_lab, save
+from tests.two_shards import save_shard
 
 
 def distributed(folder: Path, state: dict[str, Any]) -> Path:
@@ -57,23 +57,10 @@ def test_a_distributed_checkpoint_is_read_by_name(tmp_path: Path, generator: tor
     assert report.updates["frobenius_norm"].notna().all()
 
 
-def _shard(rank: int, folder: str, state: Tensors) -> None:
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-    dist.init_process_group("gloo", init_method=f"file://{folder}.rendezvous", rank=rank, world_size=2)
-    mesh = dist.init_device_mesh("cpu", (2,))
-    placed = {
-        name: distribute_tensor(value, mesh, [Shard(0) if value.ndim == 2 else Replicate()])
-        for name, value in state.items()
-    }
-    dcp.save({"model": placed}, checkpoint_id=folder)
-    dist.destroy_process_group()
-
-
 def test_shards_of_two_processes_are_put_together(tmp_path: Path, generator: torch.Generator) -> None:
     state = llama(generator, layers=1) | {"model.layers.0.mlp.odd.weight": torch.randn(5, 3, generator=generator)}
     folder = tmp_path / "pytorch_model_fsdp_0"
-    mp.spawn(_shard, args=(str(folder), state), nprocs=2)
+    mp.spawn(save_shard, args=(str(folder), state), nprocs=2)
     assert len(list(folder.glob("*.distcp"))) == 2
     found = Checkpoint.open(folder)
     assert set(found.tensors) == set(state)

@@ -3,9 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,13 +23,9 @@ from rank_lab.study import Study
 from rank_lab.study_outcomes import study_outcomes
 from rank_lab.subspace_report import SubspaceReport, subspace_reports_of
 from tests.checkpoints import rank_lab
+from tests.demo_study import NAMES, PLAN
 
-PLAN = DemoPlan(steps=2, checkpoints=1, pieces=6, documents=8, blocks=8)
-NAMES = [each.name for each in PLAN.runs]
-
-
-class StoppedError(Exception):
-    """What a kill is to the demo: it does not come back from a call."""
+pytestmark = pytest.mark.timeout(900)  # the study is made by one process, for which another may wait
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,29 +40,8 @@ def one_thread_and_no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo, stopped within two of its steps and gone on with each time."""
-    study = tmp_path_factory.mktemp("demo") / "study"
-    for module, name, calls in ((one_run, "finetune", 1), (one_run, "evaluate_models", 2)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, name, _stopping(getattr(module, name), calls))
-            with pytest.raises(StoppedError):
-                run_demo(study, PLAN)
-    run_demo(study, PLAN)
-    return study
-
-
-def _stopping(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """The function, which on one of its calls does its work and does not come back."""
-    counted = iter(range(1, 100))
-
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        found = function(*args, **kwargs)
-        if next(counted) == calls:
-            raise StoppedError
-        return found
-
-    return stop
+def made(demo_study: Path) -> Path:
+    return demo_study
 
 
 def test_a_demo_is_a_study_of_six_runs_with_scores_and_a_curve(made: Path) -> None:
@@ -133,14 +107,19 @@ def test_each_method_is_trained_at_two_rates(made: Path) -> None:
     assert {each["seed"] for each in records.values()} == {0}
 
 
-def test_run_again_it_makes_nothing_anew_and_says_the_same(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_again_it_makes_nothing_anew_and_says_the_same(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def kept() -> dict[str, bytes]:
         files = [*made.glob("*/checkpoint-*/*.safetensors"), *made.glob("seed-0/stage-*/*"), made / "curve.jsonl"]
         return {str(file): file.read_bytes() for file in files if file.is_file()}
 
     before, times = kept(), {file: Path(file).stat().st_mtime_ns for file in kept()}
     words = (made / SUMMARY_FILE).read_text(encoding="utf-8")
+    exported: list[Path] = []
+    monkeypatch.setattr(run, "write_export", lambda _, out, formats: exported.append(out) or [])  # tested by itself
     run_demo(made, PLAN)
+    assert exported == [made / EXPORT]
     assert kept() == before
     assert {file: Path(file).stat().st_mtime_ns for file in before} == times
     said = capsys.readouterr().out

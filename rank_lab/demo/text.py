@@ -15,6 +15,7 @@ import hashlib
 import re
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,6 +48,7 @@ _MACHINE_FILES = re.compile(r"^(_sysconfigdata.*|sitecustomize\.py|usercustomize
 
 
 _Documented: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_Holding: TypeAlias = ast.stmt | ast.ExceptHandler | ast.match_case  # through which a statement holds others
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +226,11 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _documented(tree: ast.Module) -> Iterator[_Documented]:
-    """Nodes of the tree that may carry a docstring."""
-    for node in ast.walk(tree):
+    """Nodes of the tree that may carry a docstring, outermost first; expressions, most of the tree, hold none."""
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, _Holding))
         if isinstance(node, _Documented):
             yield node
 

@@ -1,5 +1,6 @@
 """What stands under a figure: the definition, where the data are from, how many there are."""
 
+import re
 from collections.abc import Iterable
 
 from rank_lab.metrics import METRICS
@@ -31,6 +32,8 @@ _WORDS = {
     "identical_fraction": "share of entries whose stored bits did not change",
     "rounding_energy_fraction": "share of the squared norm that the rounding of the files explains",
 }  # fmt: skip
+
+_SYMBOLS = {metric.symbol for metric in METRICS.values()} | {"cos"}
 
 
 def definition(metric: str) -> str:
@@ -73,5 +76,18 @@ def caption(what: str, definitions: Iterable[str], data: str, notes: Iterable[st
         Where they are from and how many there are.
     notes
         How to read what is not plain, such as cells without a value.
+
+    Examples
+    --------
+    >>> caption("k90 of every matrix", ["srank: a ratio"], "Data: run lora", ["blank: no such matrix"])
+    'k90 of every matrix. srank: a ratio. Data: run lora. Blank: no such matrix.'
     """
-    return " ".join(f"{part.rstrip('.')}." for part in (what, *dict.fromkeys(definitions), data, *notes) if part)
+    return " ".join(
+        f"{_begun(part.rstrip('.'))}." for part in (what, *dict.fromkeys(definitions), data, *notes) if part
+    )
+
+
+def _begun(sentence: str) -> str:
+    """With a capital, but for a symbol, which keeps its letters."""
+    word = re.match(r"[a-z]{2,}(?=[ :,-])", sentence)
+    return sentence if word is None or word.group() in _SYMBOLS else sentence[0].upper() + sentence[1:]

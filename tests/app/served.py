@@ -78,8 +78,8 @@ class Watched:
 def watched(browser: Browser, scheme: str = "light") -> Iterator[Watched]:
     """A page of a context of its own."""
     context = browser.new_context(viewport={"width": 1300, "height": 1400}, color_scheme=scheme, accept_downloads=True)  # type: ignore[arg-type]
-    context.set_default_timeout(30_000)
-    expect.set_options(timeout=30_000)
+    context.set_default_timeout(120_000)
+    expect.set_options(timeout=120_000)
     try:
         yield Watched(context.new_page())
     finally:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlparse
@@ -17,11 +18,15 @@ from rank_lab.figures.style import Style, palette
 from rank_lab.pictures import find_browser
 from rank_lab.plain_text import plain
 from tests.app.served import Watched, dashboard, watched
-from tests.app.studies import HOSTILE_MODULE, HOSTILE_RUN, hostile, renamed, save_study
+from tests.app.studies import HOSTILE_MODULE, HOSTILE_RUN, hostile, renamed
+from tests.demo_study import PLAN
 
+RUN = "full-1e-4"  # of the demo
 MODULE = "model.layers.1.self_attn.q_proj"
 ADDRESSES = ["", *(name for _, _, _, name in PAGES[1:])]  # the first page has the address of the whole
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+
+pytestmark = pytest.mark.timeout(900)  # another process may be making the study
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +44,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, reports: dict[str, RankReport]) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, kept_demo_study: Path) -> Path:
+    """What the demo makes, and beside it a run whose names would do harm if they were taken for markup."""
     folder = Path(tmp_path_factory.mktemp("served")) / "study"
-    return save_study(folder, reports | {"strange": hostile(reports["full"])})
+    shutil.copytree(kept_demo_study, folder)
+    hostile(RankReport.load(folder / f"{RUN}.rank")).save(folder / "strange.rank")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +88,7 @@ def test_every_page_opens(tab: Watched, address: str, name: str) -> None:
 def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
     browser: Browser, tab: Watched, address: str
 ) -> None:
-    tab.open(f"{address}/layers?run=full&metric=srank")
+    tab.open(f"{address}/layers?run={RUN}&metric=srank")
     tab.page.wait_for_selector(".js-plotly-plot .point")
     click_cell(tab, MODULE)
     expect(tab.page.locator("h3", has_text=MODULE)).to_be_visible()
@@ -89,19 +97,21 @@ def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
     with watched(browser) as other:
         other.open(tab.page.url)
         expect(other.page.locator("h3", has_text=MODULE)).to_be_visible()
-        for label, chosen in (("Run", "full"), ("Quantity", "srank"), ("Matrix", MODULE)):
+        for label, chosen in (("Run", RUN), ("Quantity", "srank"), ("Matrix", MODULE)):
             expect(other.page.get_by_role("combobox", name=label)).to_have_value(chosen)
         other.assert_well(address)
 
 
-def test_downloads_arrive_and_parse(tab: Watched, address: str, reports: dict[str, RankReport]) -> None:
-    tab.open(f"{address}/layers?run=full&step=5&metric=%CF%83%E2%82%81")
+def test_downloads_arrive_and_parse(tab: Watched, address: str, study: Path) -> None:
+    tab.open(f"{address}/layers?run={RUN}&step={PLAN.steps}&metric=%CF%83%E2%82%81")
     tab.page.get_by_role("button", name="Download").first.click()
     with tab.page.expect_download() as data:
         tab.page.get_by_role("button", name="Data (CSV)").first.click()
     found = pd.read_csv(io.BytesIO(Path(data.value.path()).read_bytes())).set_index("modules")["value"]
-    updates = reports["full"].updates
-    own = updates[(updates["step"] == 5) & (updates["delta"] == "cumulative")].set_index("module")["spectral_norm"]
+    updates = RankReport.load(study / f"{RUN}.rank").updates
+    own = updates[(updates["step"] == PLAN.steps) & (updates["delta"] == "cumulative")].set_index("module")[
+        "spectral_norm"
+    ]
     assert found.to_dict() == pytest.approx(own.to_dict(), rel=1e-12)
     with tab.page.expect_download() as page:
         tab.page.get_by_role("button", name="Interactive page (HTML)").first.click()
@@ -115,7 +125,7 @@ def test_downloads_arrive_and_parse(tab: Watched, address: str, reports: dict[st
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible(browser: Browser, address: str, scheme: Style) -> None:
     with watched(browser, scheme) as tab:
-        tab.open(f"{address}/layers?run=full")
+        tab.open(f"{address}/layers?run={RUN}")
         tab.page.wait_for_selector(".js-plotly-plot .xtick text")
         ratios = tab.page.evaluate(CONTRAST)
         background = tab.page.evaluate(
@@ -130,7 +140,7 @@ def test_text_is_legible(browser: Browser, address: str, scheme: Style) -> None:
 @pytest.mark.parametrize("name", ["", "layers", "spectra", "compare"])
 def test_hostile_names_are_text_and_execute_nothing(tab: Watched, address: str, name: str) -> None:
     run, module = quote(HOSTILE_RUN), quote(HOSTILE_MODULE)
-    places = quote(f"{HOSTILE_RUN}, step 10")
+    places = quote(f"{HOSTILE_RUN}, step {PLAN.steps}")
     tab.open(f"{address}/{name}?run={run}&module={module}&places={places}&matrices={module}")
     if name == "layers":
         expect(tab.page.locator("h3")).to_contain_text(plain(HOSTILE_MODULE))
@@ -145,11 +155,9 @@ def test_hostile_names_are_text_and_execute_nothing(tab: Watched, address: str, 
     assert "\x1b" not in tab.page.content()
 
 
-def test_a_study_that_grows_shows_what_is_new(
-    tab: Watched, address: str, study: Path, reports: dict[str, RankReport]
-) -> None:
+def test_a_study_that_grows_shows_what_is_new(tab: Watched, address: str, study: Path) -> None:
     tab.open(f"{address}/compare")
-    renamed(reports["lora"], "later").save(study / "later.rank")
+    renamed(RankReport.load(study / "lora-5e-4.rank"), "later").save(study / "later.rank")
     box = tab.page.locator('[data-testid="stMultiSelect"]').first
     box.locator("input").click()
     expect(tab.page.get_by_role("option", name="later")).to_be_visible()

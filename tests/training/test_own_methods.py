@@ -22,13 +22,9 @@ from tests.training.models import INNER, LAYERS, WIDTH, WORDS, Model, fresh, loa
 
 OWN = ("bitfit", "series", "parallel", "parallel_linear", "compacter", "prelayer")
 SIZES: dict[str, dict[str, Any]] = {
-    "bitfit": {},
-    "series": {"bottleneck": 8},
-    "parallel": {"bottleneck": 8},
-    "parallel_linear": {"bottleneck": 8},
-    "compacter": {"bottleneck": 8},
-    "prelayer": {"prompt_tokens": 3},
-}
+    **{name: {"bottleneck": 8} for name in ("series", "parallel", "parallel_linear", "compacter")},
+    "bitfit": {}, "prelayer": {"prompt_tokens": 3},
+}  # fmt: skip
 Change = Callable[[int, Tensor, Tensor], Tensor]
 
 
