@@ -1,7 +1,7 @@
 """Words and tables of :mod:`analyses.parameter_efficiency`, from the tables that it keeps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,7 @@ def report(found: Kept) -> str:
         "# Parameters and scores: SoRA, LoRA and others at equal effort",
         _setting(found),
         "## The claims of the paper",
-        table(("claim of arXiv 2311.11696", "here", "why"), claims(differences)),
+        table(("claim of arXiv 2311.11696", "here", "why"), claims(scores, differences)),
         "![Score over parameters, a panel a task](parameters.png)",
         _CAPTION,
         "## Scores",
@@ -79,36 +79,53 @@ def _setting(found: Kept) -> str:
     )
 
 
-def claims(differences: pd.DataFrame) -> list[tuple[str, str, str]]:
+def claims(scores: pd.DataFrame, differences: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Each claim, whether it was seen, and by what.
 
     Parameters
     ----------
-    differences
-        Of :func:`analyses.efficiency_tables.differences_of`.
+    scores, differences
+        Of :mod:`analyses.efficiency_tables`.
     """
-    lead = f"SoRA scores higher than LoRA, by {LEAD} on average"
+    idle = _idle(scores)
     rows = [
-        (f"SoRA with about {KEPT:.0%} of LoRA's parameters is not worse", *_claim(differences, *PAIRS[0], _not_worse)),
-        (lead, *_claim(differences, *PAIRS[0], _ahead)),
+        (f"SoRA with about {KEPT:.0%} of LoRA's parameters is not worse", *_claim(differences, _not_worse)),
+        (f"SoRA scores higher than LoRA, by {LEAD} on average", *_claim(differences, _ahead)),
         ("the same at other largest ranks (Table 2)", *_several(differences)),
         ("AdaLoRA lies between LoRA and SoRA", *_between(differences)),
+    ]
+    about = (_CLAIMED, _CLAIMED, {"sora-r2", "sora-r4", "sora-r16"}, {*_CLAIMED, "adalora-r6"})
+    rows = [_testable(row, idle & arms) for row, arms in zip(rows, about, strict=True)]
+    rows.append(
         (
             "SoRA trains about 30 % faster than AdaLoRA (Table 4)",
             "not testable here",
             "runs shared their processor with others; see training_cost for times",
-        ),
-    ]
+        )
+    )
     half = _row(differences, "lora-r4", "lora-r8")
     if half is not None:
-        rows.append(
-            (
-                f"beside it: LoRA itself with {half['parameters']:.0%} of the parameters (r = 4 against 8)",
-                half["verdict"],
-                _interval(half) + "; where this is not worse either, SoRA's case says little of its gates",
-            )
-        )
+        why = _interval(half) + "; where this is not worse either, SoRA's case says little of its gates"
+        claim = f"beside it: LoRA itself with {half['parameters']:.0%} of the parameters (r = 4 against 8)"
+        rows.append(_testable((claim, half["verdict"], why), idle & {"lora-r4", "lora-r8"}))
     return rows
+
+
+_CLAIMED = frozenset(PAIRS[0])
+
+
+def _testable(row: tuple[str, str, str], idle: set[str]) -> tuple[str, str, str]:
+    """A claim on methods of which one has learnt nothing is not one on how well they do."""
+    if not idle or row[1] == "not run":
+        return row
+    names = "; ".join(titles()[arm] for arm in sorted(idle))
+    return row[0], "not testable here", f"{row[2]}; not above one answer for all examples: {names}"
+
+
+def _idle(scores: pd.DataFrame) -> set[str]:
+    """Arms that on some task do not lie above one answer for all examples."""
+    known = scores[scores["one_answer"].notna()]
+    return set(known.loc[known["low"] <= known["one_answer"], "arm"])
 
 
 def _not_worse(row: dict[Any, Any]) -> str:
@@ -124,8 +141,8 @@ def _ahead(row: dict[Any, Any]) -> str:
     return "not seen" if row["high"] < LEAD else "cannot be told apart"
 
 
-def _claim(differences: pd.DataFrame, first: str, second: str, read: Any) -> tuple[str, str]:
-    row = _row(differences, first, second)
+def _claim(differences: pd.DataFrame, read: Callable[[dict[Any, Any]], str]) -> tuple[str, str]:
+    row = _row(differences, *PAIRS[0])
     return ("not run", "") if row is None else (read(row), f"{row['task']}: {_interval(row)}")
 
 

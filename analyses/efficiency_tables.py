@@ -69,7 +69,7 @@ def scores_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
             one_answer = np.nan if task == AVERAGE else _one_answer(part)
             row = {"task": task, "arm": arm.name} | _sizes(part) | _told(estimate)
             found.append(row | {"seeds": int(part["seed"].nunique()), "one_answer": one_answer})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).astype({"published_count": "Int64"})
 
 
 def _one_answer(part: pd.DataFrame) -> float:
@@ -79,9 +79,11 @@ def _one_answer(part: pd.DataFrame) -> float:
 
 
 def _sizes(part: pd.DataFrame) -> dict[str, Any]:
-    counts = {name: float(part[name].mean()) for name in ("trained", "nonzero", "head", "base")}
+    """Whole numbers, which are kept to the last digit; what closes differs from seed to seed by a gate or two."""
+    counts = {name: round(float(part[name].mean())) for name in ("trained", "nonzero", "head", "base")}
     published = part["published_count"].astype(float).mean()
-    return counts | {"published_count": published, "share_of_full": counts["nonzero"] / counts["base"]}
+    whole = None if np.isnan(published) else round(published)
+    return counts | {"published_count": whole, "share_of_full": counts["nonzero"] / counts["base"]}
 
 
 def differences_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:

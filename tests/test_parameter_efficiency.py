@@ -141,18 +141,19 @@ def rows_of_study(accuracies: dict[str, float], parameters: dict[str, int]) -> p
 def test_tables_and_claims_of_planted_scores() -> None:
     chosen = [arm for arm in arms(80) if arm.name in {"lora-r8", "sora-r8", "lora-r4"}]
     rows = rows_of_study(
-        {"lora-r8": 0.9, "sora-r8": 0.9, "lora-r4": 0.8}, {"lora-r8": 1000, "sora-r8": 1000, "lora-r4": 500}
+        {"lora-r8": 0.9, "sora-r8": 0.9, "lora-r4": 0.8}, {"lora-r8": 12345678, "sora-r8": 1000, "lora-r4": 500}
     )
     scores = scores_of(rows, chosen).set_index("arm")
     assert scores.loc["lora-r8", "value"] == pytest.approx(90, abs=3)  # of one half
     assert scores.loc["sora-r8", "share_of_full"] == pytest.approx(7e-5)
     assert scores.loc["sora-r8", "one_answer"] == pytest.approx(50, abs=5)
     assert scores["seeds"].tolist() == [3, 3, 3]
+    assert scores["trained"].tolist() == [12345678, 1000, 500]  # whole, so that a table keeps each digit
     differences = differences_of(rows, chosen).set_index(["first", "second"])
     claim = differences.loc["sora-r8", "lora-r8"]
-    assert (claim["value"], claim["verdict"], claim["parameters"]) == (0.0, "not worse", pytest.approx(KEPT))
+    assert (claim["value"], claim["verdict"], claim["parameters"]) == (0.0, "not worse", pytest.approx(700 / 12345678))
     assert differences.loc["lora-r4", "lora-r8"]["verdict"] == "worse"
-    told = {line[0]: line[1] for line in claims(differences.reset_index())}
+    told = {line[0]: line[1] for line in claims(scores.reset_index(), differences.reset_index())}
     assert told["SoRA with about 70% of LoRA's parameters is not worse"] == "seen"
     assert told["SoRA scores higher than LoRA, by 0.98 on average"] == "not seen"
     assert told["the same at other largest ranks (Table 2)"] == "not run"
@@ -162,7 +163,7 @@ def test_tables_and_claims_of_planted_scores() -> None:
     assert effort["default_score"].isna().all()  # no default among these rates
     figure = draw(scores.reset_index())
     points = {trace.name: trace for trace in figure.data if trace.name}
-    assert list(points["LoRA"].x) == [500, 1000]
+    assert list(points["LoRA"].x) == [500, 12345678]
     assert list(points["SoRA, 70 % kept"].x) == pytest.approx([700])
 
 
@@ -180,8 +181,13 @@ def test_claims_say_what_intervals_carry(value: float, half: float, not_worse: s
     low, high = value - half, value + half
     row = {"task": AVERAGE, "first": "sora-r8", "second": "lora-r8", "parameters": 0.7, "value": value, "low": low,
            "high": high, "margin": MARGIN, "verdict": verdict(low, high)}  # fmt: skip
-    found = claims(pd.DataFrame([row]))
+    scores = pd.DataFrame({"arm": ["sora-r8", "lora-r8"], "low": [70.0, 60.0], "one_answer": [51.0, 51.0]})
+    found = claims(scores, pd.DataFrame([row]))
     assert [line[1] for line in found[:2]] == [not_worse, ahead]
+    scores["low"] = [50.0, 60.0]
+    for line in claims(scores, pd.DataFrame([row]))[:2]:
+        assert line[1] == "not testable here"
+        assert line[2].endswith("not above one answer for all examples: SoRA, r at most 8, 70% kept")
 
 
 def adapted(method: str, **choices: Any) -> Any:
