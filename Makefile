@@ -25,7 +25,7 @@ setup: .venv/base
 
 dev: .venv/dev
 
-slow: dev                       ## what plain pytest leaves out: all of MBPP, the scripts that measure, full fine-tuning of MiniLM
+slow: dev                       ## what plain pytest leaves out: all of MBPP, the scripts that measure, full fine-tuning of MiniLM, a killed demo
 	$(BIN)/python -m pytest -q -m slow -n $(WORKERS)
 
 check: dev                      ## style, types, layers
