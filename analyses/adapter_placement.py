@@ -1,14 +1,14 @@
 """Where an adapter stands and how wide it is: series, parallel and LoRA in attention, MLP or both, of four sizes.
 
-``python -m analyses.adapter_placement --base studies/base`` adapts the base of the studies (see
+``python -m analyses.adapter_placement`` adapts the base of the studies (see
 :mod:`analyses.pretrain_study_base`), which has read English prose, to Python code: the question of LLM-Adapters, arXiv
 2304.01933. All have the same training; of each type, place and size a rate is chosen by one rule from one ladder, by
 the loss on one half of the held-out code, and what is told is the loss on the other half, over all seeds. What
 LLM-Adapters call parallel stands beside single linear layers; that of He et al. (2110.04366) beside whole sublayers:
 both are here.
 
-A run that was stopped goes on. ``--full`` is for a GPU and a base from the hub (``--base``) and was not run. Tables and
-pictures are kept in ``results/adapter_placement``.
+A run that was stopped goes on; ``--widths`` makes or keeps some of the sizes alone. ``--full`` is for a GPU and a base
+from the hub (``--base``) and was not run. Tables and pictures are kept in ``results/adapter_placement``.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 from analyses.adapter_placement_report import page, tables
 from analyses.kept_results import keep as keep_results
 from analyses.kept_results import kept
+from analyses.pretrain_study_base import STUDY_BASE, study_base
 from analyses.study_cells import Cell, Row, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import run_study, study_parser
 from rank_lab.demo import BASE
@@ -39,6 +40,7 @@ __all__ = ["FULL", "QUICK", "SIZES", "Sizes", "cells", "choices_of", "climbed", 
 _NAME = "adapter_placement"
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 PLACES = ("attention", "mlp", "both")
+_GRID = ("methods", "places", "sizes")  # said by each cell: a study may be made, and told, in parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Sizes:
     methods, places, sizes
         The grid: methods of the registry, places, bottlenecks or ranks.
     rates
-        Ladder of learning rates, one for all: the middle three are tried, then further ones as long as the best is at
-        an end of those tried.
+        Ladder of learning rates, one for all: three from its middle are tried, then further ones as long as the best is
+        at an end of those tried.
     steps, batch, context
         Of the training: optimizer steps, windows of each, tokens of a window.
     documents, pieces
@@ -62,7 +64,7 @@ class Sizes:
     methods: tuple[str, ...] = ("lora", "series", "parallel", "parallel_linear")
     places: tuple[str, ...] = PLACES
     sizes: tuple[int, ...] = (4, 16, 64, 256)
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     steps: int = 50
     batch: int = 4
     context: int = 64
@@ -131,9 +133,12 @@ def make(options: argparse.Namespace) -> None:
     options
         Of the command line.
     """
+    if options.base == STUDY_BASE:
+        study_base(STUDY_BASE)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the older name
     sizes: Sizes = options.sizes
-    open_study(options.study, _settings(options))
+    shared = {name: value for name, value in _settings(options).items() if name not in _GRID}
+    open_study(options.study, shared)
 
     def work(cell: Cell, scratch: Path) -> list[Row]:
         data = _data(options.study / "data", str(options.base), sizes)
@@ -163,7 +168,7 @@ def _point(options: argparse.Namespace, settings: Mapping[str, Any], data: "_Dat
 
 
 def climbed(loss_at: Callable[[int], float], rungs: int) -> int:
-    """The rung of a ladder with the least loss among those tried: the middle three, then on past an end that is best.
+    """The best rung of a ladder among those tried: three of its middle, then on past an end that is best.
 
     Parameters
     ----------
@@ -195,6 +200,7 @@ def _run(
     file = scratch / f"lr{rate:g}-seed{seed}.json"
     if not file.is_file():
         folder = scratch / file.stem
+        shutil.rmtree(folder, ignore_errors=True)  # a complete one would not be trained again, nor read into the model
         try:
             row = _train(options, settings, how, data, folder)
         except NonFiniteError:
@@ -335,12 +341,16 @@ def _base_words(base: Path | str) -> str:
 
 def _parsed() -> argparse.Namespace:
     parser = study_parser(__doc__ or "", _NAME)
-    parser.add_argument("--base", default=Path("studies", "base"), help="folder or hub id of a causal model")
+    parser.add_argument(
+        "--base", help=f"folder or hub id of a causal model; default {STUDY_BASE}, of --quick the demo's"
+    )
+    parser.add_argument("--widths", type=int, nargs="+", help="only these sizes of the grid: made, or kept, by parts")
     options = parser.parse_args()
     options.sizes = QUICK if options.quick else FULL if options.full else SIZES
+    if options.widths:
+        options.sizes = dataclasses.replace(options.sizes, sizes=tuple(sorted(options.widths)))
     options.seeds = options.seeds or ([0, 1] if options.quick else [0, 1, 2])
-    if options.quick and options.base == Path("studies", "base"):
-        options.base = BASE
+    options.base = options.base or (BASE if options.quick else STUDY_BASE)
     return options
 
 

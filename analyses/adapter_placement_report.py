@@ -20,6 +20,7 @@ NAMES = {
 
 PLACE_NAMES = {"attention": "attention", "mlp": "MLP", "both": "both"}
 
+_COMPARED = ["question", "first", "second", "difference", "low", "high", "seeds", "verdict"]
 _POINT = ["method", "place", "size"]
 
 
@@ -39,7 +40,7 @@ def tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "runs": own[columns],
         "base": base[["choice_loss", "report_loss"]],
         "points": _points(own, chosen),
-        "comparisons": pd.DataFrame(_comparisons(chosen)),
+        "comparisons": pd.DataFrame(_comparisons(chosen), columns=_COMPARED),
     }
 
 
@@ -63,13 +64,14 @@ def _points(own: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 def _comparisons(chosen: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Differences of the reported loss, paired by seed: the first below the second where they are negative."""
     losses = chosen.set_index([*_POINT, "seed"])["report_loss"].sort_index()
-    methods, places = list(dict.fromkeys(chosen["method"])), list(dict.fromkeys(chosen["place"]))
+    places = {method: list(dict.fromkeys(own["place"])) for method, own in chosen.groupby("method", sort=False)}
+    methods = list(places)
     for method in methods:
         over_sizes = losses.loc[method].groupby(["place", "seed"]).mean()
-        for first, second in combinations(places, 2):
+        for first, second in combinations(places[method], 2):
             yield _paired("place", (method, first), (method, second), over_sizes.loc[first], over_sizes.loc[second])
     for method in methods:
-        for place in places:
+        for place in places[method]:
             own = losses.loc[method, place]
             for smaller, larger in pairwise(sorted(set(own.index.get_level_values("size")))):
                 pair = ((method, place, larger), (method, place, smaller))
@@ -82,9 +84,9 @@ def _comparisons(chosen: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _best(own: pd.DataFrame) -> tuple[str, int]:
     """Place and size with the least loss, over the seeds, on the half that chooses."""
-    means = own.groupby(["place", "size"])["choice_loss"].mean()
-    place, size = means.idxmin()
-    return str(place), int(size)
+    means = own.groupby(["place", "size"])["choice_loss"].mean().reset_index()
+    best = means.sort_values("choice_loss", kind="stable").iloc[0]
+    return str(best["place"]), int(best["size"])
 
 
 def _paired(
@@ -105,7 +107,7 @@ def _paired(
 
 def _words(point: Sequence[Any]) -> str:
     method, place, *size = point
-    return ", ".join([NAMES.get(method, method), PLACE_NAMES.get(place, place), *map(str, size)])
+    return ", ".join([NAMES.get(method, method), PLACE_NAMES.get(place, place), *(f"{each:g}" for each in size)])
 
 
 def page(found: Kept) -> str:
@@ -149,9 +151,9 @@ def _setting(found: Kept, base: float, points: pd.DataFrame) -> str:
     return (
         f"Base: {own['base']}, tuned on Python code (the standard library), {own['steps']} steps of {own['batch']} x"
         f" {own['context']} tokens ({seen:,} in all), AdamW, the rate falling linearly to 0, seeds"
-        f" {', '.join(map(str, own['seeds']))}. Learning rates from one ladder ({rates}): the middle three on the first"
-        f" seed, then on past an end that is best, chosen on one half of {own['pieces']} held-out texts; {ends} of"
-        f" {len(points)} chosen rates are at an end of what was tried. Losses in nats a token on the other half; the"
+        f" {', '.join(map(str, own['seeds']))}. Learning rates from one ladder ({rates}): three of its middle on the"
+        f" first seed, then on past an end that is best, chosen on one half of {own['pieces']} held-out texts; {ends}"
+        f" of {len(points)} chosen rates are at an end of what was tried. Losses in nats a token on the other half; the"
         f" base's is {base:.3f}. LoRA's alpha is twice its rank; a width of {width} is a far larger part of this model"
         " than 256 is of one of 7 B parameters, 4,096 wide."
     )
@@ -243,12 +245,12 @@ def _of_sizes(comparisons: pd.DataFrame, points: pd.DataFrame) -> str:
     own = comparisons[comparisons["question"] == "size"]
     counts = own["verdict"].value_counts()
     largest = points["size"].max()
-    top = own[own["first"].str.endswith(f", {largest}")]["verdict"].value_counts()
+    top = own[own["first"].str.endswith(f", {largest:g}")]["verdict"].value_counts()
     return (
         "An optimum of the bottleneck's width, beyond which it falls: known here only second-hand, and **not testable"
         f" at this size**: so few tokens do not fill the widest. Of {len(own)} steps to the next larger width"
         f" {counts.get('first lower', 0)} lower the loss, {counts.get('second lower', 0)} raise it,"
-        f" {counts.get('cannot be told apart', 0)} cannot be told apart; of the {int(top.sum())} steps to {largest}:"
+        f" {counts.get('cannot be told apart', 0)} cannot be told apart; of the {int(top.sum())} steps to {largest:g}:"
         f" {top.get('first lower', 0)}, {top.get('second lower', 0)}, {top.get('cannot be told apart', 0)}."
     )
 

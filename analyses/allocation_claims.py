@@ -1,6 +1,7 @@
 """Where SoRA leaves its ranks: whether tasks or seeds decide, and how far from a uniform allocation it is."""
 
 from itertools import combinations
+from math import factorial, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -99,8 +100,8 @@ def of_task_or_seed(found: pd.DataFrame, *, permutations: int = 2000, seed: int 
     Returns
     -------
     dict
-        ``apart``: mean correlation of the same task less that of other tasks, pairs of different seeds only, and
-        ``p``, one-sided; missing without pairs of both.
+        ``apart``: mean correlation of the same task less that of other tasks, pairs of different seeds only; ``p``,
+        one-sided; ``least``: the smallest p that so many runs can give. Missing without pairs of both.
     """
     keys = np.array([(str(task), str(number)) for task, number, _ in found.index])
     values = found.to_numpy(np.float64)
@@ -109,7 +110,7 @@ def of_task_or_seed(found: pd.DataFrame, *, permutations: int = 2000, seed: int 
     pairs = [(a, b) for a, b in combinations(range(len(keys)), 2) if seeds[a] != seeds[b] and np.isfinite(ranks[a, b])]
     observed = _apart(ranks, tasks, pairs)
     if not np.isfinite(observed):
-        return {"apart": float("nan"), "p": float("nan")}
+        return dict.fromkeys(("apart", "p", "least"), float("nan"))
     generator, above = np.random.default_rng(seed), 0
     for _ in range(permutations):
         moved = tasks.copy()
@@ -117,7 +118,10 @@ def of_task_or_seed(found: pd.DataFrame, *, permutations: int = 2000, seed: int 
             places = np.flatnonzero(seeds == each)
             moved[places] = moved[generator.permutation(places)]
         above += bool(_apart(ranks, moved, pairs) >= observed - 1e-12)
-    return {"apart": observed, "p": (1 + above) / (1 + permutations)}
+    sizes = np.unique(seeds, return_counts=True)[1]
+    different = prod(factorial(int(size)) for size in sizes) / factorial(int(sizes.max()))  # names of tasks are names
+    least = max(1 / different, 1 / (1 + permutations))
+    return {"apart": observed, "p": (1 + above) / (1 + permutations), "least": least}
 
 
 def _apart(ranks: Counts, tasks: npt.NDArray[np.str_], pairs: list[tuple[int, int]]) -> float:
@@ -182,13 +186,13 @@ def by_kind(found: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``task``, ``kind``, ``mean``, ``low``, ``high``, ``seeds``.
     """
-    kinds = {name: _kind(name) for name in found}
+    kinds = {str(name): _kind(str(name)) for name in found}
     rows = []
     for task, own in found.groupby(level="task", sort=False):
         means = own.T.groupby(kinds).mean()
         for kind, values in means.iterrows():
             rows.append({"task": task, "kind": kind} | over_seeds(values.to_numpy() - own.mean(axis=1).to_numpy()))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "kind", "mean", "low", "high", "seeds"])
 
 
 def _kind(module: str) -> str:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
 from transformers.utils import logging
 
+from analyses.pretrain_study_base import STUDY_BASE
 from rank_lab.base_model import load_base
 from rank_lab.demo import BASE
 from rank_lab.demo.task_files import write_texts
@@ -29,12 +30,9 @@ from rank_lab.training.methods import METHODS
 from rank_lab.training.validation import TargetBatches, loss_over
 
 __all__ = [
-    "STUDY_BASE", "CodeData", "Recipe", "base_of", "base_record", "code_data", "quiet_peft", "reported_loss",
+    "CodeData", "Recipe", "base_of", "base_record", "code_data", "quiet_peft", "reported_loss",
     "said_of_base", "trained",
 ]  # fmt: skip
-
-STUDY_BASE = Path("studies", "base")
-"""Default of ``--base``: what ``analyses.pretrain_study_base`` makes."""
 
 _CODE = Task("code", "causal", ("text",), "", "token_accuracy")
 
@@ -60,7 +58,7 @@ class CodeData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run is trained; the rate is constant after a rise over a twentieth of the steps.
+    """How a run is trained; the rate is constant.
 
     Parameters
     ----------
@@ -115,9 +113,10 @@ def base_record(folder: Path) -> dict[str, Any]:
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     with safe_open(weights, framework="pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    name = "the demo's base" if folder.resolve() == BASE.resolve() else f"the model in {folder.name}"
+    ours = folder.resolve() == BASE.resolve()
+    studies = f"the studies' base ({folder.name})" if folder.parent.name == STUDY_BASE.parent.name else ""
     return (
-        {"name": "the studies' base" if folder.name == STUDY_BASE.name and "demo" not in name else name}
+        {"name": "the demo's base" if ours else studies or f"the model in {folder.name}"}
         | {"parameters": count, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
         | {size: config.get(size) for size in sizes}
     )
@@ -186,8 +185,7 @@ def trained(
         per_device_train_batch_size=recipe.batch,
         per_device_eval_batch_size=4 * recipe.batch,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="constant_with_warmup",  # a checkpoint is then what a shorter run would have come to
-        warmup_steps=recipe.steps // 20,
+        lr_scheduler_type="constant",  # a checkpoint is then what a shorter run would have come to, from step 1 on
         weight_decay=0.0,
         seed=recipe.seed,
         use_cpu=recipe.device == "cpu",
@@ -208,7 +206,7 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> float:
+def reported_loss(model: Path, base: Path, data: CodeData, *, device: str = "cpu", batch: int = 32) -> float:
     """Mean loss on the half that no choice saw, nats a token.
 
     Parameters
@@ -219,6 +217,8 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         Folder of its base.
     data
         Of the study.
+    device
+        cpu or cuda.
     batch
         Blocks at a time.
     """
@@ -228,7 +228,7 @@ def reported_loss(model: Path, base: Path, data: CodeData, batch: int = 32) -> f
         with quiet_peft():
             found = PeftModel.from_pretrained(found, model)
     batches = TargetBatches(data.reported.collator, data.reported.task.kind)
-    loss, count = loss_over(found, data.reported.validation, batches, batch, (0, 1)).tolist()
+    loss, count = loss_over(found.to(device), data.reported.validation, batches, batch, (0, 1)).tolist()
     return float(loss / count)
 
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from rank_lab.plain_text import first_line
 __all__ = ["RESULTS", "Kept", "keep", "kept", "told_origin", "write_picture"]
 
 RESULTS = Path(__file__).parent / "results"
+_NOT_TOLD = {"--study": 1, "--out": 1, "--data": 1, "--workers": 1, "--as-far": 0, "--no-picture": 0}
+"""Options and how many values follow."""
 _PACKAGES = ("rank-lab", "torch", "transformers", "peft")
 
 
@@ -69,7 +71,7 @@ def keep(folder: Path, settings: Mapping[str, Any], tables: Mapping[str, pd.Data
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = {
-        "command": " ".join(["python -m", f"analyses.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"analyses.{Path(sys.argv[0]).stem}", *_told(sys.argv[1:])]),
         "settings": now,
         "seconds": round(seconds),
         "source": _commit(),
@@ -98,7 +100,7 @@ def kept(folder: Path) -> Kept:
     return Kept(folder, about, {name: pd.read_csv(folder / f"{name}.csv") for name in about["tables"]})
 
 
-def write_picture(figure: go.Figure, folder: Path, name: str) -> None:
+def write_picture(figure: go.Figure, folder: Path, name: str, *, scale: float = 2) -> None:
     """Write ``NAME.png`` and ``NAME.svg``.
 
     Parameters
@@ -107,9 +109,11 @@ def write_picture(figure: go.Figure, folder: Path, name: str) -> None:
         With its size in its layout.
     folder, name
         Of the files.
+    scale
+        Pixels of the PNG for each of the figure's.
     """
     try:
-        figure.write_image(folder / f"{name}.png", scale=2)
+        figure.write_image(folder / f"{name}.png", scale=scale)
         figure.write_image(folder / f"{name}.svg")
     except (ImportError, RuntimeError, ValueError) as error:  # kaleido, or the browser that it drives, is missing
         sys.exit(
@@ -134,6 +138,20 @@ def told_origin(about: Mapping[str, Any]) -> str:
         f" `{about['command']}`; pages and pictures again from the tables here: `python -m {module} --redraw`."
         " Settings and seeds: about.json."
     )
+
+
+def _told(arguments: Sequence[str]) -> list[str]:
+    """Options that decide results, without those that say where work lies or how it is shared on one machine."""
+    kept_back, found = 0, []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if kept_back:
+            kept_back -= 1
+        elif name in _NOT_TOLD:
+            kept_back = 0 if value else _NOT_TOLD[name]
+        else:
+            found.append(argument)
+    return found
 
 
 def _commit() -> str:

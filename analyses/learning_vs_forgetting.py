@@ -2,19 +2,20 @@
 
 ``python -m analyses.learning_vs_forgetting`` adapts a small Llama that has read English prose
 (:mod:`analyses.pretrain_study_base`) to Python code and to grade-school maths: full fine-tuning, LoRA of rank 16 and
-256 on attention, feed-forward or both, SoRA, AdaLoRA, PiSSA and a bottleneck adapter. Each learns at three rates with
+256 on attention, feed-forward or both, SoRA, AdaLoRA, PiSSA and a bottleneck adapter. Each learns at four rates with
 one seed; the rate at which it learned most, by held-out texts that are used for nothing else, is repeated with all
 seeds. Learning is the loss on held-out code, or on held-out solutions given their problems; forgetting that on held-out
 prose. The claims are those of arXiv 2405.09673, and a few of 2410.21228 and of "LoRA Without Regret".
 
-``--full`` is for a GPU and a Llama of the hub (``--base``); it was not run. Tables, page and pictures are kept in
-``results/learning_vs_forgetting/``; ``--redraw`` makes page and pictures from the tables alone.
+``--full --device cuda --base FOLDER`` is for a GPU and a Llama in a folder, such as a snapshot of the hub's, with rates
+a tenth of these; it was not run. Tables, page and pictures are kept in ``results/learning_vs_forgetting/``;
+``--redraw`` makes page and pictures from the tables alone.
 """
 
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from analyses.study_cells import Cell, open_study, rows_of, seconds_of, work_off
 from analyses.study_options import DATA, run_study, study_parser
 from analyses.trade_off_arms import ARMS, QUICK_ARMS, Arm, arm_named, choices_of
 from analyses.trade_off_losses import losses_of, mean_loss
-from analyses.trade_off_ranks import WITHOUT_UPDATE, intruders_of, ranks_of
+from analyses.trade_off_ranks import WITHOUT_UPDATE, functional_ranks_of, intruders_of, ranks_of
 from analyses.trade_off_report import tell
 from analyses.trade_off_tables import tables
 from analyses.trade_off_texts import TARGETS, Texts, read_texts, task_data
@@ -62,14 +63,17 @@ class Size:
 
     context: int = 256
     batch: int = 4
-    steps: int = 40
-    save_at: tuple[int, ...] = (10, 20, 40)
-    counts: tuple[int, int, int] = (12, 28, 12)
+    steps: int = 64
+    save_at: tuple[int, ...] = (8, 16, 32, 64)
+    counts: tuple[int, int, int] = (16, 32, 14)
     documents: int | None = None
 
 
 SIZE = Size()
 QUICK = Size(64, 2, 4, (2, 4), (4, 4, 2), 24)
+_OF_LARGE_MODELS = (
+    0.1  # of the rates here: 2.5e-5 and 1e-4 for full fine-tuning, 1e-4 and 4e-4 for LoRA stand in the middle
+)
 FULL = Size(1024, 32, 2000, (62, 125, 250, 500, 1000, 2000), (200, 400, 200))
 
 
@@ -118,14 +122,20 @@ class Work:
         return [{**row, "parameters": done.record.trainable_parameters}]
 
     def _along(self, cell: Cell) -> list[dict[str, Any]]:
-        """Checkpoints before the last, and the intruders of the last."""
+        """Checkpoints before the last; of the last the intruders and the rank of what it does."""
         scratch = self.options.study / "work" / cell.name.removesuffix("-along")
         checkpoints = tuned_of(scratch)
         rows = [self._measured(cell, tuned) for tuned in checkpoints[:-1]]
-        last = {"step": self.size.steps, "end": True}
+        last = {"step": self.size.steps, "end": True, **self._functional(checkpoints[-1], str(cell.settings["target"]))}
         if arm_named(str(cell.settings["arm"])).method not in WITHOUT_UPDATE:
             last |= intruders_of(Path(checkpoints[-1].source), self.options.base)
         return [*rows, last]
+
+    def _functional(self, tuned: Tuned, target: str) -> dict[str, float]:
+        shelf = Shelf(LoadOptions(base=str(self.options.base), device=self.options.device))
+        with shelf.loaded(tuned) as found:
+            base = shelf.untuned(found, str(self.options.base))
+            return functional_ranks_of(base, found, self.texts.report[target], self.size.context)
 
     def _measured(self, cell: Cell, tuned: Tuned) -> dict[str, Any]:
         row = {"step": tuned.step, **self._losses(tuned, str(cell.settings["target"]))}
@@ -161,17 +171,19 @@ class Work:
         return {**means, "loss_prose": prose, "losses": losses}
 
 
-def _cell(target: str, arm: str, rate: float, seed: int, part: str = "run") -> Cell:
-    name = f"{target}-{arm}-lr{rate:g}-seed{seed}" + ("" if part == "run" else f"-{part}")
-    return Cell(name, {"target": target, "arm": arm, "rate": rate, "seed": seed, "part": part})
+def _cell(target: str, arm: Arm | None, rate: float, seed: int, part: str = "run") -> Cell:
+    called = "base" if arm is None else arm.name
+    name = f"{target}-{called}-lr{rate:g}-seed{seed}" + ("" if part == "run" else f"-{part}")
+    settings = {"target": target, "arm": called, "rate": rate, "seed": seed, "part": part}
+    return Cell(name, settings | {"choices": "" if arm is None else repr(arm.choices)})
 
 
 def _bases() -> list[Cell]:
-    return [_cell(target, "base", 0.0, 0) for target in TARGETS]
+    return [_cell(target, None, 0.0, 0) for target in TARGETS]
 
 
 def _sweep(options: argparse.Namespace, target: str, arm: Arm) -> list[Cell]:
-    return [_cell(target, arm.name, rate, options.seeds[0]) for rate in arm.rates]
+    return [_cell(target, arm, rate, options.seeds[0]) for rate in arm.rates]
 
 
 def chosen_rate(options: argparse.Namespace, target: str, arm: Arm) -> float | None:
@@ -199,8 +211,8 @@ def _repeats(options: argparse.Namespace, target: str, arm: Arm) -> list[Cell]:
     rate = chosen_rate(options, target, arm)
     if rate is None:
         return []
-    runs = [_cell(target, arm.name, rate, seed) for seed in options.seeds[1:]]
-    return [*runs, *(_cell(target, arm.name, rate, seed, "along") for seed in options.seeds)]
+    runs = [_cell(target, arm, rate, seed) for seed in options.seeds[1:]]
+    return [*runs, *(_cell(target, arm, rate, seed, "along") for seed in options.seeds)]
 
 
 def _groups(options: argparse.Namespace) -> Iterator[tuple[str, Arm]]:
@@ -238,8 +250,6 @@ def _settings(options: argparse.Namespace, texts: Texts) -> dict[str, Any]:
         "base": sha256_of(options.base / "model.safetensors"),
         "texts": texts.sha256,
         "size": asdict(options.size),
-        "arms": {arm.name: repr(arm) for arm in options.arms},
-        "sweep_seed": options.seeds[0],
     }
 
 
@@ -250,7 +260,7 @@ def _keep(options: argparse.Namespace) -> None:
     rows_of(options.study, runs)  # says what lacks, before anything is chosen
     cells = [*_bases(), *runs, *further]
     rows = rows_of(options.study, cells)
-    settings = _settings(options, texts) | {"seeds": options.seeds}
+    settings = _settings(options, texts) | {"seeds": options.seeds, "arms": [repr(arm) for arm in options.arms]}
     keep(options.out, settings, tables(rows, options.arms), seconds_of(options.study, cells))
 
 
@@ -265,10 +275,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = study_parser(str(__doc__), _NAME)
     parser.add_argument("--base", type=Path, help=f"folder of the base; default {STUDY_BASE}, of --quick the demo's")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", choices=names, default=names, help="what is compared; default all")
     options = parser.parse_args(arguments)
     options.base = (options.base or (BASE if options.quick else STUDY_BASE)).resolve()
     options.size = QUICK if options.quick else FULL if options.full else SIZE
-    options.arms = QUICK_ARMS if options.quick else ARMS
+    chosen = QUICK_ARMS if options.quick else tuple(arm for arm in ARMS if arm.name in options.arms)
+    scale = _OF_LARGE_MODELS if options.full else 1.0
+    options.arms = tuple(replace(arm, rates=tuple(scale * rate for rate in arm.rates)) for arm in chosen)
     options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     return options
 

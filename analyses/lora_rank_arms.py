@@ -114,6 +114,6 @@ class Plan:
 
 NORMAL = Plan()
 QUICK = Plan(
-    grid=("q, v", "all"), ranks=(1, 4, 8), budget=(("q", 8), ("q, v", 4)), lora_rates=(1e-3, 1e-2), full_rates=(1e-3,), steps=2, batch=2, context=16, pieces=4, documents=4,
-    compared=(4, 8), amplified=1, rounds=2,
+    grid=("q, v", "all"), ranks=(1, 4, 8), budget=(("q", 8), ("q, v", 4)), lora_rates=(1e-3, 1e-2), full_rates=(1e-3,),
+    steps=2, batch=2, context=16, pieces=4, documents=4, compared=(4, 8), amplified=1, rounds=2,
 )  # fmt: skip

@@ -67,7 +67,7 @@ class _Study:
             checkpoint, validation = self.last(arm, settings["learning_rate"], settings["seed"])
         except NonFiniteError:
             return [{"table": "runs", "validation_loss": None, "loss": None}]
-        loss = reported_loss(checkpoint, self.base, self.data)
+        loss = reported_loss(checkpoint, self.base, self.data, device=self.options.device)
         return [{"table": "runs", "validation_loss": validation, "loss": loss}]
 
     def pair(self, cell: Cell, _: Path) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class _Study:
         rows = [task.train[index] for index in range(self.plan.batch)]
         columns = ("input_ids", "attention_mask", "labels")
         made = TargetBatches(task.collator, "causal")([{name: row[name] for name in columns} for row in rows])
-        return dict(made)
+        return {name: value.to(self.options.device) for name, value in made.items()}
 
 
 def _cell(kind: str, arm: Arm, rate: float, seed: int) -> Cell:
@@ -161,9 +161,7 @@ def make_cells(options: argparse.Namespace) -> None:
     """
     open_study(options.study, _stated(options))
     plan, base = _plan(options), base_of(options)
-    data = code_data(
-        options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents
-    )
+    data = code_data(options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents)
     study = _Study(options, plan, base, data)
     beside: dict[str, Work] = {"speed": study.speed, "memory": study.memory, "gaussian": study.gaussian}
     for name, work in beside.items():
@@ -173,7 +171,7 @@ def make_cells(options: argparse.Namespace) -> None:
         return
     finish(options.study, _sweep(options), study.run)
     finish(options.study, _runs(options), study.run)
-    work_off(options.study, _pairs(options), study.pair)
+    finish(options.study, _pairs(options), study.pair)
 
 
 def keep_tables(options: argparse.Namespace) -> None:

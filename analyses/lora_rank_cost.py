@@ -20,10 +20,12 @@ _WARM = 3
 Batch = Mapping[str, Tensor]
 
 
-def _model(base: Path, arm: Arm) -> nn.Module:
+def _model(base: Path, arm: Arm, batch: Batch) -> nn.Module:
+    """Where the batch is."""
     torch.manual_seed(0)
     with quiet_peft():
-        return METHODS[arm.method].adapt(load_base(base, "causal", dtype="float32"), arm.choices, "causal").train()
+        model = METHODS[arm.method].adapt(load_base(base, "causal", dtype="float32"), arm.choices, "causal")
+    return model.train().to(batch["input_ids"].device)
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -46,7 +48,7 @@ def memory_row(base: Path, arm: Arm, batch: Batch) -> dict[str, int]:
     base, arm
         What is trained.
     batch
-        With labels.
+        With labels, on the device that is asked about.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def memory_row(base: Path, arm: Arm, batch: Batch) -> dict[str, int]:
         ``trained_parameters``, ``frozen_parameters`` and, of the tensors that are there, ``weight_bytes`` (all),
         ``gradient_bytes`` and ``state_bytes``.
     """
-    model = _model(base, arm)
+    model = _model(base, arm, batch)
     trained = _trained(model)
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     for _ in _step(model, optimizer, batch):
@@ -93,7 +95,7 @@ def step_ratios(base: Path, arms: Sequence[Arm], batch: Batch, rounds: int) -> l
     """
     runs = []
     for arm in arms:
-        model = _model(base, arm)
+        model = _model(base, arm, batch)
         runs.append((arm, model, torch.optim.AdamW(_trained(model), lr=1e-4)))
     order, rows = random.Random(0), []
     for number in range(-_WARM, rounds):

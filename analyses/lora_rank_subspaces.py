@@ -68,14 +68,17 @@ def gaussian_phi(first: int, second: int, dimension: int, seed: int = 0) -> list
         Of both.
     """
     rng = np.random.default_rng(seed)
-    spans = [np.linalg.svd(rng.standard_normal((rank, dimension)), full_matrices=False)[2].T for rank in (first, second)]
+    spans = [
+        np.linalg.svd(rng.standard_normal((rank, dimension)), full_matrices=False)[2].T for rank in (first, second)
+    ]
     return list(_map_rows("Gaussian", phi(*spans)))
 
 
 def _map_rows(kind: str, grid: Array) -> list[dict[str, Any]]:
     """A row of the map each; three digits, as no eye sees more."""
     return [
-        {"table": "maps", "kind": kind, "i": i + 1} | {f"j{j + 1}": round(float(value), 3) for j, value in enumerate(row)}
+        {"table": "maps", "kind": kind, "i": i + 1}
+        | {f"j{j + 1}": round(float(value), 3) for j, value in enumerate(row)}
         for i, row in enumerate(grid)
     ]
 

@@ -1,6 +1,6 @@
 """The base that the studies adapt: a Llama of 2.5 M parameters that has read prose, and how well.
 
-``python -m analyses.pretrain_study_base`` makes it in ten minutes of one thread, in ``studies/base``; it is not kept
+``python -m analyses.pretrain_study_base`` makes it in an hour of one thread, in ``studies/base``; it is not kept
 with the code. A training that was stopped goes on, and comes to what it would have come to. What it reads: novels and
 poems (14 books of Project Gutenberg), Shakespeare, articles of Wikipedia, and the language reference of Python; no
 mathematics, and no Python but the examples in that reference.
@@ -16,8 +16,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ STUDY_BASE = Path("studies", "base")
 _NAME = "pretrain_study_base"
 _ORDERS = (1, 2, 3, 5)
 _MEASURED_WINDOWS = 24  # of each text, along the training
+_MEASURED_CHARACTERS = 200_000  # of each held-out text, at the end, about
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Size:
     vocabulary: int = 2048
     context: int = 256
     batch: int = 4
-    steps: int = 2400
+    steps: int = 11000
     warmup: int = 100
     learning_rate: float = 3e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     save_every: int = 150
     documents: int | None = None
 
@@ -312,7 +313,8 @@ def measured(options: argparse.Namespace) -> pd.DataFrame:
     ngrams = {f"{order}-gram": Ngrams(tokens, order, size.vocabulary) for order in _ORDERS}
     rows: list[dict[str, Any]] = []
     for name, each in {**sources, **targets}.items():
-        ids, text = encode(tokenizer, each.held_out), "".join(each.held_out).encode()
+        documents = _some(each.held_out)
+        ids, text = encode(tokenizer, documents), "".join(documents).encode()
         about = {"text": name, "role": "held out" if name in sources else "target", "tokens": len(ids)}
         nats = {"base": window_loss(model, ids, size)}
         nats |= {order: -float(np.mean(found.log_probabilities(ids.numpy()))) for order, found in ngrams.items()}
@@ -325,6 +327,11 @@ def measured(options: argparse.Namespace) -> pd.DataFrame:
         bits = compressed_bits(known, text) / len(text)
         rows.append({**about, "bytes": len(text), "predictor": "xz", "nats_per_token": None, "bits_per_byte": bits})
     return pd.DataFrame(rows)
+
+
+def _some(documents: Sequence[str]) -> Sequence[str]:
+    """So many characters of them as are measured on, evenly spread."""
+    return documents[:: -(-sum(map(len, documents)) // _MEASURED_CHARACTERS)]
 
 
 def _keep(options: argparse.Namespace) -> None:
@@ -350,7 +357,7 @@ def _tell(folder: Path, pictures: bool) -> None:
     found = kept(folder)
     (folder / "README.md").write_text(report(found), encoding="utf-8")
     if pictures:
-        write_picture(picture(found), folder, "curve")
+        write_picture(picture(found), folder, "curve", scale=1)
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -364,9 +371,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = study_parser(str(__doc__), _NAME)
     parser.set_defaults(study=STUDY_BASE, seeds=[0], workers=1)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser.add_argument("--steps", type=int, help="of the training, where more time is at hand; needs its own --study")
     options = parser.parse_args(arguments)
     options.workers = 1
     options.size = QUICK if options.quick else FULL if options.full else SIZE
+    if options.steps is not None:
+        options.size = replace(options.size, steps=options.steps)
     return options
 
 

@@ -70,16 +70,23 @@ def _cell(row: "pd.Series[float]") -> str:
 
 
 def _said(held_out: pd.DataFrame) -> str:
-    """Whether the base tells the prose better than every baseline, text by text."""
+    """Which baselines the base tells the prose better than, text by text."""
     prose = held_out[held_out["role"] == "held out"]
     lines = []
     for text, own in prose.groupby("text", sort=False):
-        bits = own.set_index("predictor")["bits_per_byte"]
-        rival = str(bits.drop("base").idxmin())
-        change = 1 - bits["base"] / bits[rival]
-        word = "fewer" if change > 0 else "MORE"
-        lines.append(f"- {text}: {abs(change):.0%} {word} bits than the best of the baselines, {rival}")
-    return "\n".join(lines)
+        bits = own.set_index("predictor")["bits_per_byte"].sort_values()
+        better, worse = (list(bits[bits > bits["base"]].index), list(bits[bits < bits["base"]].index))
+        than_best = bits["base"] / bits.drop("base").min() - 1
+        told = f"better than {', '.join(better) or 'none'}; worse than {', '.join(worse) or 'none'}"
+        lines.append(f"- {text}: {told}; {than_best:+.0%} bits against the best of them.")
+    beaten = prose.pivot(index="text", columns="predictor", values="bits_per_byte")
+    whole = [str(name) for name in beaten if name != "base" and (beaten["base"] < beaten[name]).all()]
+    summary = (
+        f"On all of its prose the base is better than {', '.join(whole) or 'no baseline'}: it has learned more than"
+        " that, and no more may be said of it. What studies find with it they find of a base that is far from done with"
+        " learning; with more time at hand, --steps makes a better one."
+    )
+    return "\n".join(["Which tell it better:", "", *lines, "", summary])
 
 
 def picture(found: Kept) -> go.Figure:

@@ -76,7 +76,7 @@ def noise_share_table(rank: int = LORA_RANKS[0]) -> pd.DataFrame:
     --------
     >>> found = noise_share_table().set_index(["matrices", "noise_share"])["energy_rank_90"]
     >>> int(found["attention (q, k, v, o)", 0.05]), abs(int(found["attention (q, k, v, o)", 1.0]) - 2088) <= 1
-    (15, True)
+    (16, True)
     """
     return pd.DataFrame(_noise_shares(rank))
 

@@ -81,7 +81,7 @@ def tell(folder: Path, pictures: bool) -> None:
     for task, stage in _stages(chosen).items():
         figure = gate_map(gate_table_of_rows(rows[rows["task"] == task], stage, where=task), "light")
         figure.plot.update_layout(width=470, title={"text": task})
-        write_picture(figure.plot, folder, task)
+        write_picture(figure.plot, folder, task, scale=1)
 
 
 def rows_with_gates(found: Kept) -> pd.DataFrame:
@@ -126,8 +126,8 @@ def _findings(chosen: pd.DataFrame, rank: int) -> list[str]:
     pairs = pairs_of(chosen)
     spread = pd.DataFrame(
         [
-            {"task": task, "seed": seed} | dispersion(own.to_numpy(np.float64), rank)
-            for (task, seed, _), own in chosen.iterrows()
+            {"task": task, "seed": seed} | dispersion(counts, rank)
+            for (task, seed, _), counts in zip(chosen.index, chosen.to_numpy(np.float64), strict=True)
         ]
     )
     kinds = by_kind(chosen)
@@ -151,15 +151,15 @@ def _findings(chosen: pd.DataFrame, rank: int) -> list[str]:
 
 def _claims(chosen: pd.DataFrame, pairs: pd.DataFrame, spread: pd.DataFrame, kinds: pd.DataFrame) -> list[str]:
     test = of_task_or_seed(chosen)
-    if np.isnan(test["p"]):
-        task = "**The allocation belongs to the task.** Not testable: it takes two tasks of two seeds each."
+    if not test["least"] < _P:
+        task = "**The allocation belongs to the task.** Not testable: so few runs cannot tell, whatever they show."
     else:
         verdict = (
             "Seen" if test["p"] < _P else "Not seen: runs of one task agree no more than those of two, as far as told"
         )
         task = (
             f"**The allocation belongs to the task.** {verdict} (correlation of the same task less that of other tasks"
-            f" {test['apart']:+.2f}, one-sided permutation p = {test['p']:.2g})."
+            f" {test['apart']:+.2f}, one-sided permutation p = {test['p']:.2g}, of {test['least']:.2g} or more)."
         )
     known = agreement(pairs)
     told = "; ".join(
@@ -222,7 +222,7 @@ def _kind_table(kinds: pd.DataFrame) -> str:
 
 
 def _ended(row: dict[Any, Any]) -> str:
-    ends = "one seed" if pd.isna(row["low"]) else f"{row['low']:+.1f} to {row['high']:+.1f}"
+    ends = "no interval" if pd.isna(row["low"]) else f"{row['low']:+.1f} to {row['high']:+.1f}"
     return f"{row['mean']:+.1f} ({ends})"
 
 

@@ -21,10 +21,10 @@ import pandas as pd
 from analyses.code_runs import CodeData, Recipe, base_of, base_record, code_data, reported_loss, trained
 from analyses.kept_results import keep
 from analyses.published_ranks import noise_share_table, published_table, white_noise_table
-from analyses.rank_means import by_kind, by_layer, of_matrices
+from analyses.rank_means import by_kind, by_layer, by_place, of_matrices
 from analyses.rank_over_training_report import tell
 from analyses.stored_formats import FORMATS, half_precision_base, stored
-from analyses.study_cells import Cell, open_study, rows_of, seconds_of, work_off
+from analyses.study_cells import Cell, open_study, rows_of, seconds_of
 from analyses.study_options import run_study, study_parser
 from analyses.swept_rates import chosen_rates, finish
 from rank_lab import MeasurementOptions, analyze
@@ -82,8 +82,9 @@ def _sizes(options: argparse.Namespace) -> dict[str, Any]:
 def _optimizers(options: argparse.Namespace) -> dict[str, Optimizer]:
     if not options.quick:
         return OPTIMIZERS
-    few = {"sgd": slice(2, 3), "adamw": slice(1, 2), "lion": slice(1, 3)}
-    return {name: Optimizer(one.title, one.settings, one.rates[few[name]]) for name, one in OPTIMIZERS.items()}
+    few = {"adamw": slice(1, 2), "lion": slice(1, 3)}
+    chosen = {name: OPTIMIZERS[name] for name in few}
+    return {name: Optimizer(one.title, one.settings, one.rates[few[name]]) for name, one in chosen.items()}
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ class _Study:
         name = "{optimizer}_lr{learning_rate:g}_seed{seed}".format_map(settings)
         return Path(self.options.study / "runs" / name)
 
+    def loss(self, model: Path) -> float:
+        """On the half that no choice saw."""
+        return reported_loss(model, self.base, self.data, device=self.options.device)
+
     def swept(self, cell: Cell, _: Path) -> list[dict[str, Any]]:
         """A rate of a sweep: what it learned, and the ranks of its last checkpoint."""
         try:
@@ -120,8 +125,8 @@ class _Study:
         except NonFiniteError:
             return [{"table": "rates", "validation_loss": None}]
         last = self.folder(cell.settings) / f"checkpoint-{done.record.steps}"
-        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": reported_loss(last, self.base, self.data)}
-        rows = by_kind(analyze(last, self.base).updates, "float32")
+        losses = {"validation_loss": done.losses[-1].validation_loss, "loss": self.loss(last)}
+        rows = by_place(analyze(last, self.base).updates, "float32")
         return [{"table": "rates"} | losses | row for row in rows]
 
     def measured(self, cell: Cell, scratch: Path) -> list[dict[str, Any]]:
@@ -129,7 +134,7 @@ class _Study:
         done, run = self.run(cell.settings), self.folder(cell.settings)
         rows = [
             {"table": "losses", "step": row.step, "tokens": row.tokens, "validation_loss": row.validation_loss}
-            | {"loss": reported_loss(run / f"checkpoint-{row.step}" if row.step else self.base, self.base, self.data)}
+            | {"loss": self.loss(run / f"checkpoint-{row.step}" if row.step else self.base)}
             for row in done.losses
         ]
         for form in FORMATS:
@@ -149,9 +154,11 @@ class _Study:
         return pd.concat(found, ignore_index=True)
 
     def tables(self, updates: pd.DataFrame, form: str, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        yield from ({"table": "places"} | row for row in by_place(updates, form))
         yield from ({"table": "kinds"} | row for row in by_kind(updates, form))
-        yield from ({"table": "layers"} | row for row in by_layer(updates, form))
-        if settings["optimizer"] == SHOWN and settings["seed"] == self.options.seeds[0]:
+        if form == "float32":
+            yield from ({"table": "layers"} | row for row in by_layer(updates, form))
+        if form != "bfloat16-grid" and settings["optimizer"] == SHOWN and settings["seed"] == self.options.seeds[0]:
             yield from ({"table": "matrices"} | row for row in of_matrices(updates, form))
 
 
@@ -196,7 +203,7 @@ def make_cells(options: argparse.Namespace) -> None:
     base = half_precision_base(base_of(options), options.study / "base")
     study = _Study(options, base, code_data(options.study / "data", base, **little))
     finish(options.study, _sweep(options), study.swept)
-    work_off(options.study, _measured(options), study.measured)
+    finish(options.study, _measured(options), study.measured)
 
 
 def keep_tables(options: argparse.Namespace) -> None:
@@ -210,13 +217,26 @@ def keep_tables(options: argparse.Namespace) -> None:
     sweep, runs = _sweep(options), _measured(options)
     rows = rows_of(options.study, runs)
     tables = {
-        name: own.drop(columns="table").dropna(axis=1, how="all").reset_index(drop=True)
+        str(name): own.drop(columns="table").dropna(axis=1, how="all").reset_index(drop=True)
         for name, own in rows.groupby("table", sort=False)
     }
+    tables["kinds"] = _over_seeds(tables["kinds"])
     tables["rates"] = rows_of(options.study, sweep).drop(columns="table")
     tables["chosen"] = _chosen(options)
     tables |= {"white_noise": white_noise_table(), "published": published_table(), "noise_share": noise_share_table()}
-    keep(options.out, _stated(options) | {"seeds": list(options.seeds)}, tables, seconds_of(options.study, [*sweep, *runs]))
+    keep(
+        options.out,
+        _stated(options) | {"seeds": list(options.seeds)},
+        tables,
+        seconds_of(options.study, [*sweep, *runs]),
+    )
+
+
+def _over_seeds(kinds: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: places and layers are kept by seed, of which claims are made."""
+    groups = kinds.groupby(["optimizer", "format", "step", "kind"], sort=False)
+    means = groups[["raw", "raw_over_null", "told_over_null"]].mean()
+    return means.assign(seeds=groups["seed"].nunique()).reset_index()
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import kruskal
+from scipy.stats import f_oneway
 
 from rank_lab.curve import SORA
 from rank_lab.names import identify
@@ -32,6 +32,7 @@ AXES = ("sparsity", "threshold")
 THIRDS = ("shallow", "middle", "deep")
 """The first, second and last third of the layers."""
 
+_SPEARMAN = ("spearman", "spearman_smallest", "spearman_largest")
 _HALF = 0.5
 _NEAR_HALF = 0.3
 _LEAST_STAGES = 3  # for a correlation over them
@@ -115,7 +116,7 @@ def halfway_points(points: pd.DataFrame) -> pd.DataFrame:
             score = part[f"{CURVES[name]}_score"].to_numpy(np.float64)
             for axis in AXES:
                 value = halfway(part[axis].to_numpy(np.float64), score)
-                rows.append({"task": task, "curve": name, "axis": axis, "seed": int(seed), "value": value})
+                rows.append({"task": task, "curve": name, "axis": axis, "seed": seed, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -145,7 +146,7 @@ def halfway(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 
 
 def tasks_differ(values: pd.DataFrame) -> dict[str, float]:
-    """Whether tasks differ more than seeds do: Kruskal and Wallis's test.
+    """Whether tasks differ more than seeds do: the F test of their means.
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def tasks_differ(values: pd.DataFrame) -> dict[str, float]:
     groups = [own.to_numpy() for _, own in values.dropna(subset="value").groupby("task")["value"] if len(own) > 1]
     if len(groups) < 2:
         return {"p": float("nan"), "tasks": len(groups)}
-    return {"p": float(kruskal(*groups).pvalue), "tasks": len(groups)}
+    return {"p": float(f_oneway(*groups).pvalue), "tasks": len(groups)}
 
 
 def falls(points: pd.DataFrame) -> pd.DataFrame:
@@ -186,13 +187,14 @@ def falls(points: pd.DataFrame) -> pd.DataFrame:
             continue
         pairs = [each[["train_score", "validation_score"]].to_numpy() for _, each in own.groupby("seed")]
         ranks = [SCORES["spearman"].of(pair[:, 0], pair[:, 1]) for pair in pairs]
-        later = over_seeds(wide.loc[task, "generalization"] - wide.loc[task, "memorization"])
+        mine = wide[wide.index.get_level_values("task") == task]
+        later = over_seeds((mine["generalization"] - mine["memorization"]).to_numpy(np.float64))
         rows.append(
             {"task": task, "later": later["mean"], "later_low": later["low"], "later_high": later["high"],
              "seeds": later["seeds"], "spearman": float(np.mean(ranks)), "spearman_smallest": min(ranks),
              "spearman_largest": max(ranks)}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", *_ended("later"), "seeds", *_SPEARMAN])
 
 
 def half_open_stages(points: pd.DataFrame) -> dict[str, int]:
@@ -228,7 +230,7 @@ def depth_thirds(points: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         A row a task: ``stage``, the means of :data:`THIRDS`, ``deep_less_shallow`` with ``_low`` and ``_high``.
     """
-    chosen, modules = half_open_stages(points), [name for name in gates if name not in _KEYS]
+    chosen, modules = half_open_stages(points), [str(name) for name in gates if name not in _KEYS]
     layers = {name: identify(name).layer for name in modules}
     placed = {name: layer for name, layer in layers.items() if layer is not None}
     order = sorted(set(placed.values()))
@@ -237,12 +239,12 @@ def depth_thirds(points: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
     for task, stage in chosen.items():
         own = gates[(gates["task"] == task) & (gates["stage"] == stage) & (gates["control"] == SORA)]
         means = own[list(placed)].T.groupby(lambda name: third[placed[name]]).mean()
-        apart = over_seeds(means.loc["deep"] - means.loc["shallow"])
+        apart = over_seeds(means.T["deep"].to_numpy(np.float64) - means.T["shallow"].to_numpy(np.float64))
         rows.append(
             {"task": task, "stage": stage, **means.mean(axis=1)[list(THIRDS)], "deep_less_shallow": apart["mean"],
              "deep_less_shallow_low": apart["low"], "deep_less_shallow_high": apart["high"], "seeds": apart["seeds"]}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "stage", *THIRDS, *_ended("deep_less_shallow"), "seeds"])
 
 
 _KEYS = ("task", "seed", "control", "stage")
@@ -275,7 +277,7 @@ def against_controls(points: pd.DataFrame) -> pd.DataFrame:
                 {"task": task, "control": control, "curve": name, "points": found["mean"], "low": found["low"],
                  "high": found["high"], "seeds": found["seeds"]}
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "control", "curve", "points", "low", "high", "seeds"])
 
 
 def _apart(own: pd.DataFrame, control: pd.DataFrame, column: str) -> float:
@@ -285,6 +287,10 @@ def _apart(own: pd.DataFrame, control: pd.DataFrame, column: str) -> float:
         return float("nan")
     read = np.interp(partly["nonzero_parameters"], curve.index.to_numpy(np.float64), curve.to_numpy(np.float64))
     return float(100 * (partly[column].to_numpy() - read).mean())
+
+
+def _ended(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
 
 
 def _by_task(rows: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:

@@ -44,6 +44,9 @@ def options_of(doc: str, name: str) -> argparse.Namespace:
     parser.set_defaults(study=Path("studies", _NAME))
     parser.add_argument("--data", type=Path, default=DATA if DATA.is_dir() else None, help="default the hub, or beside")
     parser.add_argument("--tasks", nargs="+", help="only these; the others are left to another process")
+    parser.add_argument(
+        "--as-far", action="store_true", help="train nothing, keep what is done; the page says what is not"
+    )
     options = parser.parse_args()
     options.seeds = tuple(options.seeds or ((0, 1) if options.quick else SEEDS))
     return options
@@ -57,6 +60,8 @@ def make(options: argparse.Namespace) -> None:
     options
         Of the command line.
     """
+    if options.as_far:
+        return
     setting = setting_of(options)
 
     def work(cell: Cell, scratch: Path) -> list[Row]:

@@ -24,7 +24,8 @@ from rank_lab.figures.curves_by_task import curves_by_task
 
 __all__ = ["curves_of", "missing", "page", "tell"]
 
-_APART = 0.05
+_APART = 0.05 / 4  # both curves over both axes are asked
+_TOGETHER = 0.1  # of the parameters: how near two halfway points are for both curves to fall together
 _CONTROLS = {
     "as_shipped": "the published loop (learning rate 0)",
     "one_shot": "one-shot pruning by size",
@@ -57,12 +58,13 @@ _ON_CONTROLS = (
     " and are not trained: SoRA's stages have had more steps than the dense stage that controls start from."
 )
 
+_STARTS = {"normal": "random numbers of N(0, 1), as the published code has it", "ones": "one"}
 _PICTURES: tuple[tuple[str, CurveAxis, str | None], ...] = (
     ("curves", "nonzero_parameters", None),
     ("thresholds", "threshold", None),
     ("controls", "nonzero_parameters", "generalization"),
-    ("controls_memorization", "nonzero_parameters", "memorization"),
 )
+_SCALE = 1.3
 
 
 def tell(folder: Path, pictures: bool) -> None:
@@ -86,7 +88,7 @@ def tell(folder: Path, pictures: bool) -> None:
     }
     for name, axis, quantity in _PICTURES:
         figure = curves_by_task(curves_of(found, axis), "light", quantity=quantity, remarks=remarks)
-        write_picture(figure.plot, folder, name)
+        write_picture(figure.plot, folder, name, scale=_SCALE)
 
 
 def curves_of(found: Kept, axis: CurveAxis) -> list[CurvePoints]:
@@ -144,7 +146,7 @@ def page(found: Kept) -> str:
     depth, controls, testable = depth_thirds(points, gates), against_controls(points), _testable(known)
     absent = missing(found)
     parts = [
-        "# Sparsity curves: SoRA's Figure 3 on six tasks",
+        "# Sparsity curves: SoRA's Figure 3 task by task",
         _about(found, points),
         *([f"**Not done yet, and in no table here: {', '.join(absent)}.**"] if absent else []),
         "## What was found",
@@ -167,7 +169,6 @@ def page(found: Kept) -> str:
         "## SoRA against its controls with as many parameters",
         _ON_CONTROLS,
         "![Generalization beside the controls](controls.png)",
-        "![Memorization beside the controls](controls_memorization.png)",
         _controls_table(controls, testable),
         "## Origin",
         told_origin(found.about),
@@ -186,10 +187,11 @@ def _about(found: Kept, points: pd.DataFrame) -> str:
         for task, each in settings["tasks"].items() if len(own := points[points["task"] == task])
     ]  # fmt: skip
     return (
-        f"{points['model'].iloc[0]}, SoRA of rank {settings['rank']} on {settings['targets'].replace(',', ', ')}, all"
-        f" gates one at the start, learning rate {settings['learning_rate']:g} and {settings['gate_rate']:g} for gates,"
-        f" thresholds {thresholds} (times the gates' rate, as the paper writes it), a head that is trained, {told}"
-        " seeds a task. Every stage takes the number of steps below, so that the published loop subtracts as much.\n\n"
+        f"{points['model'].iloc[0]}, SoRA of rank {settings['rank']} on {settings['targets'].replace(',', ', ')}, gates"
+        f" that start at {_STARTS[settings['gate_init']]}, learning rate {settings['learning_rate']:g} and"
+        f" {settings['gate_rate']:g} for gates, thresholds {thresholds} (times the gates' rate, as in the paper),"
+        f" a head that is trained, {told} seeds a task. Every stage takes the number of steps below, so that the"
+        " published loop subtracts as much.\n\n"
         + table(
             ("task", "tokens", "memorization examples", "validation examples", "training examples", "batch",
              "dense steps", "steps a stage"), sizes,
@@ -220,8 +222,8 @@ def _claims(
     chance = [task for task, curves in testable.items() if not curves["generalization"]]
     if chance:
         lines.append(
-            f"\nGeneralization on {_names(chance)} says nothing here: the dense stage cannot be told from one answer"
-            " for all, or from its own head."
+            f"\nGeneralization on {_names(chance)} says nothing here: over so many seeds the dense stage cannot be told"
+            " from one answer for all, or from its own head."
         )
     return "\n".join(lines)
 
@@ -234,17 +236,11 @@ def _differ(half: pd.DataFrame, testable: Mapping[str, Mapping[str, bool]]) -> s
             own = half[(half["curve"] == name) & (half["axis"] == axis) & half["task"].isin(tasks)]
             found = tasks_differ(own)
             verdict = (
-                "not testable"
-                if pd.isna(found["p"])
-                else "seen"
-                if found["p"] < _APART
-                else "not seen, cannot be told apart"
+                "not testable" if pd.isna(found["p"]) else "seen" if found["p"] < _APART else "cannot be told apart"
             )
             means = own.groupby("task")["value"].mean()
             ends = f", task means {means.min():.2f} to {means.max():.2f}" if len(means) else ""
-            told = (
-                "" if pd.isna(found["p"]) else f" (Kruskal-Wallis p = {found['p']:.2g}, {found['tasks']} tasks{ends})"
-            )
+            told = "" if pd.isna(found["p"]) else f" (F test, p = {found['p']:.2g}, {found['tasks']} tasks{ends})"
             words.append(f"{name.capitalize()} over {_AXES[axis]}: {verdict}{told}.")
     return " ".join(words)
 
@@ -259,12 +255,14 @@ def _fall_words(together: pd.DataFrame, both: list[str]) -> str:
     sides = {
         "generalization later": own[own["later_low"] > 0], "memorization later": own[own["later_high"] < 0],
         "cannot be told apart": own[(own["later_low"] <= 0) & (own["later_high"] >= 0)],
-        "one seed only": own[own["later_low"].isna()],
+        "no interval": own[own["later_low"].isna()],
     }  # fmt: skip
     told = [f"{words}: {_names(list(part['task']))}" for words, part in sides.items() if len(part)]
-    verdict = "Not seen" if len(sides["generalization later"]) + len(sides["memorization later"]) else "Seen"
+    apart = len(sides["generalization later"]) + len(sides["memorization later"])
+    near = bool(((own["later_low"] > -_TOGETHER) & (own["later_high"] < _TOGETHER)).all())
+    verdict = "Not seen" if apart else f"Seen, within {_TOGETHER:g} of the parameters" if near else "Not told"
     return (
-        f"{verdict} as far as halfway points tell ({'; '.join(told)}). Over the stages both go the same way, Spearman's"
+        f"{verdict}, by halfway points ({'; '.join(told)}). Over the stages both go the same way, Spearman's"
         f" correlation {own['spearman'].min():.2f} to {own['spearman'].max():.2f} by task."
     )
 
@@ -272,7 +270,7 @@ def _fall_words(together: pd.DataFrame, both: list[str]) -> str:
 def _depth_words(depth: pd.DataFrame, testable: Mapping[str, Mapping[str, bool]]) -> str:
     own = depth[depth["task"].isin([task for task in testable if testable[task]["memorization"]])]
     return _sided(own, "deep_less_shallow", "deep_less_shallow_low", "deep_less_shallow_high",
-                  ("seen in", "the opposite in", "cannot be told apart in"))  # fmt: skip
+                  ("Seen in", "the opposite in", "cannot be told in"))  # fmt: skip
 
 
 def _control_words(own: pd.DataFrame, testable: Mapping[str, Mapping[str, bool]]) -> str:
@@ -290,7 +288,7 @@ def _sided(rows: pd.DataFrame, value: str, low: str, high: str, words: tuple[str
         f"{word} {', '.join(_mean(row, value, low, high) for row in part.to_dict('records'))}"
         for word, part in zip(words, groups, strict=True) if len(part)
     ]  # fmt: skip
-    return ("; ".join(told)).capitalize() + "." if told else "Not testable."
+    return "; ".join(told) + "." if told else "not testable."
 
 
 def _mean(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
@@ -300,7 +298,7 @@ def _mean(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
 def _interval(row: Mapping[Any, Any], value: str, low: str, high: str, form: str) -> str:
     if pd.isna(row[value]):
         return "-"
-    ends = "one seed" if pd.isna(row[low]) else f"{form.format(row[low])} to {form.format(row[high])}"
+    ends = "no interval" if pd.isna(row[low]) else f"{form.format(row[low])} to {form.format(row[high])}"
     return f"{form.format(row[value])} ({ends})"
 
 

@@ -53,7 +53,8 @@ def stored(run: Path, base: Path, form: str, folder: Path) -> tuple[Path, Path]:
     form
         One of :data:`FORMATS`. On the grid, the run's change is added to the rounded base before it is rounded.
     folder
-        Receives copies; nothing is copied of float32.
+        Receives copies; nothing is copied of float32. Of what lies off the grid also ``checkpoint-0``, the base itself:
+        its difference is rounding alone.
 
     Returns
     -------
@@ -67,11 +68,15 @@ def stored(run: Path, base: Path, form: str, folder: Path) -> tuple[Path, Path]:
     own_base, own_run = folder / form / "base", folder / form / run.name
     on_grid = form == "bfloat16-grid"
     _written(own_base, there if on_grid else {name: value.half() for name, value in start.items()}, base)
+    if not on_grid:  # what rounding alone makes of it
+        _written(own_run / "checkpoint-0", {name: value.to(torch.bfloat16) for name, value in start.items()}, base)
     for checkpoint in sorted(run.glob("checkpoint-*")):
         tuned = load_file(checkpoint / _WEIGHTS)
         if on_grid:
             tuned = {name: there[name].float() + (value - start[name]) for name, value in tuned.items()}
-        _written(own_run / checkpoint.name, {name: value.to(torch.bfloat16) for name, value in tuned.items()}, checkpoint)
+        _written(
+            own_run / checkpoint.name, {name: value.to(torch.bfloat16) for name, value in tuned.items()}, checkpoint
+        )
     for file in run.glob("training.json"):
         shutil.copy(file, own_run)
     return own_run, own_base

@@ -54,7 +54,7 @@ def chosen_rates(swept: pd.DataFrame, arm: Sequence[str]) -> pd.DataFrame:
     means = swept.groupby([*arm, "learning_rate"], sort=False)["validation_loss"].mean().reset_index()
     rows = []
     for _, rates in means.groupby(list(arm), sort=False):
-        best = rates.loc[rates["validation_loss"].idxmin()]
+        best = rates.sort_values("validation_loss", kind="stable").iloc[0]
         rows.append(best.to_dict() | {"at_an_end": at_an_end(best["learning_rate"], list(rates["learning_rate"]))})
     return pd.DataFrame(rows)
 

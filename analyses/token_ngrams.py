@@ -2,6 +2,7 @@
 
 import lzma
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,12 @@ def compressed_bits(known: bytes, new: bytes) -> float:
     known, new
         UTF-8.
     """
-    alone, both = (len(lzma.compress(text, preset=9)) for text in (known, known + new))
-    return 8.0 * (both - alone)
+    return 8.0 * (len(lzma.compress(known + new, preset=9)) - _alone(known))
+
+
+@lru_cache(maxsize=1)
+def _alone(text: bytes) -> int:
+    return len(lzma.compress(text, preset=9))
 
 
 def _windows(tokens: _Ints, length: int, vocabulary: int) -> _Ints:

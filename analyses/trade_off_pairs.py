@@ -10,7 +10,9 @@ import pandas as pd
 from analyses.trade_off_texts import PROSE
 from rank_lab.uncertainty import percentile_interval, student_interval
 
-__all__ = ["compared", "pairs"]
+__all__ = ["LESS", "MORE", "ONE_SEED", "OPEN", "compared", "pairs"]
+
+MORE, LESS, OPEN, ONE_SEED = "more", "less", "cannot be told apart", "one seed"
 
 Values = npt.NDArray[np.float64]
 _RESAMPLES = 2000
@@ -30,6 +32,7 @@ def compared(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
     wanted = [(f"lora-r256-{place}", f"lora-r16-{place}") for place in places]
     wanted += [(f"lora-r{rank}-{one}", f"lora-r{rank}-{other}") for rank in (16, 256)
                for one, other in (("mlp", "attention"), ("all", "mlp"))]  # fmt: skip
+    wanted += [("lora-r16-mlp", "lora-r256-attention")]
     wanted += [(arm, "lora-r16-all") for arm in ("sora-r64", "adalora-r16", "pissa-r16", "series-64")]
     yield from ((one, other) for one, other in wanted if one in arms and other in arms)
 
@@ -49,7 +52,7 @@ def pairs(ends: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     DataFrame
         ``difference`` of the first from the second in nats a token, mean over seeds; Student's interval ``low`` to
         ``high`` of the differences of runs with one seed; and ``texts_low`` to ``texts_high``, the percentile interval
-        of the mean over these seeds over resampled texts.
+        of the mean over these seeds over resampled texts. ``verdict``: more or less where both leave out zero.
     """
     rows = []
     for target, own in ends.groupby("target", sort=False):
@@ -63,8 +66,16 @@ def pairs(ends: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
                 texts = _over_texts(ones, others, sets, sign)
                 key = {"target": target, "first": first, "second": second, "what": what, "seeds": len(seeds)}
                 ends_of = {"low": low, "high": high, "texts_low": texts[0], "texts_high": texts[1]}
-                rows.append(key | {"difference": value} | ends_of)
+                rows.append(key | {"difference": value} | ends_of | {"verdict": _verdict((low, high), texts)})
     return pd.DataFrame(rows)
+
+
+def _verdict(seeds: tuple[float, float], texts: tuple[float, float]) -> str:
+    """More or less where both intervals say so: of the seeds, and of the texts, which has no ends where all agree."""
+    if np.isnan(seeds).any():
+        return ONE_SEED
+    ends = [*seeds, *(end for end in texts if np.isfinite(end))]
+    return MORE if min(ends) > 0 else LESS if max(ends) < 0 else OPEN
 
 
 def _over_texts(

@@ -100,7 +100,7 @@ def _rates(settings: pd.DataFrame) -> go.Figure:
                 look = _look(str(arm), column == 1 and row == 1)
                 look["marker"] = look["marker"] | {"symbol": symbols}
                 figure.add_trace(go.Scatter(x=line["rate"], y=line[name], **look), row=row, col=column)
-    figure.update_xaxes(type="log", dtick=1, minor_ticks="")
+    figure.update_xaxes(type="log", dtick=1, exponentformat="power")
     figure.update_xaxes(title="learning rate", row=2)
     for row, name in enumerate(("learned", "forgotten"), start=1):
         figure.update_yaxes(title=f"{name}, nats a token", row=row, col=1)

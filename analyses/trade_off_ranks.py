@@ -1,13 +1,21 @@
 """Ranks of a checkpoint's change, beside their nulls, and at the end of a run the intruders in its weights."""
 
+from math import nan
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pandas as pd
 
+from analyses.trade_off_texts import Documents
 from rank_lab import analyze
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError
+from rank_lab.evaluation.functional_changes import functional_changes
+from rank_lab.evaluation.functional_options import FunctionalOptions
+from rank_lab.evaluation.probe import probe_of
+from rank_lab.evaluation.text_sets import TextSet
+from rank_lab.evaluation.tuned_models import EvaluatedModel
 from rank_lab.intruders import WeightDirections, intruder_counts, weight_directions
 from rank_lab.leading_vectors import leading_vectors
 from rank_lab.measurement import MeasurementOptions
@@ -16,7 +24,7 @@ from rank_lab.rank_summaries import rank_summaries
 from rank_lab.spec import read_update
 from rank_lab.tuned_weight import tuned_weight, weight_place
 
-__all__ = ["INTRUDERS_AMONG", "INTRUDER_COSINE", "WITHOUT_UPDATE", "intruders_of", "ranks_of"]
+__all__ = ["INTRUDERS_AMONG", "INTRUDER_COSINE", "WITHOUT_UPDATE", "functional_ranks_of", "intruders_of", "ranks_of"]
 
 WITHOUT_UPDATE = frozenset({"series", "parallel", "compacter", "prefix", "prompt", "prelayer"})
 """Methods that change no weight of the base."""
@@ -55,6 +63,38 @@ def _parts(updates: pd.DataFrame, by: str) -> dict[str, list[float]]:
     found = rank_summaries(updates, ("run", "step", by)).dropna(subset=[by])
     keys = [str(key) if by == "kind" else str(int(key)) for key in found[by]]
     return dict(zip(keys, found[["energy_rank_90", "null_energy_rank_90"]].to_numpy().tolist(), strict=True))
+
+
+def functional_ranks_of(base: Any, tuned: EvaluatedModel, texts: Documents, context: int) -> dict[str, float]:
+    """Of the change of hidden states after layers, the same tokens through both models: means over layers.
+
+    Parameters
+    ----------
+    base
+        In memory, another than the tuned one.
+    tuned
+        In memory; any method has these ranks.
+    texts
+        Whose tokens.
+    context
+        Tokens of the longest input.
+
+    Returns
+    -------
+    dict
+        k90 beside that of a random linear change on the same inputs, the effective rank, and the share of the change
+        that a linear map of the layer's input explains.
+    """
+    read = TextSet(texts.name, tuple("".join(parts) for parts in texts.texts), "held-out texts")
+    probe = probe_of(tuned.tokenizer, "causal", read, context=context)
+    found = functional_changes(base, tuned.model, probe, FunctionalOptions(scopes=("layer",), resamples=0)).places
+    return {
+        "functional_energy_rank_90": mean(place.ranks["energy_rank_90"].value for place in found),
+        "null_functional_energy_rank_90": mean(place.null.get("energy_rank_90", nan) for place in found),
+        "functional_effective_rank": mean(place.ranks["effective_rank"].value for place in found),
+        "linear_share": mean(place.linear_share.value for place in found),
+        "probe_tokens": float(found[0].tokens),
+    }
 
 
 def intruders_of(checkpoint: Path, base: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ from analyses.kept_results import Kept, kept, told_origin, write_picture
 from analyses.machine import table
 from analyses.trade_off_arms import ARMS
 from analyses.trade_off_claims import claims
+from analyses.trade_off_pairs import LESS, MORE, ONE_SEED, OPEN
 from analyses.trade_off_texts import PROSE, TARGETS
 
 __all__ = ["report", "tell", "titles"]
@@ -32,7 +33,7 @@ def tell(folder: Path, pictures: bool) -> None:
     from analyses.trade_off_picture import drawn  # plotly
 
     for name, figure in drawn(found.tables).items():
-        write_picture(figure, folder, name)
+        write_picture(figure, folder, name, scale=1)  # three of two panels each are large otherwise
 
 
 def titles() -> dict[str, str]:
@@ -59,7 +60,9 @@ def report(found: Kept) -> str:
         "## Learned and forgotten at the end",
         ("Each method at the rate at which it learned most with the first seed. Means over seeds with Student's 95 %"
         " interval; k90 beside its null (of factors that of random factors), both means over matrices weighted by their"
-        " share of the change."),
+        " share of the change. The last three columns are of what the update does: of the change of the hidden states"
+        " after each layer on held-out text of the target, mean over layers; of these ranks all methods have one, those"
+        " without a weight update as well. Its null is a random linear change on the same inputs."),
         *(f"### {title}\n\n{_ends(tables, target)}" for target, title in TARGETS.items()),
         "![Forgetting over learning](trade_off.png)",
         ("*Forgetting over learning at the chosen rates, from the base at the origin to the last step; mean over seeds,"
@@ -69,9 +72,14 @@ def report(found: Kept) -> str:
         " of what full fine-tuning learned. An arm of which a seed does not reach it has no entry. Beside it the"
         " difference from full fine-tuning, paired by seed."),
         *(f"### {title}\n\n{_equal(tables['equal_learning'], target)}" for target, title in TARGETS.items()),
+        "## In pairs",
+        ("At the last step, each at its chosen rate: the difference in nats a token, Student's interval over seeds of"
+        " the differences paired by seed, then the bootstrap's over held-out texts, paired by text. *More* or *less* is"
+        " said above only where both leave out zero."),
+        _pairs(tables["pairs"]),
         "## Learning rates",
         "![Learned and forgotten over the learning rate](rates.png)",
-        "*The first seed at three rates, others at the chosen one. Filled: chosen.*",
+        "*The first seed at every rate, others at the chosen one. Filled: chosen.*",
         *(f"### {title}\n\n{_rates(tables['settings'], target)}" for target, title in TARGETS.items()),
         "## Rank and forgetting",
         "![Rank of the change and forgetting](ranks.png)",
@@ -130,9 +138,13 @@ def _ends(tables: dict[str, pd.DataFrame] | Any, target: str) -> str:
             f"{row['effective_rank']:.1f}" if ranked else "-",
             f"{row['relative_frobenius']:.3f}" if ranked else "-",
             f"{row['intruders']:.1f} of {row['directions']:.0f}" if pd.notna(row["intruders"]) else "-",
+            f"{row['functional_energy_rank_90']:.1f} ({row['null_functional_energy_rank_90']:.1f})",
+            f"{row['functional_effective_rank']:.1f}",
+            "-" if pd.isna(row["linear_share"]) else f"{row['linear_share']:.2f}",
         ))  # fmt: skip
     headings = ("method", "rate", "trained parameters", "learned", "forgotten", "k90 (its null)", "effective rank",
-                "size of the change, of the weights'", "intruders")  # fmt: skip
+                "size of the change, of the weights'", "intruders", "k90 of the change of hidden states (its null)",
+                "effective rank of it", "share of it that a linear map explains")  # fmt: skip
     return table(headings, rows)
 
 
@@ -151,7 +163,8 @@ def _equal(equal: pd.DataFrame, target: str) -> str:
         rows.append((titles()[arm], *cells))
     levels = own.drop_duplicates("share")
     headings = [
-        f"{row['share']:.0%} = {row['at_learned']:.3f}: forgotten; less full's" for row in levels.to_dict("records")
+        f"{row['share']:.0%} = {row['at_learned']:.3f}: forgotten; and minus full's"
+        for row in levels.to_dict("records")
     ]
     return table(("method", *headings), rows)
 
@@ -213,11 +226,11 @@ def _against_full(pairs: pd.DataFrame) -> Iterator[str]:
             rows = own[own["what"] == what]
             if rows.empty:
                 continue
-            if rows["low"].isna().all():
+            if (rows["verdict"] == ONE_SEED).all():
                 yield f"{title}: nothing is said of what is {what}, with one seed there is no interval."
                 continue
-            parts = {less: rows[rows["high"] < 0], more: rows[rows["low"] > 0]}
-            parts["cannot be told from it"] = rows[(rows["low"] <= 0) & (rows["high"] >= 0)]
+            words = {LESS: less, MORE: more, OPEN: "cannot be told from it"}
+            parts = {word: rows[rows["verdict"] == verdict] for verdict, word in words.items()}
             told = [
                 f"{word}: {', '.join(titles()[arm] for arm in part['first'])}"
                 for word, part in parts.items()
@@ -227,10 +240,21 @@ def _against_full(pairs: pd.DataFrame) -> Iterator[str]:
 
 
 def _beside(pairs: pd.DataFrame) -> Iterator[str]:
-    own = pairs[(pairs["second"] != "full") & pairs["low"].notna()]
+    own = pairs[(pairs["second"] != "full") & (pairs["verdict"] != ONE_SEED)]
     for (first, second), rows in own.groupby(["first", "second"], sort=False):
-        told = []
-        for row in rows.to_dict("records"):
-            word = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "not told apart"
-            told.append(f"{TARGETS[str(row['target'])]} {row['what']} {word} ({row['difference']:+.3f})")
+        told = [
+            f"{TARGETS[str(row['target'])]} {row['what']} {row['verdict']} ({row['difference']:+.3f})"
+            for row in rows.to_dict("records")
+        ]
         yield f"{titles()[str(first)]} against {titles()[str(second)]}: {'; '.join(told)}."
+
+
+def _pairs(pairs: pd.DataFrame) -> str:
+    rows = []
+    for (target, first, second), own in pairs.groupby(["target", "first", "second"], sort=False):
+        cells = []
+        for row in own.to_dict("records"):
+            over_texts = _interval(row["difference"], row["texts_low"], row["texts_high"], "+.3f").partition(" ")[2]
+            cells.append(f"{_interval(row['difference'], row['low'], row['high'], '+.3f')} {over_texts}".strip())
+        rows.append((TARGETS[str(target)], titles()[str(first)], titles()[str(second)], *cells))
+    return table(("target", "first", "second", "learned: first minus second", "forgotten: first minus second"), rows)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analyses.trade_off_arms import Arm
 from analyses.trade_off_pairs import pairs
-from analyses.trade_off_texts import PROSE
+from analyses.trade_off_texts import PROSE, TARGETS
 from rank_lab.pareto import forgetting_at
 from rank_lab.rank_forgetting import rank_correlation
 from rank_lab.uncertainty import student_interval
@@ -17,6 +17,15 @@ __all__ = ["tables"]
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 _RANKS = ("energy_rank_90", "null_energy_rank_90", "effective_rank", "stable_rank", "relative_frobenius")
+_ASSOCIATED = ("energy_rank_90", "effective_rank", "relative_frobenius")
+_AT_END = (
+    "intruders",
+    "directions",
+    "functional_energy_rank_90",
+    "null_functional_energy_rank_90",
+    "functional_effective_rank",
+    "linear_share",
+)
 _KEY = ["target", "arm", "rate", "seed", "step"]
 
 
@@ -38,10 +47,11 @@ def tables(rows: pd.DataFrame, arms: Sequence[Arm]) -> dict[str, pd.DataFrame]:
         ``associations`` of ranks with forgetting; ``base``.
     """
     base = rows[rows["arm"] == "base"].set_index("target")
-    checkpoints = _checkpoints(rows[(rows["arm"] != "base") & rows["loss_report"].notna()], base)
-    chosen = _chosen(rows, checkpoints)
-    ends = chosen[chosen["step"] == chosen["step"].max()]
     names = [arm.name for arm in arms]
+    measured = rows[(rows["arm"] != "base") & rows["loss_report"].notna()]
+    checkpoints = _in_order(_checkpoints(measured, base), names)
+    chosen = _in_order(_chosen(rows, checkpoints), names)
+    ends = chosen[chosen["step"] == chosen["step"].max()]
     prose = ["loss_report", "loss_choose", "loss_prose", *(f"loss_{name}" for name in PROSE)]
     return {
         "base": base.reset_index()[["target", *prose]],
@@ -65,21 +75,24 @@ def _checkpoints(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
         found[f"forgotten_{name}"] = found[f"loss_{name}"] - before[f"loss_{name}"]
     found["parameters"] = found.groupby(["target", "arm"])["parameters"].transform("max").astype(int)
     measured = ["learned", "forgotten", *(f"forgotten_{name}" for name in PROSE), "loss_choose"]
-    there = [name for name in (*_RANKS, "intruders", "directions", "kinds", "layers") if name in found]
+    there = [name for name in (*_RANKS, "kinds", "layers") if name in found]
     return found[[*_KEY, "parameters", *measured, *there, "losses"]]
+
+
+def _in_order(rows: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Targets and arms as they are listed everywhere."""
+    places = {name: place for place, name in enumerate([*TARGETS, *arms])}
+    keys = rows[["target", "arm"]].map(places.__getitem__).assign(**rows[["rate", "seed", "step"]])
+    return rows.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(drop=True)
 
 
 def _chosen(rows: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
     """All seeds at the rate that was chosen, with the intruders of their ends."""
     along = rows[rows["part"] == "along"]
     rates = along[["target", "arm", "rate"]].drop_duplicates()
-    found = checkpoints.drop(columns=["intruders", "directions"], errors="ignore").merge(
-        rates, on=["target", "arm", "rate"]
-    )
-    if "intruders" not in along:
-        return found.assign(intruders=np.nan, directions=np.nan)
-    counted = along[along["intruders"].notna()]
-    return found.merge(counted[[*_KEY, "intruders", "directions"]], on=_KEY, how="left")
+    found = checkpoints.merge(rates, on=["target", "arm", "rate"])
+    counted = along[along["end"].notna()] if "end" in along else along.iloc[:0]
+    return found.merge(counted.reindex(columns=[*_KEY, *_AT_END]), on=_KEY, how="left")
 
 
 def _over_seeds(own: pd.DataFrame, name: str) -> dict[str, float]:
@@ -100,12 +113,7 @@ def _settings(checkpoints: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         row |= {"loss_choose": float(own.loc[own["seed"] == last["seed"].min(), "loss_choose"].iloc[0])}
         row |= _over_seeds(own, "learned") | _over_seeds(own, "forgotten")
         found.append(row | {name: float(own[name].mean()) for name in _RANKS if name in own})
-    order = {arm.name: place for place, arm in enumerate(arms)}
-    return pd.DataFrame(found).sort_values(
-        ["target", "arm", "rate"],
-        key=lambda column: column.map(order).fillna(column) if column.name == "arm" else column,
-        ignore_index=True,
-    )
+    return pd.DataFrame(found)
 
 
 def _curves(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +122,7 @@ def _curves(chosen: pd.DataFrame) -> pd.DataFrame:
         row = {"target": target, "arm": arm, "rate": rate, "step": step, "seeds": len(own)}
         row |= _over_seeds(own, "learned") | _over_seeds(own, "forgotten")
         row |= {name: float(own[name].mean()) for name in _RANKS if name in own}
-        row |= {name: float(own[name].mean()) for name in ("intruders", "directions")}
+        row |= {name: float(own[name].mean()) for name in _AT_END} | _over_seeds(own, "intruders")
         row |= {f"forgotten_{name}": float(own[f"forgotten_{name}"].mean()) for name in PROSE}
         found.append(row)
     return pd.DataFrame(found)
@@ -171,13 +179,15 @@ def _parts(chosen: pd.DataFrame) -> pd.DataFrame:
 def _associations(checkpoints: pd.DataFrame, ends: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlations with forgetting, plain and given what was learned.
 
-    Of ranks over all arms and rates with the first seed, one run each; of intruders over the runs at chosen rates.
+    Of ranks over all arms and rates with the first seed, one run each; of what is measured at the ends only, over the
+    runs at chosen rates.
     """
     last = checkpoints[checkpoints["step"] == checkpoints["step"].max()]
     sweep = last[last["seed"] == last["seed"].min()]
     found = []
     for target in dict.fromkeys(sweep["target"]):
-        for name, of in (*((rank, sweep) for rank in _RANKS if rank in sweep), ("intruders", ends)):
+        of_ends = ((name, ends) for name in ("intruders", "functional_effective_rank"))
+        for name, of in (*((rank, sweep) for rank in _ASSOCIATED if rank in sweep), *of_ends):
             own = of[(of["target"] == target) & of[name].notna()]
             for given in (None, "learned"):
                 third = None if given is None else own[given]

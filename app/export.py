@@ -8,7 +8,15 @@ from rank_lab.latex_table import LatexTable
 from rank_lab.next_commands import export_command
 from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, find_browser
 from rank_lab.study import Study
-from rank_lab.study_export import EXPORT_FORMATS, TABLE_FORMATS, export_archive, study_bibtex, study_data, study_latex
+from rank_lab.study_export import (
+    EXPORT_FORMATS,
+    TABLE_FORMATS,
+    export_archive,
+    parts_of,
+    study_bibtex,
+    study_data,
+    study_latex,
+)  # fmt: skip
 
 from .choices import choose_of, choose_several
 from .empty import ranks_of
@@ -26,7 +34,7 @@ _COLUMNS = {"1": "one column (3.25 in)", "2": "two columns (6.75 in)"}
 def page(study: Study) -> None:
     """What is chosen, as it is on paper, and its files."""
     st.title("Export")
-    if study.updates().empty and study.curve() is None and study.outcomes() is None and not study.subspaces():
+    if study.updates().empty and not parts_of(study).beside_ranks:
         ranks_of(study)
         return
     what = choose_of("Export", tuple(_WHAT), key="export", words=_WHAT)

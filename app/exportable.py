@@ -19,6 +19,7 @@ from rank_lab.study import Study
 from .choices import choose_delta, choose_metric, choose_module, choose_over, choose_run, choose_step
 from .compare import against_of, choose_places, kinds_of
 from .forgetting import associations_of, choose_measure, choose_target, rank_and_forgetting_of, trade_off_of
+from .function import against_weight_of, choose_functional, depth_of
 from .rank_plan import budget_curve_of, plan_map_of
 from .scheduler import choose_control, choose_seed, curve_of, gates_of, gates_over_stages_of
 from .shown import Draw
@@ -50,7 +51,17 @@ def figures_of(study: Study) -> Mapping[str, Prepare]:
         found |= _OF_OUTCOMES
     if study.subspaces():
         found |= _OF_SUBSPACES
+    if study.functional():
+        found |= _OF_FUNCTION
     return found
+
+
+def _functional_depth(study: Study) -> Draw:
+    return depth_of(*choose_functional(study))[0]
+
+
+def _functional_weight(study: Study) -> Draw:
+    return against_weight_of(*choose_functional(study))
 
 
 def _layer_map(study: Study) -> Draw:
@@ -227,3 +238,9 @@ def _place(study: Study) -> tuple[str, int | None, str]:
     with columns[2]:
         delta = choose_delta(updates, run)
     return run, step, delta
+
+
+_OF_FUNCTION: Mapping[str, Prepare] = {
+    "Rank of what updates do, along depth": _functional_depth,
+    "Rank of what updates do against that of the weight": _functional_weight,
+}

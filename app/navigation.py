@@ -6,7 +6,19 @@ import streamlit as st
 
 from rank_lab.errors import RankLabError
 
-from . import compare, export, forgetting, layers, overview, rank_plan, scheduler, spectra, subspaces, training
+from . import (
+    compare,
+    export,
+    forgetting,
+    function,
+    layers,
+    overview,
+    rank_plan,
+    scheduler,
+    spectra,
+    subspaces,
+    training,
+)
 from .guarded import guarded
 from .guide import show_guide
 from .opened import study
@@ -23,6 +35,7 @@ PAGES = (
     ("Ranks", compare.page, "Compare", "compare"),
     ("Ranks", training.page, "Training", "training"),
     ("Ranks", subspaces.page, "Subspaces", "subspaces"),
+    ("Ranks", function.page, "Function", "function"),
     ("Outcomes", scheduler.page, "Scheduler", "scheduler"),
     ("Outcomes", forgetting.page, "Forgetting", "forgetting"),
     ("Results", rank_plan.page, "Rank plan", "rank_plan"),

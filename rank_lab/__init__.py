@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rank_lab.directions import ModuleSpectrum
     from rank_lab.errors import RankLabError
     from rank_lab.extraction import RankChoice, extract
+    from rank_lab.functional import weighted_spectrum
+    from rank_lab.functional_report import FunctionalReport
     from rank_lab.intruders import intruder_counts, weight_directions
     from rank_lab.lora_config import peft_config
     from rank_lab.measurement import MeasurementOptions
@@ -105,6 +107,8 @@ _HOMES = {
         "phi_null",
         "principal_angles",
     ),
+    "functional": ("weighted_spectrum",),
+    "functional_report": ("FunctionalReport",),
     "subspace_analysis": ("compare_runs",),
     "subspace_null": ("random_angles",),
     "subspace_report": ("SubspaceReport",),
@@ -118,6 +122,7 @@ __all__ = [
     "Checkpoint",
     "ComparisonOptions",
     "DenseUpdate",
+    "FunctionalReport",
     "LowRankUpdate",
     "MeasurementOptions",
     "MemoryMatrix",
@@ -175,6 +180,7 @@ __all__ = [
     "stable_rank",
     "tail_exponent",
     "weight_directions",
+    "weighted_spectrum",
 ]
 
 

@@ -30,15 +30,15 @@ class WeightRank:
         What noise of those shapes has; NaN where there is none.
     matrices
         How many it is of, and of how many that were truncated.
-    exact
-        Whether none of these updates is rounding, so that no test against it was needed.
+    resolved
+        Whether rounding explains so little of every one of these updates that no test against it was needed.
     """
 
     name: str
     value: float
     null: float
     matrices: tuple[int, int]
-    exact: bool = False
+    resolved: bool = False
 
 
 def weight_ranks(report: BehaviouralReport) -> tuple[WeightRank, ...]:
@@ -50,7 +50,7 @@ def weight_ranks(report: BehaviouralReport) -> tuple[WeightRank, ...]:
         Any.
     """
     rows = report.matrices[report.matrices["status"] == "truncated"]
-    exact = bool((rows["noise_regime"] == "exact").fillna(value=False).all())
+    resolved = bool(rows["noise_regime"].isin(["exact", "resolved"]).all())
     found = []
     for name in WEIGHT_RANKS:
         null = f"null_{name}"
@@ -59,7 +59,7 @@ def weight_ranks(report: BehaviouralReport) -> tuple[WeightRank, ...]:
         total = float(weights.sum()) if len(known) else float("nan")
         value = float((known[name] * weights).sum()) / total if total else float("nan")
         noise = float((known[null] * weights).sum()) / total if total and null in rows else float("nan")
-        found.append(WeightRank(name, value, noise, (len(known), len(rows)), exact))
+        found.append(WeightRank(name, value, noise, (len(known), len(rows)), resolved))
     return tuple(found)
 
 

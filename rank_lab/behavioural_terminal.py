@@ -17,6 +17,7 @@ __all__ = ["behavioural_summary", "rank_words", "render_behavioural"]
 
 _WAYS = ("leading", "random", "shrunk", "tail")
 _WORDS = {"energy_rank_90": "k90", "effective_rank": "effective rank", "rank_above_rounding": "above rounding"}
+_UNTESTED = "not tested, as rounding explains next to nothing of the update"
 _LEGEND = (
     "rank: the least number of directions of each matrix whose truncated update keeps that share of what was learned,"
     " with its 95 % interval over texts; random: the same of random directions of the update. k90: the least number of"
@@ -61,7 +62,8 @@ def render_behavioural(report: BehaviouralReport, *, modules: bool = False) -> G
     """
     parts: list[Any] = [_heading(report), _ranks(report)]
     parts += [Text(plain(line), style="yellow") for line in _reasons(report)]
-    parts += [Text(plain(line)) for line in (*_forgetting(report), *_vector_lines(report))]
+    told = (*_at_rank(report), *_forgetting(report), *_vector_lines(report))
+    parts += [Text(plain(line)) for line in told]
     parts.append(Text(plain(f"in weight space: {'; '.join(_weight_words(each) for each in weight_ranks(report))}")))
     for row in report.ranks.to_dict("records"):
         parts += [Text(""), _points(report, str(row["task"]))]
@@ -102,7 +104,7 @@ def _heading(report: BehaviouralReport) -> Text:
 
 
 def _ranks(report: BehaviouralReport) -> PlainTable:
-    heads = ("target", "learned", "share", "rank", "random", "of", "k90", "energy", "kept", "shrunk", "tail")
+    heads = ("target", "learned", "share", "rank", "random", "of", "k90", "energy")
     table = PlainTable(box=None, header_style="bold", pad_edge=False)
     for name in heads:
         table.add_column(name, justify="left" if name == "target" else "right", overflow="fold")
@@ -111,8 +113,7 @@ def _ranks(report: BehaviouralReport) -> PlainTable:
         table.add_row(
             str(row["task"]) or "all targets", _told(row, "learned"), f"{row['share']:g}",
             f"{rank_words(row)}{star}", rank_words(row, "random_rank"), str(row["rank_bound"]),
-            str(row["energy_rank_90"]), _share(row["energy_at_rank"]), _told(row, "share_at_rank"),
-            _told(row, "shrunk_at_rank"), _told(row, "tail_at_rank"),
+            str(row["energy_rank_90"]), _share(row["energy_at_rank"]),
         )  # fmt: skip
     return table
 
@@ -128,8 +129,19 @@ def _reasons(report: BehaviouralReport) -> list[str]:
                 f"  * {name}: of the ranks that were tried, a larger one keeps less again; from {row['lasting_rank']}"
                 " on all keep it"
             )
-        if row["random_reason"]:
+        if row["random_reason"] and "random" in report.provenance["settings"].get("controls", ()):
             lines.append(f"  {name}: no rank of random directions: {row['random_reason']}")
+    return lines
+
+
+def _at_rank(report: BehaviouralReport) -> list[str]:
+    lines = []
+    for row in report.ranks.to_dict("records"):
+        ways = {"the whole update shrunk to their norm": "shrunk_at_rank", "all others": "tail_at_rank"}
+        told = [f"{way} {_told(row, name)}" for way, name in ways.items() if pd.notna(row[name])]
+        if pd.notna(row["share_at_rank"]):
+            kept = [f"these directions keep {_told(row, 'share_at_rank')} of what was learned", *told]
+            lines.append(f"{str(row['task']) or 'all targets'}, at rank {row['rank']}: {'; '.join(kept)}")
     return lines
 
 
@@ -168,7 +180,7 @@ def _vector_lines(report: BehaviouralReport) -> list[str]:
 
 def _weight_words(found: WeightRank) -> str:
     if math.isnan(found.value):
-        return f"{_WORDS[found.name]} {'not told, as rounding explains none of it' if found.exact else 'not known'}"
+        return f"{_WORDS[found.name]} {_UNTESTED if found.resolved else 'not known'}"
     null = "" if math.isnan(found.null) else f" (noise {found.null:.3g})"
     some = "" if found.matrices[0] == found.matrices[1] else f", {found.matrices[0]} of {found.matrices[1]} matrices"
     return f"{_WORDS[found.name]} {found.value:.3g}{null}{some}"
@@ -183,7 +195,7 @@ def _points(report: BehaviouralReport, task: str) -> PlainTable:
     table = PlainTable(box=None, header_style="bold", pad_edge=False)
     name = task or "all targets"
     for head in ("k", "energy", *(f"{name}: {way}" for way in ways), *(["forgotten"] if source is not None else [])):
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column(plain(head), justify="right", overflow="fold")
     forgotten = curve_of(report, "leading", "source", source) if source is not None else None
     for k in sorted({int(k) for curve in curves.values() for k in curve["k"]}):
         rows = {way: curve[curve["k"] == k].to_dict("records") for way, curve in curves.items()}

@@ -6,7 +6,6 @@ from types import MappingProxyType
 import pandas as pd
 
 from rank_lab.checkpoint_scores import MEASURES
-from rank_lab.curve import Curve
 from rank_lab.errors import RankLabError
 from rank_lab.metrics import METRICS
 from rank_lab.outcomes import Outcomes
@@ -14,6 +13,7 @@ from rank_lab.references import DATA_SETS, REFERENCES, TRAINING_METHODS
 from rank_lab.report import RankReport
 from rank_lab.schema import RANKS
 from rank_lab.shown_values import SHOWN
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspace_report import SubspaceReport
 
 __all__ = ["FIGURE_PAPERS", "METRIC_PAPERS", "cited_by", "cited_by_figures", "uncited_methods"]
@@ -64,6 +64,7 @@ FIGURE_PAPERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "principal_angles": (_SUBSPACE_PAPERS["angles"],),
         "phi": (_SUBSPACE_PAPERS["phi"],),
         "amplification": (_SUBSPACE_PAPERS["amplification"],),
+        "linear_share": (),
         "intruder_dimensions": (_SUBSPACE_PAPERS["intruders"],),
     }
 )
@@ -96,28 +97,27 @@ def cited_by_figures(metrics: Iterable[str]) -> list[str]:
     return [key for key in REFERENCES if key in found]
 
 
-def cited_by(
-    reports: Sequence[RankReport],
-    outcomes: Outcomes | None,
-    curve: Curve | None,
-    subspaces: Iterable[SubspaceReport] = (),
-) -> list[str]:
+def cited_by(parts: StudyParts) -> list[str]:
     """Keys of :data:`rank_lab.references.REFERENCES` that the tables of a study rest on.
 
     Parameters
     ----------
-    reports, outcomes, curve
-        What is exported; none, or None, for what the study does not have.
-    subspaces
-        Comparisons that are exported.
+    parts
+        What is exported.
     """
-    found = _of_updates(report.updates for report in reports)
-    if outcomes is not None:
-        found |= _of_outcomes(outcomes)
-    if curve is not None:
-        found |= {"ding2023sora"} | _of_tasks(row.task for row in curve.records)
-    for comparison in subspaces:
+    found = _of_updates(report.updates for report in parts.reports)
+    if parts.outcomes is not None:
+        found |= _of_outcomes(parts.outcomes)
+    if parts.curve is not None:
+        found |= {"ding2023sora"} | _of_tasks(row.task for row in parts.curve.records)
+    for comparison in parts.subspaces.values():
         found |= _of_subspaces(comparison)
+    for measured in parts.functional.values():
+        found |= _of_updates([measured.ranks[["method"]]]) | {
+            METRIC_PAPERS[name] for name in measured.ranks["metric"].dropna().unique() if name in METRIC_PAPERS
+        }
+    if parts.behavioural:
+        found |= set(cited_by_figures(["behavioural_rank", "effective_rank"]))
     return [key for key in REFERENCES if key in found]
 
 

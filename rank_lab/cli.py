@@ -18,6 +18,7 @@ from rank_lab.verbs.extract import extract
 from rank_lab.verbs.fairness import fairness
 from rank_lab.verbs.finetune import finetune
 from rank_lab.verbs.fold import fold
+from rank_lab.verbs.functional import functional
 from rank_lab.verbs.import_scores import import_scores
 from rank_lab.verbs.plan import plan
 from rank_lab.verbs.schedule import schedule
@@ -43,7 +44,7 @@ _INTERRUPTED = 130  # typer leaves with it on Ctrl-C, after which nothing of its
 
 _VERBS = (
     analyze, subspace, show, export, plan, extract, verify, dashboard, demo, fold, schedule, finetune, evaluate,
-    behavioural, import_scores, fairness,
+    functional, behavioural, import_scores, fairness,
 )  # fmt: skip
 
 

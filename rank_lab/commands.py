@@ -15,6 +15,8 @@ from rank_lab.console import console, progress_bar
 from rank_lab.curve_terminal import curve_summary, render_curve
 from rank_lab.errors import DataError, RankLabError, SchemaError
 from rank_lab.fairness import fairness, render_findings
+from rank_lab.functional_report import load_functional
+from rank_lab.functional_terminal import functional_summary, render_functional
 from rank_lab.measurement import MeasurementOptions
 from rank_lab.noise import NOISE_MODES
 from rank_lab.outcomes_terminal import outcome_summary, render_outcomes
@@ -110,15 +112,17 @@ def analyze_runs(
 def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
     """Print every report of a study, worst coverage first, comparisons, behavioural ranks, its curve, its scores."""
     curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
-    behavioural = load_behavioural(study)
+    behavioural, functional = load_behavioural(study), load_functional(study)
+    others = curve is not None or outcomes is not None or subspaces or behavioural or functional
     reports = sorted(
-        stored_reports(study, alone=curve is None and outcomes is None and not subspaces and not behavioural),
+        stored_reports(study, alone=not others),
         key=lambda report: -int(report.coverage["failed"].sum()),
     )
     if as_json:
         found = [summary(report) for report in reports]
         found += [subspace_summary(report) for report in subspaces.values()]
         found += [behavioural_summary(report) for report in behavioural.values()]
+        found += [functional_summary(report) for report in functional.values()]
         found += [] if curve is None else [curve_summary(curve)]
         found += [] if outcomes is None else [outcome_summary(outcomes)]
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
@@ -129,6 +133,8 @@ def show_study(study: Path, *, modules: bool, as_json: bool) -> None:
         console().print(render_subspaces(comparison, modules=modules))
     for truncated in behavioural.values():
         console().print(render_behavioural(truncated, modules=modules))
+    for measured in functional.values():
+        console().print(render_functional(measured, modules=modules))
     if curve is not None:
         console().print(render_curve(curve))
     if outcomes is not None:

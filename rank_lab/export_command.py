@@ -4,8 +4,8 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rank_lab.behavioural_export import export_behavioural
 from rank_lab.behavioural_report import load_behavioural
@@ -15,11 +15,14 @@ from rank_lab.export import FORMATS, export_curve, export_reports
 from rank_lab.export_readme import export_readme
 from rank_lab.exported import Exported, described
 from rank_lab.figures_export import FIGURE_FORMATS, FIGURES_FOLDER, FiguresWritten, export_figures, figure_formats
+from rank_lab.functional_export import export_functional
+from rank_lab.functional_report import load_functional
 from rank_lab.latex_export import BIBLIOGRAPHY, export_latex, latex_references
 from rank_lab.outcomes_export import export_outcomes
 from rank_lab.plain_text import plain
 from rank_lab.stored_study import curve_of, outcomes_of, stored_reports
 from rank_lab.study import Study
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspace_report import load_subspaces
 from rank_lab.subspaces_export import export_subspaces
 
@@ -62,38 +65,40 @@ def write_export(
         raise RankLabError(f"{out}: is a file; name a folder, which may be new, with -o.")
     of_figures, problem = figure_formats(formats)
     chosen = list(dict.fromkeys(formats or (*FORMATS, LATEX)))
-    curve, outcomes, subspaces = curve_of(study), outcomes_of(study), load_subspaces(study)
-    behavioural = load_behavioural(study)
-    reports = stored_reports(
-        study, alone=curve is None and outcomes is None and not subspaces and not behavioural
-    )  # fmt: skip
+    parts = _parts(study)
     data = [kind for kind in chosen if kind in FORMATS]
-    files = export_reports(reports, out, formats=data) if reports and data else []
-    files += [] if curve is None else export_curve(curve, out, formats=data)
-    files += [] if outcomes is None else export_outcomes(outcomes, out, formats=data)
-    files += export_subspaces(subspaces, out, formats=data) if subspaces and data else []
-    files += export_behavioural(behavioural, out, formats=data) if behavioural and data else []
     again = shlex.join(["rank-lab", "export", str(study), "-o", called or str(out)])
-    written = [described(file, f"{again} -f {_format_of(file, data)}") for file in files]
+    written = [described(file, f"{again} -f {_format_of(file, data)}") for file in _data_files(parts, out, data)]
     if LATEX in chosen:
-        written += export_latex(
-            reports, outcomes, curve, out, command=f"{again} -f {LATEX}", subspaces=subspaces, behavioural=behavioural
-        )
+        written += export_latex(parts, out, command=f"{again} -f {LATEX}")
     if of_figures:
         figures = _figures(study, out, of_figures, again, tell)
         written += figures.files
         command = " ".join([again, *(f"-f {each}" for each in chosen)])
-        written = _with_references(
-            written, out, (reports, outcomes, curve, subspaces, behavioural), figures.metrics, command
-        )
-    compared = {name: report.provenance for name, report in subspaces.items()}
-    truncated = {name: report.provenance for name, report in behavioural.items()}
-    about = export_readme(
-        written, out, study, [report.provenance for report in reports], comparisons=compared, truncated=truncated
-    )
+        written = _with_references(written, out, parts, figures.metrics, command)
+    about = export_readme(written, out, study, parts)
     if problem and tell is not None:
         tell(f"note: no pictures: {problem}")
     return [*(each.file for each in written), *about]
+
+
+def _parts(study: Path) -> StudyParts:
+    """All that is there and can be read; a study without any of it is refused."""
+    others = StudyParts(
+        (), outcomes_of(study), curve_of(study), load_subspaces(study), load_behavioural(study), load_functional(study)
+    )
+    return replace(others, reports=stored_reports(study, alone=not others.beside_ranks))
+
+
+def _data_files(parts: StudyParts, out: Path, data: Sequence[str]) -> list[Path]:
+    files = export_reports(parts.reports, out, formats=data) if parts.reports and data else []
+    files += [] if parts.curve is None else export_curve(parts.curve, out, formats=data)
+    files += [] if parts.outcomes is None else export_outcomes(parts.outcomes, out, formats=data)
+    if data:
+        files += export_subspaces(parts.subspaces, out, formats=data) if parts.subspaces else []
+        files += export_behavioural(parts.behavioural, out, formats=data) if parts.behavioural else []
+        files += export_functional(parts.functional, out, formats=data) if parts.functional else []
+    return files
 
 
 def _figures(
@@ -117,11 +122,11 @@ def _figures(
 
 
 def _with_references(
-    written: list[Exported], out: Path, parts: tuple[Any, ...], metrics: Iterable[str], command: str
+    written: list[Exported], out: Path, parts: StudyParts, metrics: Iterable[str], command: str
 ) -> list[Exported]:
     """The BibTeX file holds what the figures rest on too, and is there where figures alone are written."""
     file = out / f"{BIBLIOGRAPHY}.bib"
-    file.write_text(latex_references(*parts, figures=metrics), encoding="ascii")
+    file.write_text(latex_references(parts, figures=metrics), encoding="ascii")
     what = "BibTeX: the methods, quantities and data sets of this study and of its figures, no others"
     return [*(each for each in written if each.file != file), Exported(file, what, command)]
 

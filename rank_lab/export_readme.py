@@ -3,11 +3,11 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rank_lab.exported import Exported
 from rank_lab.plain_text import markdown, plain
+from rank_lab.study_parts import StudyParts
 
 __all__ = ["CAPTIONS_FILE", "README_FILE", "export_readme"]
 
@@ -16,15 +16,7 @@ README_FILE, CAPTIONS_FILE = "README.md", "captions.md"
 _MOST_NAMED = 50
 
 
-def export_readme(
-    files: Sequence[Exported],
-    folder: Path,
-    study: Path,
-    provenances: Sequence[Mapping[str, Any]],
-    *,
-    comparisons: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    truncated: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> list[Path]:
+def export_readme(files: Sequence[Exported], folder: Path, study: Path, parts: StudyParts) -> list[Path]:
     """Write ``README.md`` and ``captions.md`` of an export.
 
     Parameters
@@ -35,12 +27,10 @@ def export_readme(
         Of the export.
     study
         What was exported.
-    provenances
-        Of its reports.
-    comparisons, truncated
-        Name to provenance of its comparisons of subspaces, and of its behavioural ranks.
+    parts
+        Of it.
     """
-    parts = [
+    text = [
         f"# Export of {markdown(str(study))}",
         "Every file, and the command that makes it again:",
         _table(
@@ -57,19 +47,22 @@ def export_readme(
         *_others(files, folder),
         f"Whether the numbers still hold: `rank-lab verify {_code(shlex.quote(str(study)))}`.",
         "## Reports that it was made from",
-        *[_report(each) for each in provenances],
-        *([] if provenances or comparisons or truncated else ["None: the study has a curve or scores alone."]),
-        *[_report(each, name) for name, each in comparisons.items()],
-        *[_report(each, f"{name}, behavioural rank") for name, each in truncated.items()],
+        *(_origins(parts) or ["None: the study has a curve or scores alone."]),
     ]
     captioned = [each for each in files if each.caption]
     captions = ["# Captions", *(f"**{markdown(each.file.name)}**\n\n{each.caption}" for each in captioned)]
     written = []
-    for name, text in ((README_FILE, parts), (CAPTIONS_FILE, captions if captioned else [])):
-        if text:
-            (folder / name).write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    for name, content in ((README_FILE, text), (CAPTIONS_FILE, captions if captioned else [])):
+        if content:
+            (folder / name).write_text("\n\n".join(content) + "\n", encoding="utf-8")
             written.append(folder / name)
     return written
+
+
+def _origins(parts: StudyParts) -> list[str]:
+    kinds = ((parts.subspaces, ""), (parts.behavioural, ", behavioural rank"), (parts.functional, ", functional ranks"))
+    beside = [_report(each.provenance, f"{name}{kind}") for reports, kind in kinds for name, each in reports.items()]
+    return [*(_report(each.provenance) for each in parts.reports), *beside]
 
 
 def _others(files: Sequence[Exported], folder: Path) -> list[str]:
@@ -93,12 +86,23 @@ def _report(provenance: Mapping[str, Any], title: str = "") -> str:
         ("by", f"`{_code(shlex.join(map(str, command)))}`" if command else "not recorded"),
         ("tuned", "; ".join(map(_input, tuned))),
         ("base", "none" if base is None else _input(base)),
-        *([("texts", "; ".join(map(_texts, provenance["texts"])))] if "texts" in provenance else []),
+        *_texts(provenance.get("texts")),
         ("settings", _pairs(chosen)),
         ("versions", _pairs(versions) or "not recorded"),
         ("machine", markdown(f"{provenance.get('platform', 'not recorded')}, {provenance.get('device_name', '')}")),
     ]
     return f"### {markdown(title or str(settings['run']))}\n\n{_table(('', ''), rows)}"
+
+
+def _texts(texts: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    """The probe of functional ranks, or the sets that a behavioural rank was measured on."""
+    if texts is None:
+        return []
+    if not isinstance(texts, Mapping):
+        sets = (f"{each['name']} ({each['role']}): {each['source']}, sha256 {each['sha256'][:16]}" for each in texts)
+        return [("texts", markdown("; ".join(sets)))]
+    told = f"{texts['texts']} texts, {texts['tokens']} tokens, sha256 {texts['sha256'][:16]}"
+    return [("probe texts", f"`{_code(str(texts['file']))}` ({markdown(told)})")]
 
 
 def _input(checkpoint: Mapping[str, Any]) -> str:
@@ -107,10 +111,6 @@ def _input(checkpoint: Mapping[str, Any]) -> str:
     told += [f"step {checkpoint['step']}"] if checkpoint.get("step") is not None else []
     told += [f"{size} bytes"] if size else []
     return f"`{_code(str(checkpoint['source']))}`" + (f" ({markdown(', '.join(told))})" if told else "")
-
-
-def _texts(texts: Mapping[str, Any]) -> str:
-    return f"{markdown(texts['name'])} ({markdown(texts['role'])}): {markdown(texts['source'])}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

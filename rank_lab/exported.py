@@ -58,6 +58,11 @@ _TABLES = {
     "behavioural_matrices": "a row per matrix that was truncated, and per vector that changed (behavioural)",
     "behavioural_scores": "a row per truncated model, task and example (behavioural)",
     "behavioural_provenance": "inputs, texts, settings, versions and machine of every behavioural rank",
+    "functional_ranks": "ranks of what each update does to real inputs, with intervals and nulls (functional ranks)",
+    "functional_changes": "sizes and shares of these changes, and what a linear map explains of them",
+    "functional_coverage": "a row per linear module of the base: whether its change was measured, and why not",
+    "functional_spectra": "a row per singular value of each change of activations",
+    "functional_provenance": "models, probe texts, settings, versions and machine of every report of functional ranks",
     "scores_left_out": "scores that are in none of the other tables, with the reason (scores.parquet)",
 }
 

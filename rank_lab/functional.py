@@ -21,15 +21,10 @@ from torch import Tensor
 
 from rank_lab.decomposition import convergence, gram_floor
 from rank_lab.errors import NonFiniteError, RankLabError, ShapeMismatchError
-from rank_lab.metrics import METRICS
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.spectrum import Spectrum
 
 __all__ = ["FUNCTIONAL_RANKS", "functional_ranks", "functional_spectrum", "weighted_spectrum"]
-
-_WHITE_NOISE_ONLY = ("gavish_donoho_rank", "marchenko_pastur_rank")
-
-FUNCTIONAL_RANKS = tuple(name for name, metric in METRICS.items() if metric.rank and name not in _WHITE_NOISE_ONLY)
-"""Ranks that are taken of a change of activations: all but those that presume independent entries."""
 
 
 def functional_spectrum(moment: Tensor, tokens: int, shape: tuple[int, int]) -> Spectrum:
@@ -137,19 +132,3 @@ def weighted_spectrum(change: Tensor, moment: Tensor, tokens: int) -> Spectrum:
         root = vectors * values.clamp(min=0.0).sqrt()
         reduced = root.T @ (wide.T @ wide) @ root
     return functional_spectrum((reduced + reduced.T) / 2, tokens, (out, across))
-
-
-def functional_ranks(spectrum: Spectrum) -> dict[str, float]:
-    """All of :data:`FUNCTIONAL_RANKS`.
-
-    Parameters
-    ----------
-    spectrum
-        Complete, as :func:`functional_spectrum` gives it.
-
-    Examples
-    --------
-    >>> functional_ranks(Spectrum.from_values([3.0, 1.0], shape=(2, 2)))["participation_ratio"]
-    1.6
-    """
-    return {name: float(METRICS[name].function(spectrum)) for name in FUNCTIONAL_RANKS}

@@ -5,8 +5,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from rank_lab.decomposition import gram_floor
 from rank_lab.errors import ShapeMismatchError
-from rank_lab.functional import FUNCTIONAL_RANKS, functional_ranks
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.spectrum import Spectrum
 
 __all__ = ["random_change_ranks"]
@@ -38,7 +39,7 @@ def random_change_ranks(
     Returns
     -------
     dict
-        A mean for each of :data:`rank_lab.functional.FUNCTIONAL_RANKS`.
+        A mean for each of :data:`rank_lab.functional_metrics.FUNCTIONAL_RANKS`.
 
     Raises
     ------
@@ -85,7 +86,11 @@ def _drawn(rng: np.random.Generator, root: Values, out: int, rank: int) -> Spect
         change = rng.standard_normal((out, across)) * root
     else:
         change = _triangle(rng, out, across) * root
-    return Spectrum.from_values(np.asarray(np.linalg.svd(change, compute_uv=False)), shape=(out, across))
+    gram = change @ change.T if len(change) <= across else change.T @ change
+    squares = np.linalg.eigvalsh(gram)
+    values = np.sqrt(np.clip(squares, 0.0, None))
+    values[values < gram_floor(len(gram)) * values[-1]] = 0.0  # which the arithmetic cannot tell from zero
+    return Spectrum.from_values(values, shape=(out, across))
 
 
 def _triangle(rng: np.random.Generator, length: int, width: int) -> Values:

@@ -39,7 +39,8 @@ def _ranks(reports: Reports) -> LatexTable:
     caption = (
         r"Behavioural rank $k_p$: the least number of leading singular directions of every matrix's update that keeps"
         r" the share $p$ of what was learned (decrease of the loss on the target texts, nats a token), with its 95\,\%"
-        r" interval over texts. Random: the same of random directions of the update. $k_{90}$, common: the least number"
+        r" interval over texts. Random: the least number of random directions of the update, of those that were tried,"
+        r" that keeps as much. $k_{90}$, common: the least number"
         r" of directions of every matrix that hold 90\,\% of the squared norm of all updates together; $k_{90}$ and"
         r" effective rank: means over matrices by their share of the change."
     )

@@ -77,10 +77,11 @@ class HalfMoments:
         """Of each half."""
         return int(self.inputs[0, -1, -1]), int(self.inputs[1, -1, -1])
 
-    @property
-    def total(self) -> Tensor:
-        r"""Sum of :math:`x x^\top` over both, (in, in)."""
-        return self.inputs.sum(0)[:-1, :-1]
+    def total(self, *, centered: bool = False) -> Tensor:
+        r"""Sum of :math:`x x^\top` over both, (in, in), perhaps of inputs less their mean."""
+        whole = self.inputs.sum(0)
+        found: Tensor = whole[:-1, :-1]
+        return found - torch.outer(whole[:-1, -1], whole[-1, :-1]) / whole[-1, -1] if centered else found
 
     def mean_null(self) -> float:
         r""":math:`R^2` of a map without an intercept if change and input had nothing but their means in common.
@@ -91,7 +92,7 @@ class HalfMoments:
         count = max(sum(self.tokens), 1)
         mean = self.inputs.sum(0)[:-1, -1] / count
         moved = self.cross.sum(0)[-1] / count
-        solved = _least_squares(self.total / count, mean[:, None])[:, 0]
+        solved = _least_squares(self.total() / count, mean[:, None])[:, 0]
         return float(moved @ moved) * float(mean @ solved)
 
     def maps(self) -> "LinearMaps | None":

@@ -7,11 +7,7 @@ from rank_lab.spectrum import Spectrum
 from rank_lab.text_intervals import RankInterval
 from rank_lab.uncertainty import Interval
 
-__all__ = ["NO_SHARE", "SCOPES", "PlaceChange"]
-
-SCOPES = ("layer", "module", "weighted")
-r"""What changed: the hidden state after a layer, same tokens through both models; the output of a module, same input
-through both modules; and of a module with a weight update that update on the inputs, :math:`\Delta W C^{1/2}`."""
+__all__ = ["NO_SHARE", "PlaceChange"]
 
 NO_SHARE = Interval(math.nan, None, None, reason="not measured")
 """Where no map was fitted."""
@@ -24,7 +20,7 @@ class PlaceChange:
     Parameters
     ----------
     scope
-        One of :data:`SCOPES`.
+        One of :data:`rank_lab.functional_metrics.SCOPES`.
     name
         Of the layer or module.
     form

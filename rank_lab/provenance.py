@@ -10,7 +10,7 @@ from typing import Any
 from rank_lab.checkpoint import Checkpoint
 from rank_lab.measurement import MeasurementOptions
 
-__all__ = ["provenance_of"]
+__all__ = ["provenance_of", "versions_and_machine"]
 
 _PACKAGES = ("rank-lab", "torch", "numpy", "scipy", "pandas", "pyarrow")
 
@@ -42,10 +42,25 @@ def provenance_of(
         "base": None if base is None else _source(base),
         "settings": {"method": options.method, "k": options.k, "device": options.device, "noise": options.noise}
         | settings,
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        **versions_and_machine(options.device),
+    }
+
+
+def versions_and_machine(device: str, *, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """With which versions, and on what.
+
+    Parameters
+    ----------
+    device
+        ``cpu`` or ``cuda``, with or without a number.
+    packages
+        Further ones, beside those that every number rests on.
+    """
+    return {
+        "versions": {name: _version(name) for name in (*_PACKAGES, *packages)} | {"python": platform.python_version()},
         "platform": platform.platform(),
         "processor": platform.machine(),
-        "device_name": _device_name(options.device),
+        "device_name": _device_name(device),
     }
 
 

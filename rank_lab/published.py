@@ -7,17 +7,21 @@ only numbers that were seen in the paper, in its authors' repository, or were ru
 import csv
 import io
 import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rank_lab.errors import CheckpointError, DataError
+from rank_lab.forgetting import FRACTIONS
 from rank_lab.plain_file import MAX_JSON_BYTES, size_of
 from rank_lab.plain_text import is_plain, plain
+from rank_lab.score_row import ScoreRow
 from rank_lab.scores import nearest
 
-__all__ = ["COLUMNS", "MARKS", "PUBLISHED", "SETTING", "published_values"]
+__all__ = ["COLUMNS", "MARKS", "PUBLISHED", "SETTING", "published_scores", "published_values", "source_words"]
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 """The table that travels with the package."""
@@ -29,16 +33,17 @@ MARKS = {
 }
 """How sure a number is."""
 
+_ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 _RELATIONS = ("=", "<", ">")
 _NUMBERS = ("rank", "bottleneck", "parameters", "parameters_percent", "amount", "value")
 
-SETTING = (
+SETTING: tuple[str, ...] = (
     "source", "model", "method", "rank", "bottleneck", "targets", "parameters", "parameters_percent", "training",
     "amount", "amount_unit",
 )  # fmt: skip
-"""What values of one model in one setting share: ``source`` (arXiv id), how it was adapted (``rank`` or ``bottleneck``,
-``targets``), how many parameters that trains (``parameters``, or ``parameters_percent`` of the model's), what on, and
-how long (``amount`` in ``amount_unit``)."""
+"""What values of one model in one setting share: ``source`` (arXiv id or repository), how it was adapted (``rank`` or
+``bottleneck``, ``targets``), how many parameters that trains (``parameters``, or ``parameters_percent`` of the
+model's), what on, and how long (``amount`` in ``amount_unit``)."""
 
 COLUMNS = (*SETTING, "table", "task", "metric", "relation", "value", "unit", "mark")
 """Of the file: ``table`` says where in the source, ``relation`` is ``=``, or ``<`` or ``>`` of a bound, ``mark`` one of
@@ -88,6 +93,69 @@ def published_values(file: Path | str = PUBLISHED) -> pd.DataFrame:
             " there twice in one setting; name in 'training' what differs, or remove one."
         )
     return found
+
+
+def published_scores(rows: Iterable[ScoreRow], source: str, training: str) -> pd.DataFrame:
+    """Scores that another program published, such as PEFT's method comparison, as published values.
+
+    Parameters
+    ----------
+    rows
+        From :func:`rank_lab.score_import.import_scores`; of a run, a row of task ``cost`` and metric
+        ``trainable_parameters`` says how many parameters it trained.
+    source
+        Where they were published: an arXiv id, or a repository.
+    training
+        What on, in words; the name of each run stands behind it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`published_values` gives; ``amount`` is the step.
+
+    Raises
+    ------
+    DataError
+        If there is no row.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     ScoreRow("lora/a", "lora", 9, "gsm8k", "accuracy", 0.5),
+    ...     ScoreRow("lora/a", "lora", 9, "cost", "trainable_parameters", 4096.0, higher_is_better=False)]
+    >>> found = published_scores(rows, "huggingface/peft", "MetaMathQA")
+    >>> found[["method", "training", "task", "unit"]].iloc[0].tolist()
+    ['lora', 'MetaMathQA, lora/a', 'gsm8k', 'fraction']
+    >>> found[["parameters", "value"]].iloc[0].tolist()
+    [4096.0, 0.5]
+    """
+    given = list(rows)
+    if not given:
+        raise DataError(f"{source}: no score was read; give files that hold some.")
+    counts = {row.run: row.value for row in given if (row.task, row.metric) == ("cost", "trainable_parameters")}
+    found = [
+        dict.fromkeys(COLUMNS, "")
+        | dict.fromkeys(_NUMBERS, math.nan)
+        | {
+            "source": source, "method": row.method, "parameters": counts.get(row.run, math.nan), "relation": "=",
+            "training": f"{training}, {row.run}", "amount": math.nan if row.step is None else row.step,
+            "amount_unit": "steps", "table": Path(row.source).name or source, "task": row.task, "metric": row.metric,
+            "value": row.value, "unit": "fraction" if row.metric in FRACTIONS else row.metric, "mark": "S",
+        }
+        for row in given
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=list(COLUMNS)).astype(dict.fromkeys(_NUMBERS, "float64"))
+
+
+def source_words(source: str) -> str:
+    """A source as figures call it.
+
+    Examples
+    --------
+    >>> source_words("2405.09673"), source_words("huggingface/peft")
+    ('arXiv 2405.09673', 'huggingface/peft')
+    """
+    return f"arXiv {source}" if _ARXIV.fullmatch(source) else source
 
 
 def _lines(path: Path) -> list[list[str]]:

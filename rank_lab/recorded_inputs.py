@@ -8,7 +8,7 @@ from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError
 from rank_lab.verification import Result
 
-__all__ = ["NotAgain", "has_device", "recorded_input"]
+__all__ = ["NotAgain", "has_device", "recorded_input", "same_input"]
 
 
 class NotAgain(Exception):  # noqa: N818 - not an error: how a row ends that cannot be computed again
@@ -49,6 +49,30 @@ def recorded_input(record: Mapping[str, Any], study: Path, what: str) -> Checkpo
     return _open(source if revision is not None else _found(source, study, what), revision, what)
 
 
+def same_input(record: Mapping[str, Any], study: Path, what: str) -> Checkpoint:
+    """Open what a provenance names, if its step and the sizes of its files are what is recorded.
+
+    Parameters
+    ----------
+    record, study, what
+        See :func:`recorded_input`.
+
+    Raises
+    ------
+    NotAgain
+        If it is another, as far as sizes tell: another of the same size does not show.
+    """
+    opened = recorded_input(record, study, what)
+    if opened.step != record.get("step"):
+        raise NotAgain("input changed", f"{what}, {opened.source}, is now of step {opened.step}")
+    sizes = {file.name: file.stat().st_size for file in {tensor.file for tensor in opened.tensors.values()}}
+    for name, size in _recorded_sizes(record):
+        if sizes.get(name) != size:
+            now = f"{sizes[name]} bytes" if name in sizes else "not there"
+            raise NotAgain("input changed", f"{what}: {name} had {size} bytes and is now {now}")
+    return opened
+
+
 def has_device(device: str) -> bool:
     """Whether this machine has what a report was computed on."""
     if device == "cpu":
@@ -56,6 +80,13 @@ def has_device(device: str) -> bool:
     import torch
 
     return device.startswith("cuda") and torch.cuda.is_available()
+
+
+def _recorded_sizes(record: Mapping[str, Any]) -> list[tuple[str, int]]:
+    try:
+        return [(str(file["name"]), int(file["bytes"])) for file in record["files"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotAgain("not recomputable", "the provenance does not say of which files it was made") from error
 
 
 def _found(source: str, study: Path, what: str) -> str:

@@ -17,6 +17,7 @@ from rank_lab.behavioural_report import (
 )
 from rank_lab.curve import CURVE_FILE, KNEES_FILE, SCHEDULE_FILE, Curve
 from rank_lab.errors import RankLabError, SchemaError
+from rank_lab.functional_report import FUNCTIONAL_FILES, FunctionalReport, functional_name, functional_reports_of
 from rank_lab.outcomes import Outcomes
 from rank_lab.report import RankReport, read_provenance, read_table
 from rank_lab.schema import COVERAGE, SPECTRA, UPDATES
@@ -124,7 +125,8 @@ class Study:
         parts: list[object] = [
             self._part("report", folder, _signature(folder, _TABLES), _entry) for folder in self._report_folders()
         ]
-        parts += [self._curve(), self._outcomes(), *self._subspaces().values(), *self._behavioural().values()]
+        parts += [self._curve(), self._outcomes(), *self._subspaces().values()]
+        parts += [*self._behavioural().values(), *self._functional().values()]
         by_run: dict[str, list[ReportEntry]] = {}
         for entry in self.reports():
             by_run.setdefault(entry.run, []).append(entry)
@@ -179,11 +181,16 @@ class Study:
         """Reports on behavioural ranks that can be read, by name."""
         return {name: each for name, each in self._behavioural().items() if isinstance(each, BehaviouralReport)}
 
+    def functional(self) -> dict[str, FunctionalReport]:
+        """Reports of functional ranks that can be read, by name."""
+        return {name: each for name, each in self._functional().items() if isinstance(each, FunctionalReport)}
+
     def signature(self) -> str:
         """Changes whenever a file that is shown has changed."""
         parts = [_signature(folder, _TABLES) for folder in self._report_folders()]
         parts += [_stamps(folder, SUBSPACE_FILES) for folder in subspace_reports_of(self.folder)]
         parts += [_stamps(folder, BEHAVIOURAL_FILES) for folder in behavioural_reports_of(self.folder)]
+        parts += [_stamps(folder, FUNCTIONAL_FILES) for folder in functional_reports_of(self.folder)]
         return str(hash((*parts, *(_stamp(self.folder / name) for name in (*_CURVE_FILES, SCORES_FILE)))))
 
     def _report_folders(self) -> list[Path]:
@@ -219,6 +226,14 @@ class Study:
                 "behavioural", each, _stamps(each, BEHAVIOURAL_FILES), BehaviouralReport.load
             )
             for each in behavioural_reports_of(self.folder)
+        }
+
+    def _functional(self) -> dict[str, FunctionalReport | Problem]:
+        return {
+            functional_name(each): self._part(
+                "functional", each, _stamps(each, FUNCTIONAL_FILES), FunctionalReport.load
+            )
+            for each in functional_reports_of(self.folder)
         }
 
     def _joined(self, table: str, columns: list[str]) -> pd.DataFrame:
@@ -265,7 +280,7 @@ class Study:
         """Refuse a link that leads out of the study: it may have come from somewhere else."""
         root = self.folder.resolve()
         beside = [path.with_name(name) for name in _CURVE_FILES] if path.name == CURVE_FILE else []
-        within = ("report.json", *_TABLES, *SUBSPACE_FILES, *BEHAVIOURAL_FILES)
+        within = ("report.json", *_TABLES, *SUBSPACE_FILES, *BEHAVIOURAL_FILES, *FUNCTIONAL_FILES)
         for one in (path, *beside, *(path / name for name in within)):
             if one.exists() and not one.resolve().is_relative_to(root):
                 raise SchemaError(f"{one}: is a link out of the study; copy what it leads to into {self.folder}.")

@@ -13,15 +13,17 @@ from rank_lab.errors import SchemaError
 from rank_lab.export import FORMATS, curve_data
 from rank_lab.export_command import LATEX, write_export
 from rank_lab.figures_export import FIGURE_FORMATS
+from rank_lab.functional_export import functional_data
 from rank_lab.latex_export import latex_references, latex_tables
 from rank_lab.latex_table import LatexTable
 from rank_lab.outcomes_export import outcome_data
 from rank_lab.report import RankReport
 from rank_lab.schema import SPECTRA
 from rank_lab.study import Study
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspaces_export import subspace_data
 
-__all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "study_bibtex", "study_data", "study_latex"]
+__all__ = ["EXPORT_FORMATS", "TABLE_FORMATS", "export_archive", "parts_of", "study_bibtex", "study_data", "study_latex"]
 
 TABLE_FORMATS = (*FORMATS, LATEX)
 """What tables may be written as."""
@@ -47,9 +49,10 @@ def study_data(study: Study) -> dict[str, pd.DataFrame]:
     curve, outcomes = study.curve(), study.outcomes()
     found |= {} if curve is None else curve_data(curve)
     found |= {} if outcomes is None else outcome_data(outcomes)
-    subspaces, behavioural = study.subspaces(), study.behavioural()
+    subspaces, behavioural, functional = study.subspaces(), study.behavioural(), study.functional()
     found |= subspace_data(subspaces) if subspaces else {}
-    return found | (behavioural_data(behavioural) if behavioural else {})
+    found |= behavioural_data(behavioural) if behavioural else {}
+    return found | (functional_data(functional) if functional else {})
 
 
 def study_latex(study: Study) -> dict[str, LatexTable]:
@@ -60,17 +63,13 @@ def study_latex(study: Study) -> dict[str, LatexTable]:
     study
         That is open.
     """
-    tables = latex_tables(
-        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural()
-    )
+    tables = latex_tables(parts_of(study))
     return {table.label: table for table in tables}
 
 
 def study_bibtex(study: Study) -> str:
     """BibTeX of the methods, quantities and data sets of a study."""
-    return latex_references(
-        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural()
-    )
+    return latex_references(parts_of(study))
 
 
 def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
@@ -101,6 +100,20 @@ def export_archive(study: Study, formats: Sequence[str] | None = None) -> bytes:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
         return content.getvalue()
+
+
+def parts_of(study: Study) -> StudyParts:
+    """All that can be read of a study, without spectra.
+
+    Parameters
+    ----------
+    study
+        That is open.
+    """
+    return StudyParts(
+        _without_spectra(study), study.outcomes(), study.curve(), study.subspaces(), study.behavioural(),
+        study.functional(),
+    )  # fmt: skip
 
 
 def _without_spectra(study: Study) -> list[RankReport]:

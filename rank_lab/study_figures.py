@@ -1,4 +1,4 @@
-"""Which figures a study supports: of its reports, its curve, its scores, its subspaces, its behavioural ranks."""
+"""Which figures a study supports: of its reports, curve, scores, subspaces, behavioural and functional ranks."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +20,7 @@ from rank_lab.depth_table import depth_table
 from rank_lab.errors import RankLabError
 from rank_lab.figures import Figure, Style
 from rank_lab.figures.outcome_words import MEASURE_NAMES, target_words
+from rank_lab.functional_views import functional_depth, functional_rows, functional_weights
 from rank_lab.gate_tables import gate_table, gates_along_stages
 from rank_lab.kind_table import kind_table
 from rank_lab.layer_table import layer_table
@@ -76,10 +77,10 @@ def study_figures(study: Study) -> list[StudyFigure]:
     -------
     list of StudyFigure
         Coverage and ranks of all runs together; of each run at its last step; the curve of a schedule; learning and
-        forgetting; subspaces; behavioural ranks.
+        forgetting; subspaces; behavioural ranks; functional ranks of all runs.
     """
     found = [*_of_reports(study), *_of_curve(study), *_of_outcomes(study), *_of_subspaces(study)]
-    found += _of_behavioural(study)
+    found += [*_of_behavioural(study), *_of_functional(study)]
     return [StudyFigure(name, each.title, each.draw) for name, each in zip(_unique(found), found, strict=True)]
 
 
@@ -288,6 +289,34 @@ def _of_behavioural(study: Study) -> Iterator[StudyFigure]:
 
 def _behavioural(report: BehaviouralReport, task: str, style: Style) -> Figure:
     return figures.behavioural_curve(behavioural_view(report, task), style)
+
+
+def _of_functional(study: Study) -> Iterator[StudyFigure]:
+    reports = study.functional()
+    if not reports:
+        return
+    ranks, changes = functional_rows((each.ranks, each.changes) for each in reports.values())
+    if (ranks["scope"] == "layer").any():
+        yield StudyFigure(
+            "functional-ranks-layer", "k90 of the change of hidden states along depth",
+            lambda style: figures.functional_depth_plot(functional_depth(ranks, changes, _METRIC), style),
+        )  # fmt: skip
+    modules = ranks[ranks["scope"] == "module"]
+    for kind in dict.fromkeys(str(each) for each in modules["kind"]):
+        yield StudyFigure(
+            f"functional-ranks-{kind}", f"k90 of the change of outputs along depth: {kind}",
+            partial(_functional_modules, ranks, changes, kind),
+        )  # fmt: skip
+    if ranks["weight"].notna().any():
+        yield StudyFigure(
+            "functional-against-weight", "k90 of what updates do against what they are",
+            lambda style: figures.functional_weight_plot(functional_weights(ranks, changes, _METRIC), style),
+        )  # fmt: skip
+
+
+def _functional_modules(ranks: pd.DataFrame, changes: pd.DataFrame, kind: str, style: Style) -> Figure:
+    view = functional_depth(ranks, changes, _METRIC, scope="module", kind=kind)
+    return figures.functional_depth_plot(view, style)
 
 
 def _phi(report: SubspaceReport, style: Style) -> Figure:

@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from rank_lab.checkpoint import Checkpoint
 from rank_lab.errors import RankLabError
 from rank_lab.module_comparison import ComparisonOptions
-from rank_lab.recorded_inputs import NotAgain, has_device, recorded_input
+from rank_lab.recorded_inputs import NotAgain, has_device, same_input
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.verification import TOLERANCE, Check, Difference, numbers_differ, stratified_sample
@@ -81,8 +80,8 @@ def verify_subspaces(name: str, report: SubspaceReport, study: Path, *, sample: 
 def _compared_again(provenance: Mapping[str, Any], study: Path, modules: frozenset[str]) -> SubspaceReport:
     options = replace(_options(provenance["settings"]), modules=modules)
     base = provenance["base"]
-    original = None if base is None else _input(base, study, "the base")
-    runs = [_input(provenance[role], study, f"the {role} run") for role in ("first", "second")]
+    original = None if base is None else same_input(base, study, "the base")
+    runs = [same_input(provenance[role], study, f"the {role} run") for role in ("first", "second")]
     try:
         return compare_runs(runs[0], runs[1], original, options=options)
     except (RankLabError, OSError) as error:
@@ -100,25 +99,6 @@ def _options(told: Mapping[str, Any]) -> ComparisonOptions:
         raise NotAgain("not recomputable", "the provenance does not say with which options it was made") from error
     options = ComparisonOptions(int(told["k"]), epsilons=epsilons, intruders=bool(ks), null_draws=draws, device=device)
     return replace(options, intruder_ks=ks) if ks else options
-
-
-def _input(record: Mapping[str, Any], study: Path, what: str) -> Checkpoint:
-    opened = recorded_input(record, study, what)
-    if opened.step != record.get("step"):
-        raise NotAgain("input changed", f"{what}, {opened.source}, is now of step {opened.step}")
-    sizes = {file.name: file.stat().st_size for file in {tensor.file for tensor in opened.tensors.values()}}
-    for name, size in _recorded_sizes(record):
-        if sizes.get(name) != size:
-            now = f"{sizes[name]} bytes" if name in sizes else "not there"
-            raise NotAgain("input changed", f"{what}: {name} had {size} bytes and is now {now}")
-    return opened
-
-
-def _recorded_sizes(record: Mapping[str, Any]) -> list[tuple[str, int]]:
-    try:
-        return [(str(file["name"]), int(file["bytes"])) for file in record["files"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise NotAgain("not recomputable", "the provenance does not say of which files it was made") from error
 
 
 def _by_module(report: SubspaceReport) -> dict[str, dict[tuple[Any, ...], Row]]:

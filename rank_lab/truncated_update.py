@@ -72,8 +72,8 @@ class TruncatedUpdate:
         energy = np.concatenate([[0.0], np.cumsum(self.spectrum.values**2)])
         return energy / energy[-1] if energy[-1] > 0 else energy
 
-    def cut(self, k: int, how: Truncation = "leading", *, seed: int = 0) -> Tensor:
-        """The truncated update, ``(out, in)`` in float32.
+    def cut(self, k: int, how: Truncation = "leading", *, seed: int = 0, device: str = "cpu") -> Tensor:
+        """The truncated update, ``(out, in)`` in float32, on that device.
 
         Parameters
         ----------
@@ -83,6 +83,8 @@ class TruncatedUpdate:
             One of :data:`TRUNCATIONS`.
         seed
             Of random directions.
+        device
+            Where to multiply.
 
         Raises
         ------
@@ -93,35 +95,34 @@ class TruncatedUpdate:
             raise RankLabError(f"rank {k}, {how!r}: expected one of 0 or more, and one of {', '.join(TRUNCATIONS)}.")
         k = min(k, self.bound)
         cuts: dict[Truncation, Callable[[], Tensor]] = {
-            "leading": lambda: self._onto(k),
-            "tail": lambda: self._whole - self._onto(k),
-            "random": lambda: self._onto(k, self._random(k, seed)),
-            "shrunk": lambda: self._whole * math.sqrt(self.energies[k]),
+            "leading": lambda: self._onto(k, device),
+            "tail": lambda: self._whole(device) - self._onto(k, device),
+            "random": lambda: self._onto(k, device, self._random(k, seed)),
+            "shrunk": lambda: self._whole(device) * math.sqrt(self.energies[k]),
         }
         return cuts[how]()
 
-    @property
-    def _whole(self) -> Tensor:
-        return self.update.to_dense().to(torch.float32)
+    def _whole(self, device: str) -> Tensor:
+        return self.update.to_dense().to(device=device, dtype=torch.float32)
 
     def _random(self, k: int, seed: int) -> Tensor:
         """Orthonormal, ``(bound, k)``; the first columns are those of a smaller k."""
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(k, self.bound, dtype=torch.float64, generator=generator)
+        drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((k, self.bound)))  # row after row
         orthonormal: Tensor = torch.linalg.qr(drawn.T).Q
         return orthonormal.to(torch.float32)
 
-    def _onto(self, k: int, mixed: Tensor | None = None) -> Tensor:
+    def _onto(self, k: int, device: str, mixed: Tensor | None = None) -> Tensor:
         """On the first k directions, or on those that mix all of them."""
+        parts = [part.to(device) for part in self.basis]
         if isinstance(self.update, LowRankUpdate):
-            left, right = self.basis
+            left, right = parts
             if mixed is None:
                 return (left[:, :k] @ right[:k]).to(torch.float32)
             mixed = mixed.to(left)
             return ((left @ mixed) @ (mixed.T @ right)).to(torch.float32)
-        (basis,) = self.basis
-        chosen = basis[:, :k] if mixed is None else basis @ mixed
-        whole = self._whole
+        (basis,) = parts
+        chosen = basis[:, :k] if mixed is None else basis @ mixed.to(basis)
+        whole = self._whole(device)
         if self._short_is_right:
             return (whole @ chosen) @ chosen.T
         return chosen @ (chosen.T @ whole)

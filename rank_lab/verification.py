@@ -73,9 +73,9 @@ class Check:
     Parameters
     ----------
     table
-        ``"updates"``, ``"subspaces"``, ``"scores"`` or ``"curve"``.
+        ``"updates"``, ``"subspaces"``, ``"behavioural"``, ``"functional"``, ``"scores"`` or ``"curve"``.
     run
-        Of the row; of a curve its seed; of subspaces the comparison.
+        Of the row; of a curve its seed; of subspaces the comparison, of functional ranks the report.
     row
         Which, in words.
     result

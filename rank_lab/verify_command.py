@@ -9,9 +9,13 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
+from rank_lab.behavioural_report import BehaviouralReport, behavioural_name, behavioural_reports_of
 from rank_lab.console import console, progress_bar
 from rank_lab.curve import CURVE_FILE, Curve
 from rank_lab.errors import SchemaError
+from rank_lab.evaluation.behavioural_verification import LOSS_TOLERANCE, verify_behavioural
+from rank_lab.evaluation.functional_verification import SAME_ACTIVATIONS, verify_functional
+from rank_lab.functional_report import FunctionalReport, functional_name, functional_reports_of
 from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 from rank_lab.report import RankReport, reports_of
@@ -35,7 +39,7 @@ def verify_and_print(study: Path, *, sample: int, seed: int, as_json: bool = Fal
     Parameters
     ----------
     study
-        Folder of reports, comparisons, scores and a curve, or one of the reports or comparisons.
+        Folder of reports, comparisons, behavioural ranks, scores and a curve, or one of these reports.
     sample, seed
         Rows of each table that are computed again; 0 for all.
     as_json
@@ -68,7 +72,8 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
     try:
         folders = reports_of(study)
     except SchemaError:
-        if not (has_scores or has_curve or subspace_reports_of(study)):
+        beside = (subspace_reports_of, behavioural_reports_of, functional_reports_of)
+        if not (has_scores or has_curve or any(found(study) for found in beside)):
             raise
         folders = []
     reports = [(folder, RankReport.load(folder)) for folder in folders]
@@ -87,6 +92,17 @@ def _checks(study: Path, sample: int, seed: int) -> tuple[list[Check], _Counts]:
             comparison_name(folder), comparison, folder.absolute().parent, sample=sample, seed=seed
         )
         checks, counts = checks + found, [*counts, (folder.name, len(found), len(comparison.coverage))]
+    for folder in functional_reports_of(study):
+        measured = FunctionalReport.load(folder)
+        found = verify_functional(functional_name(folder), measured, folder.absolute().parent, sample=sample, seed=seed)
+        checks, counts = checks + found, [*counts, (folder.name, len(found), len(measured.changes))]
+    for folder in behavioural_reports_of(study):
+        truncated = BehaviouralReport.load(folder)
+        found = verify_behavioural(
+            behavioural_name(folder), truncated, folder.absolute().parent, sample=sample, seed=seed
+        )
+        models = len(truncated.scores[["how", "k", "vectors"]].drop_duplicates())
+        checks, counts = checks + found, [*counts, (folder.name, len(found), models + 1)]
     if has_scores:
         rows = ScoreTable.load(study / SCORES_FILE).rows
         found = verify_scores(rows, sample=sample, seed=seed)
@@ -115,7 +131,9 @@ def _shown(checks: Sequence[Check], counts: _Counts, seed: int) -> Group:
         f"computed again: {looked} (--sample 0 for all; seed {seed}). Numbers hold within a relative {TOLERANCE:g},"
         " norms and singular values also within the floor of their method; counts are equal, or tied. What rests on"
         f" singular vectors (comparisons, by module) holds within {TOLERANCE:g} of 1, and within as much more as the"
-        f" gap after the last of them is narrower than {NARROW:g}."
+        f" gap after the last of them is narrower than {NARROW:g}. Losses of truncated models hold within"
+        f" {LOSS_TOLERANCE:g}. Functional ranks hold within a relative {SAME_ACTIVATIONS:g}, counts within one:"
+        " activations are of the models' own precision."
     )
     return Group(table, Text(said, style="bold"), Text(about, style="dim"))
 

@@ -255,3 +255,13 @@ def test_a_step_of_sora_shrinks_gates_and_leaves_out_shut_ones() -> None:
         open_gates = [int(gate.count_nonzero()) for gate in before]
         computed = training_steps.sizes({name: run})[name]["computed_gates"]
         assert computed == sum(count if count < 2 else len(before[0]) for count in open_gates)
+
+
+def test_coverage_of_intervals_is_counted(tmp_path: Path) -> None:
+    results, text = results_of("interval_coverage", out=tmp_path)
+    assert len(results["rows"]) == 3 * 5
+    for row in results["rows"]:
+        assert 0 <= row["percentile_covered"] <= 1
+        assert 0 <= row["covered"] <= 1
+        assert 1 <= row["mean_value"] <= results["width"]
+    assert "nominal 95 %" in text

@@ -20,7 +20,7 @@ from tests.training_records import record
 
 VERBS = (
     "analyze", "show", "export", "fold", "demo", "schedule", "finetune", "evaluate", "import-scores", "fairness",
-    "verify", "dashboard", "subspace",
+    "verify", "dashboard", "subspace", "functional",
     "plan", "extract", "behavioural",
 )  # fmt: skip
 HEAVY = (

@@ -8,7 +8,8 @@ import torch
 
 from rank_lab.affine_change import affine_change, is_affine
 from rank_lab.errors import NonFiniteError, RankLabError, ShapeMismatchError
-from rank_lab.functional import FUNCTIONAL_RANKS, functional_ranks, functional_spectrum, weighted_spectrum
+from rank_lab.functional import functional_spectrum, weighted_spectrum
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS, functional_ranks
 from rank_lab.functional_null import random_change_ranks
 from rank_lab.linear_share import HalfMoments, ShareSums
 from rank_lab.null import null_ranks
@@ -194,3 +195,16 @@ def test_an_affine_change_is_found_by_asking() -> None:
 def test_all_ranks_are_there() -> None:
     assert "gavish_donoho_rank" not in FUNCTIONAL_RANKS
     assert {"energy_rank_90", "stable_rank", "effective_rank", "numerical_rank"} <= set(FUNCTIONAL_RANKS)
+
+
+def test_the_centred_moment_of_inputs_is_that_of_inputs_less_their_mean() -> None:
+    inputs, moments = normal(300, 4) + 3.0, HalfMoments.empty(4, 1)
+    moments.add(inputs, normal(300, 1), np.arange(300) % 2)
+    middle = inputs - inputs.mean(0)
+    assert torch.allclose(moments.total(), inputs.T @ inputs)
+    assert torch.allclose(moments.total(centered=True), middle.T @ middle)
+
+
+def test_a_null_on_few_tokens_has_no_more_directions_than_these() -> None:
+    eigenvalues = np.concatenate((np.ones(5), np.full(25, 1e-18)))
+    assert random_change_ranks(eigenvalues, (40, 30), 30)["numerical_rank"] == 5

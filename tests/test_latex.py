@@ -22,6 +22,7 @@ from rank_lab.outcomes import Outcomes, outcomes
 from rank_lab.report import RankReport
 from rank_lab.schema import UPDATES
 from rank_lab.score_table import ScoreTable
+from rank_lab.study_parts import StudyParts
 from tests.outcome_studies import BASE, MODULES, matrix, report, scores, training
 
 HOSTILE = (
@@ -154,8 +155,8 @@ def test_outcomes_have_intervals_and_reasons(learnt: Outcomes) -> None:
 
 def test_every_file_is_told_in_the_readme(reports: list[RankReport], tmp_path: Path) -> None:
     command = "rank-lab export 'my study' -o out -f latex"
-    written = export_latex(reports, None, None, tmp_path, command=command)
-    about = export_readme(written, tmp_path, Path("my study"), [each.provenance for each in reports])
+    written = export_latex(StudyParts(reports), tmp_path, command=command)
+    about = export_readme(written, tmp_path, Path("my study"), StudyParts(reports))
     text = (tmp_path / README_FILE).read_text(encoding="utf-8")
     assert [file.name for file in about] == [README_FILE, CAPTIONS_FILE]
     assert {each.file.name for each in written} == {file.name for file in tmp_path.iterdir()} - {
@@ -170,7 +171,9 @@ def test_every_file_is_told_in_the_readme(reports: list[RankReport], tmp_path: P
     captions = (tmp_path / CAPTIONS_FILE).read_text(encoding="utf-8")
     assert all(each.caption in captions for each in written)
     assert "not written by this export" not in text
-    (again,) = export_readme([Exported(tmp_path / "x.csv", "x", "y")], tmp_path, Path("s"), [])  # nothing has a caption
+    (again,) = export_readme(
+        [Exported(tmp_path / "x.csv", "x", "y")], tmp_path, Path("s"), StudyParts()
+    )  # nothing has a caption
     assert "not written by this export: `references.bib`, `table_coverage.tex`" in again.read_text(encoding="utf-8")
 
 
@@ -181,7 +184,7 @@ def test_all_of_it_compiles(reports: list[RankReport], learnt: Outcomes, tmp_pat
         for name in ("siunitx", "booktabs", "longtable")
     ):
         pytest.skip("this TeX lacks siunitx, booktabs or longtable")
-    export_latex(reports, learnt, None, tmp_path, command="c")
+    export_latex(StudyParts(reports, learnt), tmp_path, command="c")
     call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -100,7 +100,7 @@ def test_another_base_is_refused(
 
 
 def test_arms_have_equal_effort_and_sora_shrinks_as_far_in_any_number_of_steps() -> None:
-    assert {len(arm.rates) for arm in ARMS} == {3}
+    assert {len(arm.rates) for arm in ARMS} == {4}
     assert {later / earlier for arm in ARMS for earlier, later in zip(arm.rates, arm.rates[1:], strict=False)} == {4.0}
     for steps in (60, 240):
         sora = choices_of(arm_named("sora-r64"), steps)

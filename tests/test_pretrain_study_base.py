@@ -72,7 +72,7 @@ def test_a_training_that_was_stopped_comes_to_the_same(
         row["nats_per_token"] * row["tokens"] / np.log(2) / row["bytes"], rel=1e-4
     )
     page = (results / "README.md").read_text(encoding="utf-8")
-    assert "MORE bits than the best of the baselines" in page  # after six steps it has learned little
+    assert "better than none; worse than" in page  # after six steps it has learned little
     (results / "README.md").unlink()
     run(monkeypatch, tmp_path / "stopped", "--redraw")
     assert (results / "README.md").read_text(encoding="utf-8") == page

@@ -19,6 +19,7 @@ from rank_lab.references import DATA_SETS, REFERENCES, TRAINING_METHODS, bibtex
 from rank_lab.schema import RANKS
 from rank_lab.score_table import ScoreTable
 from rank_lab.shown_values import SHOWN
+from rank_lab.study_parts import StudyParts
 from rank_lab.training.methods import METHODS
 from tests.outcome_studies import BASE, matrix, report, scores
 
@@ -63,18 +64,18 @@ def test_only_what_is_used_is_cited() -> None:
     ranks = {"stable_rank": 3.0, "energy_rank_90": 4}
     null = dict.fromkeys((f"null_{name}" for name, metric in METRICS.items() if metric.rank), None)
     row = matrix("a", 5, "m", 0, **dict.fromkeys(METRICS) | ranks | null)
-    assert cited_by([report("a", [row | {"method": "rslora"}])], None, None) == [
+    assert cited_by(StudyParts([report("a", [row | {"method": "rslora"}])])) == [
         "kalajdzievski2023rslora", "biderman2024lora", "rudelson2007sampling",
     ]  # fmt: skip
     tested = row | {"method": "other", "rank_above_rounding": 3.0, "null_stable_rank": 5.0, "stable_rank_denoised": 2.0}
-    found = cited_by([report("a", [tested])], None, None)
+    found = cited_by(StudyParts([report("a", [tested])]))
     assert {"landa2022biwhitening", "marchenko1967distribution", "benaych2012singular"} <= set(found)
     assert not {"landa2025dyson", "hu2022lora", "ding2023sora"} & set(found)
     assert uncited_methods([report("a", [tested])]) == ["other"]
 
 
 def test_outcomes_cite_their_tasks_and_measures() -> None:
-    found = cited_by([], outcomes([], ScoreTable.of([*BASE, *scores("a", 5, 0.2, 0.1)])), None)
+    found = cited_by(StudyParts(outcomes=outcomes([], ScoreTable.of([*BASE, *scores("a", 5, 0.2, 0.1)]))))
     assert {"cobbe2021gsm8k", "sakaguchi2019winogrande", "biderman2024lora", "zitzler1998multiobjective"} <= set(found)
     assert not {"shenfeld2025razor", "zellers2019hellaswag", "clark2018arc", "ding2023sora"} & set(found)
 

@@ -70,6 +70,15 @@ def test_kept_results_are_read_again_and_not_overwritten_by_others(tmp_path: Pat
         keep(tmp_path, {"seeds": (0,)}, {"rows": table}, 90.0)
 
 
+def test_the_command_that_is_told_has_no_folders_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = "analyses/some_study.py --study /here/s --quick --workers 1 --data=/there --seeds 0 1 --as-far"
+    monkeypatch.setattr("sys.argv", typed.split())
+    keep(tmp_path, {}, {}, 0.0)
+    assert kept(tmp_path).about["command"] == "python -m analyses.some_study --quick --seeds 0 1"
+
+
 def test_results_that_are_not_there_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(RankLabError, match="no results are kept here"):
         kept(tmp_path)

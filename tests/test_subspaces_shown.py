@@ -19,6 +19,7 @@ from rank_lab.errors import SchemaError
 from rank_lab.latex_export import export_latex
 from rank_lab.latex_subspaces import subspace_tables
 from rank_lab.study import Study
+from rank_lab.study_parts import StudyParts
 from rank_lab.subspace_analysis import compare_runs
 from rank_lab.subspace_choices import compare_command, subspace_choices
 from rank_lab.subspace_report import SubspaceReport, comparison_name, load_subspaces
@@ -191,11 +192,11 @@ class TestExport:
 
     def test_only_what_is_there_is_cited(self, study: Path, tmp_path: Path) -> None:
         reports = load_subspaces(study)
-        keys = cited_by([], None, None, reports.values())
+        keys = cited_by(StudyParts(subspaces=reports))
         assert keys == ["hu2022lora", "biderman2024lora", "shuttleworth2024illusion", "bjorck1973angles"]
         home = study.parent
         bare = compare_runs(home / "one", home / "two")
-        assert cited_by([], None, None, [bare]) == ["hu2022lora", "bjorck1973angles"]
+        assert cited_by(StudyParts(subspaces={"bare": bare})) == ["hu2022lora", "bjorck1973angles"]
         rank_lab("export", study, "-o", tmp_path / "out", "-f", "latex")
         text = (tmp_path / "out" / "references.bib").read_text()
         assert re.findall(r"^@\w+\{(\w+),$", text, flags=re.MULTILINE) == keys
@@ -250,7 +251,7 @@ class TestPaper:
         if not subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True, check=False).stdout:
             pytest.skip("this TeX lacks siunitx")
         reports = {HOSTILE: hostile(load_subspaces(study)["one-two"])}
-        export_latex([], None, None, tmp_path, command="c", subspaces=reports)
+        export_latex(StudyParts(subspaces=reports), tmp_path, command="c")
         call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
         done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
         assert done.returncode == 0, done.stdout[-2000:]

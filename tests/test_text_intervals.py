@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rank_lab.functional import functional_ranks
+from rank_lab.functional_metrics import functional_ranks
 from rank_lab.second_moment import SecondMoment, groups_of_texts
 from rank_lab.spectrum import Spectrum
 from rank_lab.text_intervals import MeasuredRanks, measured_ranks

@@ -74,9 +74,17 @@ env/bin/rank-lab export runs -o outcomes -f csv >/dev/null
 test -s outcomes/outcomes.csv
 env/bin/rank-lab subspace runs/lora runs/full --base "$base" -o runs --intruder-k 10 >/dev/null
 test -s runs/lora-full.subspace/subspace.json
+printf '{"text": "A man of words and not of deeds."}\n{"text": "Is like a garden full of weeds."}\n' >probe.jsonl
+env/bin/rank-lab functional runs/lora --base "$base" --texts probe.jsonl --resamples 0 -o runs >/dev/null
+test -s runs/lora.functional/functional.json
+env/bin/rank-lab verify runs/lora.functional >/dev/null
 env/bin/rank-lab verify runs/lora-full.subspace >/dev/null
 env/bin/rank-lab export runs -o compared -f csv >/dev/null
 test -s compared/subspace_angles.csv
+env/bin/rank-lab behavioural runs/full --base "$base" --target numbers=texts.jsonl --source known=texts.jsonl --ranks 1,2 \
+    -o runs >/dev/null 2>&1
+test -s runs/full.behavioural/behavioural.json
+env/bin/rank-lab verify runs/full.behavioural --sample 1 >/dev/null
 env/bin/rank-lab fairness runs/full runs/lora >/dev/null
 env/bin/rank-lab dashboard runs --no-browser >dashboard.log 2>&1 &
 dashboard=$!

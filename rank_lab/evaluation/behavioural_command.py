@@ -11,7 +11,8 @@ from rank_lab.behavioural_terminal import behavioural_summary, render_behavioura
 from rank_lab.commands import file_name
 from rank_lab.console import console, progress_bar
 from rank_lab.errors import RankLabError, SchemaError, is_out_of_memory
-from rank_lab.evaluation.behavioural_analysis import BehaviouralOptions, behavioural_report, last_of
+from rank_lab.evaluation.behavioural_analysis import behavioural_report, last_of
+from rank_lab.evaluation.behavioural_search import BehaviouralOptions
 from rank_lab.evaluation.text_scores import TextOptions
 from rank_lab.evaluation.text_sets import TextSet, read_texts
 from rank_lab.evaluation.tuned_models import LoadOptions
@@ -33,7 +34,7 @@ class BehaviouralChoices:
     name
         Of the run; empty for the folder's.
     share, without_vectors, ranks, no_controls, seed
-        See :class:`rank_lab.evaluation.behavioural_analysis.BehaviouralOptions`; ranks as ``1,2,4``.
+        See :class:`rank_lab.evaluation.behavioural_search.BehaviouralOptions`; ranks as ``1,2,4``.
     batch_size, max_length, stride, masked_places
         See :class:`rank_lab.evaluation.text_scores.TextOptions`.
     device, dtype, kind
@@ -130,10 +131,13 @@ def behavioural_and_print(
     if study.is_file():
         raise RankLabError(f"{study}: is a file; -o names the folder of the study.")
     options, texts = choices.options(), choices.texts()
+    files = dict(given.split("=", maxsplit=1) for given in (*choices.targets, *choices.sources))
     one, _ = last_of(tuned, base, choices.name)
     folder = study / f"{file_name(one.run)}.behavioural"
     _refuse_to_replace_another(folder, one.source)
     report = _with_progress(tuned, texts, base, options, choices, study / f".{folder.name}.part")
+    for told in report.provenance["texts"]:  # what reading them again needs
+        told |= {"column": choices.text_column, "limit": choices.limit, "file": files[told["name"]]}
     report.save(folder)
     if as_json:
         sys.stdout.write(json.dumps(behavioural_summary(report) | {"report": str(folder)}, indent=1) + "\n")

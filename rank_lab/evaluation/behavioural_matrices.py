@@ -48,7 +48,7 @@ def matrix_rows(model: TruncatedModel, *, vectors: bool, stored: bool) -> Iterat
         Whether vectors that changed are kept as tuned.
     stored
         Whether the tuned values were read from a file, which rounded them, and so are tested against rounding; those
-        of a merged adapter were not.
+        of a merged adapter were not, and are exact.
     """
     norms = [each.cut.spectrum.frobenius_norm for each in model.matrices if each.cut is not None]
     total = math.fsum(norm**2 for norm in norms)
@@ -61,7 +61,7 @@ def matrix_rows(model: TruncatedModel, *, vectors: bool, stored: bool) -> Iterat
         if matrix.cut is not None:
             share = matrix.cut.spectrum.frobenius_norm**2 / total
             row |= {"status": "truncated", "change_share": share} | _ranks(matrix, matrix.cut)
-            row |= _rounding(matrix.cut) if stored else {}
+            row |= _rounding(matrix.cut) if stored else {"noise_regime": "exact"}
         yield row
     for name in model.vectors:
         path = name.rpartition(".")[0]

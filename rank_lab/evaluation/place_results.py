@@ -1,6 +1,7 @@
 """From the sums of a watched place to what is said of it: ranks, nulls, shares, warnings."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,13 +9,13 @@ import torch
 from rank_lab.evaluation.functional_options import FunctionalOptions
 from rank_lab.evaluation.probe import Probe
 from rank_lab.evaluation.watched import AffineModule, FunctionModule, Layer, Watched
-from rank_lab.functional import functional_ranks
+from rank_lab.functional_metrics import functional_ranks
 from rank_lab.functional_null import random_change_ranks
 from rank_lab.linear_share import TOKENS_PER_INPUT
 from rank_lab.place_change import NO_SHARE, PlaceChange
 from rank_lab.second_moment import SecondMoment
 from rank_lab.spectrum import Spectrum
-from rank_lab.text_intervals import FEWEST_GROUPS, MeasuredRanks, measured_ranks
+from rank_lab.text_intervals import FEW_GROUPS, FEWEST_GROUPS, MeasuredRanks, measured_ranks
 from rank_lab.uncertainty import Interval
 
 __all__ = ["place_changes"]
@@ -50,37 +51,46 @@ def place_changes(
 class _Result:
     def __init__(self, watched: Watched, probe: Probe, options: FunctionalOptions, dtype: torch.dtype) -> None:
         self.watched, self.probe, self.options, self.dtype = watched, probe, options, dtype
-        moment = watched.input_moment / watched.change.count
-        self.eigenvalues = torch.linalg.eigvalsh(moment).cpu().numpy()
 
     def affine(self, watched: AffineModule) -> tuple[PlaceChange, ...]:
         out, across = watched.shape
-        affine = watched.affine
-        shape = (out, across + 1) if affine.has_bias else watched.shape
-        found = [self.change("module", "affine", watched.change, shape)]
-        if affine.rank:
-            found.append(self.change("weighted", "affine", watched.weighted or watched.change, watched.shape))
-        return tuple(found)
+        shape = (out, across + 1) if watched.affine.has_bias else watched.shape
+        module = self.change("module", "affine", watched.change, shape)
+        if not watched.affine.rank:
+            return (module,)
+        if watched.weighted is None and not self.options.centered:  # the same sums
+            return module, replace(module, scope="weighted")
+        return module, self.change("weighted", "affine", watched.weighted or watched.change, watched.shape)
 
     def change(self, scope: str, form: str, moment: SecondMoment, shape: tuple[int, int]) -> PlaceChange:
         options, watched = self.options, self.watched
         centered = options.centered and scope != "weighted"
         measured = measured_ranks(moment, shape, centered=centered, resamples=options.resamples, seed=options.seed)
-        spectrum = measured.spectrum
-        rank = min(watched.shape) if form == "layer" else max(1, int((spectrum.values > spectrum.floor).sum()))
-        mapped = isinstance(watched, Layer | FunctionModule) and watched.maps is not None
-        shares = [watched.shares.share(kind, seed=options.seed) for kind in ("plain", "centered")] if mapped else []  # type: ignore[attr-defined]
+        shares = self._shares(form)
         return PlaceChange(
             scope=scope, name=watched.name, form=form, shape=watched.shape, tokens=moment.count,
-            texts=int(self.probe.count), spectrum=spectrum, ranks=measured.ranks,
-            null=random_change_ranks(self.eigenvalues, watched.shape, min(rank, *watched.shape), seed=options.seed),
-            weight=self._weight(), relative_change=self._relative(), mean_share=moment.mean_share(),
-            first_token_share=watched.first_energy / watched.energy,
-            linear_share=shares[0] if shares else self._share(form),
-            linear_share_null=self._share_null(),
-            linear_share_centered=shares[1] if shares else self._share(form),
-            warnings=tuple(self._warnings(form, measured, mapped=mapped)),
+            texts=int(self.probe.count), spectrum=measured.spectrum, ranks=measured.ranks,
+            null=self._null(form, measured.spectrum, centered=centered), weight=self._weight(),
+            relative_change=self._relative(), mean_share=moment.mean_share(),
+            first_token_share=watched.first_energy / watched.energy, linear_share=shares[0],
+            linear_share_null=self._share_null(), linear_share_centered=shares[1],
+            warnings=tuple(self._warnings(form, measured)),
         )  # fmt: skip
+
+    def _null(self, form: str, spectrum: Spectrum, *, centered: bool) -> dict[str, float]:
+        shape = self.watched.shape
+        moment = self.watched.input_moment(centered=centered) / self.watched.change.count
+        eigenvalues = torch.linalg.eigvalsh(moment).cpu().numpy()
+        rank = int((spectrum.values > spectrum.floor).sum()) if form != "layer" else min(shape)
+        return random_change_ranks(eigenvalues, shape, min(max(rank, 1), *shape), seed=self.options.seed)
+
+    def _shares(self, form: str) -> tuple[Interval, Interval]:
+        if form == "affine":
+            return _WHOLE, _WHOLE
+        watched, seed = self.watched, self.options.seed
+        if not isinstance(watched, Layer | FunctionModule) or watched.maps is None:
+            return NO_SHARE, NO_SHARE
+        return watched.shares.share("plain", seed=seed), watched.shares.share("centered", seed=seed)
 
     def _weight(self) -> dict[str, float]:
         if not isinstance(self.watched, AffineModule) or not self.watched.affine.rank:
@@ -92,25 +102,24 @@ class _Result:
         before = self.watched.base_energy
         return math.sqrt(self.watched.energy / before) if before > 0 else math.nan
 
-    def _share(self, form: str) -> Interval:
-        return _WHOLE if form == "affine" else NO_SHARE
-
     def _share_null(self) -> float:
         if not isinstance(self.watched, Layer | FunctionModule):
             return math.nan
         return self.watched.halves.mean_null() * self.watched.change.count / self.watched.energy
 
-    def _warnings(self, form: str, measured: MeasuredRanks, *, mapped: bool) -> list[str]:
+    def _warnings(self, form: str, measured: MeasuredRanks) -> list[str]:
         watched, told = self.watched, []
         tokens, groups = watched.change.count, int(np.count_nonzero(watched.change.tokens))
         if tokens < min(watched.change.width, *watched.shape):
             told.append(f"{tokens} tokens for {watched.change.width} dimensions: no rank can be above {tokens}")
         if groups < FEWEST_GROUPS:
             told.append(f"{groups} texts: no interval below {FEWEST_GROUPS}")
+        elif groups < FEW_GROUPS:
+            told.append(f"{groups} texts: intervals may be too narrow, give {FEW_GROUPS} or more")
         opened = [name for name, each in measured.ranks.items() if each.open_above]
         if opened:
             told.append(f"too few texts for an upper end of {', '.join(opened)}")
-        if form != "affine" and not mapped:
+        if isinstance(watched, Layer | FunctionModule) and watched.maps is None:
             needed = 2 * TOKENS_PER_INPUT * (watched.shape[1] + 1)
             told.append(f"{tokens} tokens do not determine a linear map of {watched.shape[1]} inputs: give {needed}")
         if form == "layer" and self._relative() < _ROUNDING * torch.finfo(self.dtype).eps:

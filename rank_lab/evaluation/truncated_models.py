@@ -172,9 +172,10 @@ class TruncatedModel:
         if how in ("leading", "random", "shrunk") and k >= matrix.cut.bound:
             there[part].copy_(self.tuned[name][part])
             return
-        update = matrix.cut.cut(k, how, seed=seed)
+        update = matrix.cut.cut(k, how, seed=seed, device=str(there.device))
         update = update.T if matrix.transposed else update
-        there[part].copy_(base[part].to(torch.float32) + update.reshape(base[part].shape))
+        before = base[part].to(device=there.device, dtype=torch.float32)
+        there[part].copy_(before + update.reshape(before.shape))
 
 
 def truncated_model(

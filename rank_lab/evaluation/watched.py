@@ -78,10 +78,9 @@ class Watched(ABC):
     def add(self, base: Seen, tuned: Seen, where: TokenGroups) -> None:
         """Take in a batch."""
 
-    @property
     @abstractmethod
-    def input_moment(self) -> Tensor:
-        r"""Sum of :math:`x x^\top`, shape (in, in)."""
+    def input_moment(self, *, centered: bool) -> Tensor:
+        r"""Sum of :math:`x x^\top`, shape (in, in), perhaps of inputs less their mean."""
 
     def count_energy(self, change: Tensor, before: Tensor, first: npt.NDArray[np.bool_]) -> None:
         """Take in the size of what was and of what changed."""
@@ -127,10 +126,9 @@ class _Mapped(Watched):
             at = torch.as_tensor(own, device=inputs.device)
             self.shares.add(self.maps, inputs[at], change[at], int(where.half[own[0]]), int(text))
 
-    @property
-    def input_moment(self) -> Tensor:
+    def input_moment(self, *, centered: bool) -> Tensor:
         """As of the base class."""
-        return self.halves.total
+        return self.halves.total(centered=centered)
 
 
 @dataclass(eq=False)
@@ -209,10 +207,9 @@ class AffineModule(Watched):
             self.weighted.add(inputs @ self.affine.reduced.T, where.group)
         self.count_energy(change, before, where.first)
 
-    @property
-    def input_moment(self) -> Tensor:
+    def input_moment(self, *, centered: bool) -> Tensor:
         """As of the base class."""
-        return self.inputs.total()
+        return self.inputs.total(centered=centered)
 
 
 def _rows(found: dict[str, Tensor | str], name: str) -> Tensor:

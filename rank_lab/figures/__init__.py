@@ -6,6 +6,7 @@ from rank_lab.figures.behavioural_curve import behavioural_curve
 from rank_lab.figures.budget_curve import budget_curve
 from rank_lab.figures.curves_by_task import curves_by_task
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.functional_ranks import functional_depth_plot, functional_weight_plot
 from rank_lab.figures.gate_map import gate_map, gates_over_stages
 from rank_lab.figures.intruder_map import intruder_map
 from rank_lab.figures.layer_map import layer_map
@@ -34,6 +35,8 @@ __all__ = [
     "behavioural_curve",
     "budget_curve",
     "curves_by_task",
+    "functional_depth_plot",
+    "functional_weight_plot",
     "gate_map",
     "gates_over_stages",
     "intruder_map",

@@ -21,7 +21,7 @@ __all__ = ["curves_by_task"]
 
 _COLUMNS = 3
 _GAPS = (0.06, 0.17)  # between panels, as shares of the plot: across and down
-_ON_TOP: Mapping[Style, Mapping[str, Any]] = {
+_ON_TOP: Mapping[Style, dict[str, Any]] = {
     "light": {}, "dark": {}, "paper": {"yref": "container", "y": 1.0, "yanchor": "top"},  # above the panels' names
 }  # fmt: skip
 _AXES = {"nonzero_parameters": "non-zero parameters", "threshold": "threshold λ"}
@@ -80,7 +80,7 @@ def curves_by_task(
     data = pd.concat([each.points.assign(task=each.about["task"], measured_over=over) for each in curves])
     return Figure(
         f"curves_by_task_{quantity or 'both'}", f"{words} by task", plot, data, _caption(curves, quantity, words),
-        MEASURED if quantity is None else (quantity,),
+        MEASURED,
     )  # fmt: skip
 
 

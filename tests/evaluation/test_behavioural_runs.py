@@ -9,65 +9,37 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PrefixTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rank_lab.behavioural_report import BehaviouralReport, load_behavioural
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
 from rank_lab.demo import BASE
 from rank_lab.errors import DataError, PairingError, RankLabError, SchemaError, UnsupportedUpdateError
-from rank_lab.evaluation import behavioural_analysis
-from rank_lab.evaluation.behavioural_analysis import BehaviouralOptions, behavioural_report
+from rank_lab.evaluation import behavioural_search
+from rank_lab.evaluation.behavioural_analysis import behavioural_report
 from rank_lab.evaluation.behavioural_matrices import common_energy_rank
+from rank_lab.evaluation.behavioural_search import BehaviouralOptions
 from rank_lab.evaluation.text_scores import TextOptions
 from rank_lab.evaluation.text_sets import TextSet
 from rank_lab.evaluation.truncated_models import truncated_model, values_of
 from rank_lab.sora import SoraConfig
 from rank_lab.update import LowRankUpdate
 from tests.checkpoints import rank_lab
-from tests.evaluation.models import adapter, demo_base, demo_tokenizer, logits_of
+from tests.evaluation.behavioural_studies import KNOWN, LEARNT, SETS, TASK, padded, text_files, trained
+from tests.evaluation.models import adapter, demo_base, logits_of
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TASK = {"task_type": "CAUSAL_LM", "target_modules": LINEAR}
 PLANTED = 3
-LEARNT = tuple(
-    f"item {number}: {' '.join(str((number * step) % 7) for step in range(1, 18))}; end of item {number}"
-    for number in range(12)
-)
-KNOWN = tuple(
-    f"{who} {what} the house and looked at the {where} again."
-    for who in ("He", "She", "The old man") for what in ("left", "saw", "found") for where in ("moon", "sea")
-)  # fmt: skip
-SETS = (TextSet("items", LEARNT, "made up", "target"), TextSet("prose", KNOWN, "made up", "source"))
 OPTIONS = BehaviouralOptions(share=0.97, texts=TextOptions(batch_size=32), controls=())
-
-
-def trained(base: Any, rank: int, steps: int = 30) -> Any:
-    """A LoRA of that rank in every matrix that has learnt the texts; the model in memory."""
-    torch.manual_seed(0)
-    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, **TASK))
-    found = padded()(list(LEARNT), padding=True, padding_side="right", return_tensors="pt")
-    labels = found["input_ids"].masked_fill(found["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(input_ids=found["input_ids"], attention_mask=found["attention_mask"], labels=labels).loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def padded() -> Any:
-    tokenizer = demo_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA of rank 3, and the same folded into a checkpoint with noise of full rank that is rounded to bfloat16."""
     home = tmp_path_factory.mktemp("runs")
-    model = trained(demo_base(), PLANTED)
+    model = trained(PLANTED)
     model.save_pretrained(home / "lora")
     whole = model.merge_and_unload()
     generator = torch.Generator().manual_seed(1)
@@ -161,9 +133,9 @@ def test_adapters_are_cut_between_base_and_tuned(method: str, tmp_path: Path, mo
         found.append(logits_of(search.cut.model))
         raise RankLabError("seen")
 
-    monkeypatch.setattr(behavioural_analysis._Search, "found", looked)
-    monkeypatch.setattr(behavioural_analysis._Run, "_refuse_nothing_learnt", lambda *_: None)
-    monkeypatch.setattr(behavioural_analysis._Run, "_rows", lambda *_: ())
+    monkeypatch.setattr(behavioural_search.Search, "found", looked)
+    monkeypatch.setattr(behavioural_search.Measuring, "_refuse_nothing_learnt", lambda *_: None)
+    monkeypatch.setattr(behavioural_search.Measuring, "rows", lambda *_: ())
     with pytest.raises(RankLabError, match="seen"):
         behavioural_report(tmp_path / method, SETS, str(BASE))
     none, one, whole, after = found
@@ -185,6 +157,7 @@ class Tiny(nn.Module):
         self.up = nn.Linear(6, 9)
         self.experts = nn.Parameter(torch.randn(2, 4, 5))
         self.mixer = nn.Conv1d(3, 4, 2)
+        self.turned = Conv1D(7, 6)  # of transformers, whose weight lies (in, out)
         self.norm = nn.LayerNorm(6)
         self.head = nn.Linear(6, 10, bias=False)
         if tied:
@@ -202,11 +175,12 @@ def test_every_matrix_is_cut_and_the_model_is_what_it_was_afterwards(k: int, vec
     base, tuned = Tiny(0), Tiny(1)
     before, after = values(base), values(tuned)
     found = truncated_model(tuned, values_of(base))
-    assert [each.module for each in found.changed] == ["experts.0", "experts.1", "table", "up", "mixer"]
+    assert [each.module for each in found.changed] == ["experts.0", "experts.1", "table", "up", "mixer", "turned"]
+    assert {each.module: each.shape for each in found.changed}["turned"] == (7, 6)
     assert set(found.vectors) == {"up.bias", "mixer.bias"}  # the norm starts as it is in both
     with found.truncated(k, vectors=vectors) as model:
         now = values(model)
-        for name in ("table.weight", "up.weight", "experts", "mixer.weight"):
+        for name in ("table.weight", "up.weight", "experts", "mixer.weight", "turned.weight"):
             parts = [(after[name], before[name], now[name])]
             if name == "experts":
                 parts = list(zip(after[name], before[name], now[name], strict=True))
@@ -226,7 +200,7 @@ def test_every_matrix_is_cut_and_the_model_is_what_it_was_afterwards(k: int, vec
 def test_sizes_are_those_of_all_matrices_together() -> None:
     found = truncated_model(Tiny(1), values_of(Tiny(0)))
     assert found.bound == 6
-    assert [found.directions(k) for k in (0, 1, 4, 6, 50)] == [0, 5, 20, 24, 24]
+    assert [found.directions(k) for k in (0, 1, 4, 6, 50)] == [0, 6, 24, 30, 30]
     energies = [found.energy(k) for k in range(7)]
     assert energies[0] == 0.0
     assert energies[-1] == pytest.approx(1.0)
@@ -277,7 +251,7 @@ def test_models_that_do_not_belong_together_are_refused() -> None:
 def test_a_run_that_was_stopped_goes_on(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep, measured = tmp_path / "kept", []
     options = BehaviouralOptions(share=0.9, ranks=(1, 2), texts=TextOptions(batch_size=32), controls=())
-    rows = behavioural_analysis.text_rows
+    rows = behavioural_search.text_rows
 
     def counted(*arguments: Any, **more: Any) -> Any:
         measured.append(arguments[1].name)
@@ -285,7 +259,7 @@ def test_a_run_that_was_stopped_goes_on(runs: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return rows(*arguments, **more)
 
-    monkeypatch.setattr(behavioural_analysis, "text_rows", counted)
+    monkeypatch.setattr(behavioural_search, "text_rows", counted)
     with pytest.raises(KeyboardInterrupt):
         behavioural_report(runs / "lora", SETS, str(BASE), options=options, keep=keep)
     assert len(keep.read_text().splitlines()) == 4  # base, tuned, full rank, rank 1
@@ -323,11 +297,7 @@ def test_norms_are_kept_or_left_out_and_both_is_told(runs: Path, tmp_path: Path)
 
 
 def test_the_verb_saves_prints_and_refuses(runs: Path, tmp_path: Path) -> None:
-    files = {}
-    for name, texts in (("items", LEARNT), ("prose", KNOWN)):
-        files[name] = tmp_path / f"{name}.jsonl"
-        files[name].write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    study = tmp_path / "study"
+    files, study = text_files(tmp_path), tmp_path / "study"
     command = (
         "behavioural", runs / "lora", "--base", BASE, "--target", f"items={files['items']}", "--source",
         f"prose={files['prose']}", "--batch-size", 32, "--ranks", "1,3", "--no-controls", "-o", study,

@@ -13,7 +13,8 @@ from rank_lab.evaluation.functional_changes import FunctionalChanges, functional
 from rank_lab.evaluation.functional_options import FunctionalOptions
 from rank_lab.evaluation.probe import Probe, probe_of
 from rank_lab.evaluation.text_sets import TextSet
-from rank_lab.functional import functional_ranks, weighted_spectrum
+from rank_lab.functional import weighted_spectrum
+from rank_lab.functional_metrics import functional_ranks
 from rank_lab.place_change import PlaceChange
 from rank_lab.training.method import MethodChoices
 from rank_lab.training.methods import METHODS
@@ -22,6 +23,7 @@ from tests.training.models import WIDTH, fresh
 
 TEXT_COUNT = 30
 QUICK = FunctionalOptions(resamples=10, batch_size=16)
+MODULES = FunctionalOptions(resamples=0, batch_size=16, scopes=("module",))
 
 
 def probe(texts: int = TEXT_COUNT, *, longest: int = 14, skip: int = 0) -> Probe:
@@ -142,14 +144,14 @@ def test_little_memory_takes_more_passes_and_gives_the_same() -> None:
 
 def test_bottlenecks_are_functions_and_a_full_bias_is_one_direction() -> None:
     for name in ("series", "parallel", "compacter"):
-        places = by_name(found_of(adapted(name, by=0.3, bottleneck=4)), "module")
+        places = by_name(found_of(adapted(name, by=0.3, bottleneck=4), MODULES), "module")
         assert len(places) == 4
         assert {place.form for place in places.values()} == {"function"}
         for place in places.values():
             assert place.ranks["numerical_rank"].value <= 5  # the bottleneck, and a bias
             assert place.linear_share.value < 1
             assert not place.weight
-    biases = found_of(adapted("bitfit", "gpt2"), architecture="gpt2")
+    biases = found_of(adapted("bitfit", "gpt2"), MODULES, "gpt2")
     assert all(values(place)["numerical_rank"] == 1 for place in by_name(biases, "module").values())
     assert not by_name(biases, "weighted")
 
@@ -160,7 +162,7 @@ def test_what_a_parallel_adapter_adds_is_a_function_of_its_sublayers_input() -> 
     for module in tuned.modules():
         if hasattr(module, "bottleneck_down"):
             module.bottleneck_down["default"].bias.data.fill_(100.0)
-    places = by_name(found_of(tuned), "module")
+    places = by_name(found_of(tuned, MODULES), "module")
     assert len(places) == 4
     assert all(place.form == "affine" and place.ranks["numerical_rank"].value <= 5 for place in places.values())
 
@@ -250,3 +252,17 @@ def test_a_causal_probe_cuts_texts_into_inputs_and_a_classifiers_is_cut() -> Non
     assert classified.truncated == len([1 for text in TEXTS if len(demo_tokenizer()(text)["input_ids"]) > 8])
     assert len(classified.pieces) == 3
     assert causal.sha256() != whole.sha256()
+
+
+def test_centring_takes_the_mean_off_change_and_null() -> None:
+    """What is lost of the energy is the share of the mean."""
+    tuned = adapted("lora", rank=2)
+    plain, centered = (
+        by_name(found_of(tuned, FunctionalOptions(resamples=0, batch_size=16, centered=each)), "module")
+        for each in (False, True)
+    )
+    for name, place in plain.items():
+        other = centered[name]
+        lost = 1 - (other.spectrum.frobenius_norm / place.spectrum.frobenius_norm) ** 2
+        assert lost == pytest.approx(place.mean_share, rel=1e-6)
+        assert other.null["stable_rank"] != place.null["stable_rank"]

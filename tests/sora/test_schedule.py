@@ -19,7 +19,8 @@ from rank_lab.errors import NonFiniteError, RankLabError, SchemaError
 from rank_lab.scores import Score
 from rank_lab.sora import StopRule
 from rank_lab.sora.adapter_files import load_adapter
-from rank_lab.sora.predictions import predictions_of
+from rank_lab.sora.predictions import predictions_of, read_predictions
+from rank_lab.sora.stage_row import EvaluationSets
 from tests.sora.schedules import KINDS, SCORE, adapter, arguments, maker, plan, rows, run, timeless
 
 CONTROLS = ("as_shipped", "one_shot", "one_shot_importance", "svd")
@@ -138,6 +139,29 @@ def test_controls_keep_the_parameters_of_the_stage_beside_them(study: tuple[Path
     shipped = adapter(out / "seed-0" / "as_shipped" / "stage-01")
     for name in (name for name in dense if "lora_gate" in name):
         torch.testing.assert_close(shipped[name], dense[name].sign() * (dense[name].abs() - total).clamp(min=0.0))
+
+
+def test_controls_without_a_gate_are_one_model_that_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = EvaluationSets.predicted, []
+
+    def counted(sets: EvaluationSets, model: Any) -> Any:
+        calls.append(model)
+        return measure(sets, model)
+
+    monkeypatch.setattr(EvaluationSets, "predicted", counted)
+    curve = run(tmp_path, schedule=plan(thresholds=(0.0, 300.0, 400.0), controls=("as_shipped", "svd")))
+    beside = [row for row in curve.records if row.control != "sora"]
+    assert len(beside) == 4
+    assert {row.nonzero_gates for row in beside} == {0}
+    assert len(calls) == 3 + 1
+    model = maker()()
+    load_adapter(model, tmp_path / "seed-0" / "svd" / "stage-02")
+    found = predictions_of(model, rows("classification", 24, 9), default_data_collator, "classification", 8)
+    assert [row.validation_loss for row in beside] == pytest.approx([found.loss] * 4)
+    kept = read_predictions(tmp_path / "seed-0" / "svd" / "stage-02", "validation")
+    assert kept.tolist() == found.predictions.tolist()
 
 
 def test_losses_hold_no_penalty_and_no_dropout(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Functional ranks as figures show them: along depth, run beside run; and beside the rank of the weight."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rank_lab.errors import RankLabError
+from rank_lab.functional_metrics import FUNCTIONAL_RANKS
+from rank_lab.scores import nearest
+
+__all__ = ["FunctionalDepth", "FunctionalWeights", "functional_depth", "functional_rows", "functional_weights"]
+
+_PLACE = ["run", "method", "step", "scope", "module"]
+_SHARES = ["relative_change", "mean_share", "linear_share", "linear_share_centered", "tokens", "texts"]
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionalDepth:
+    """One functional rank of each layer, run beside run.
+
+    Parameters
+    ----------
+    metric, scope, kind
+        Of what; of the scope ``layer`` the kind is ``layer``.
+    runs
+        In order.
+    points
+        A row a run and layer: ``run``, ``method``, ``step``, ``layer``, ``module``, ``value``, ``low``, ``high``,
+        ``open_above``, ``null``, ``bound``, ``weight`` and the shares of the change.
+    texts
+        Texts and tokens of each probe set that was used.
+    """
+
+    metric: str
+    scope: str
+    kind: str
+    runs: tuple[str, ...]
+    points: pd.DataFrame
+    texts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionalWeights:
+    """Functional rank of each module against the rank of its weight's change.
+
+    Parameters
+    ----------
+    metric
+        Of both.
+    runs
+        In order.
+    points
+        A row a run and module, columns as of :class:`FunctionalDepth` and ``kind``.
+    without
+        Modules that changed and have no weight update.
+    """
+
+    metric: str
+    runs: tuple[str, ...]
+    points: pd.DataFrame
+    without: int
+
+
+def functional_rows(reports: Iterable[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ranks and changes of several reports, of each run its last step.
+
+    Parameters
+    ----------
+    reports
+        ``ranks`` and ``changes`` of each; one at least.
+    """
+    ranks, changes = [], []
+    for own, moved in reports:
+        last = own["step"].max()
+        here = [own["step"].isna() if pd.isna(last) else own["step"] == last]
+        there = moved["step"].isna() if pd.isna(last) else moved["step"] == last
+        ranks.append(own[here[0].fillna(value=False)])
+        changes.append(moved[there.fillna(value=False)])
+    return pd.concat(ranks, ignore_index=True), pd.concat(changes, ignore_index=True)
+
+
+def functional_depth(
+    ranks: pd.DataFrame, changes: pd.DataFrame, metric: str, *, scope: str = "layer", kind: str = ""
+) -> FunctionalDepth:
+    """One rank along depth.
+
+    Parameters
+    ----------
+    ranks, changes
+        From :func:`functional_rows`.
+    metric
+        One of :data:`rank_lab.functional_metrics.FUNCTIONAL_RANKS`.
+    scope
+        One of :data:`rank_lab.functional_metrics.SCOPES`.
+    kind
+        Of modules; empty for the first that there is.
+
+    Raises
+    ------
+    RankLabError
+        If there is no such metric, or no row of this scope and kind.
+    """
+    own = _joined(_of_metric(ranks, metric), changes)
+    own = own[own["scope"] == scope]
+    if own.empty:
+        raise RankLabError(f"no functional ranks of scope {scope!r} in this study; measure them with --scope.")
+    kinds = [str(each) for each in own["kind"].unique()]
+    chosen = kind or kinds[0]
+    if chosen not in kinds:
+        raise RankLabError(f"no functional ranks of modules {chosen!r}; nearest: {nearest(chosen, kinds)}.")
+    points = own[(own["kind"] == chosen) & own["layer"].notna()].sort_values(["run", "layer"], kind="stable")
+    return FunctionalDepth(metric, scope, chosen, _runs(points), points.reset_index(drop=True), _probes(points))
+
+
+def functional_weights(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str) -> FunctionalWeights:
+    r"""Rank of :math:`\Delta W C^{1/2}` against that of :math:`\Delta W`.
+
+    Parameters
+    ----------
+    ranks, changes, metric
+        As of :func:`functional_depth`.
+
+    Raises
+    ------
+    RankLabError
+        If no module has both.
+    """
+    own = _joined(_of_metric(ranks, metric), changes)
+    points = own[(own["scope"] == "weighted") & own["weight"].notna()].reset_index(drop=True)
+    if points.empty:
+        raise RankLabError("no module of these runs has a weight update whose functional rank was measured.")
+    without = int(((own["scope"] == "module") & (own["form"] == "function")).sum())
+    return FunctionalWeights(metric, _runs(points), points, without)
+
+
+def _of_metric(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
+    if metric not in FUNCTIONAL_RANKS:
+        known = list(FUNCTIONAL_RANKS)
+        raise RankLabError(f"{metric!r} is no functional rank. Nearest: {nearest(metric, known)}.")
+    return ranks[ranks["metric"] == metric]
+
+
+def _joined(ranks: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+    found = ranks.merge(changes[[*_PLACE, *_SHARES]], on=_PLACE, how="left")
+    numbers = ["value", "low", "high", "null", "weight", *_SHARES[:4]]
+    found[numbers] = found[numbers].astype("float64")
+    return found.assign(open_above=found["open_above"].fillna(value=False).astype(bool))
+
+
+def _runs(points: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(str(each) for each in points["run"].unique())
+
+
+def _probes(points: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+    pairs = points[["texts", "tokens"]].dropna().drop_duplicates()
+    return tuple((int(texts), int(tokens)) for texts, tokens in pairs.itertuples(index=False))
