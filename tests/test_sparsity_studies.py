@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,10 @@ def test_curves_of_all_tasks_stand_side_by_side(tmp_path: Path, quantity: str | 
     assert len(figure.plot.layout.shapes) == (0 if quantity else 6)
     assert any("not &lt;testable&gt;" in note.text for note in figure.plot.layout.annotations)
     assert set(figure.data["task"]) == set(TASKS)
+    far = [replace(each, points=each.points.assign(generalization_low=-1e4)) for each in curves]
+    low, high = curves_by_task(far, quantity=quantity).plot.layout.yaxis.range
+    assert low > 0
+    assert low < min(line.y) <= max(line.y) < high
     with pytest.raises(RankLabError, match="0 curves to draw side by side"):
         curves_by_task([])
 

@@ -75,6 +75,7 @@ def curves_by_task(
             _line(plot, place, points, name, look, quantity)
         if quantity is None:
             _knees(plot, place, points, looks)
+    plot.update_layout({f"yaxis{_suffix(place)}": {"range": _range(plot, place)} for place in range(len(curves))})
     for name, look in looks.items():
         plot.add_trace(key(_words(name), look, group=label(name), line=True))
     data = pd.concat([each.points.assign(task=each.about["task"], measured_over=over) for each in curves])
@@ -148,6 +149,26 @@ def _line(plot: go.Figure, place: int, points: CurvePoints, name: str, look: Mar
     )  # fmt: skip
 
 
+def _range(plot: go.Figure, place: int) -> list[float] | None:
+    """Of a panel: all its points, and bars as far as half their span beyond, for that of two seeds may be very long."""
+    drawn = [trace for trace in plot.data if trace.yaxis == f"y{_suffix(place)}"]
+    points = [value for trace in drawn for value in trace.y if value is not None]
+    if not points:
+        return None
+    room = max(max(points) - min(points), 1.0)
+    ends = list(points)
+    for trace in drawn:
+        for side, sign in (("array", 1), ("arrayminus", -1)):
+            lengths = trace.error_y[side] or ()
+            ends += [
+                value + sign * min(length, room / 2)
+                for value, length in zip(trace.y, lengths, strict=False)
+                if value is not None and length is not None
+            ]
+    low, high = max(min(ends), min(points) - room / 2), min(max(ends), max(points) + room / 2)
+    return [low - 0.04 * room, high + 0.04 * room]
+
+
 def _knees(plot: go.Figure, place: int, points: CurvePoints, looks: Mapping[str, Mark]) -> None:
     for knee in points.knees[points.knees["value"].notna()].to_dict("records"):
         where = _threshold_axis(points).place(knee["value"])
@@ -165,7 +186,8 @@ def _caption(curves: Sequence[CurvePoints], quantity: str | None, words: str) ->
     tasks = ", ".join(str(each.about["task"]) for each in curves)
     reference = str(first["reference"]).replace("_", " ")
     notes = [
-        "Bars: Student's 95 % interval over seeds, where there are several; of one seed, that of a paired bootstrap"
+        "Bars: Student's 95 % interval over seeds, where there are several; of one seed, that of a paired bootstrap",
+        "Bars are cut where they reach farther than half the span of a panel's points; their ends are in the data",
     ]
     if quantity is None:
         notes.append("Dotted: the knee of the curve of that colour, where it has one")
