@@ -43,7 +43,7 @@ def draw(scores: pd.DataFrame) -> go.Figure:
                     figure.add_trace(trace, row=1, col=column)
         lowest = rows["one_answer"].max()
         if pd.notna(lowest) and lowest > rows["low"].min() - 10:
-            figure.add_hline(y=lowest, line={"dash": "dot", "color": "#7F7F7F"}, row=1, col=column)
+            figure.add_trace(_floor(rows, lowest, shown=column == 1), row=1, col=column)
         figure.update_xaxes(type="log", title="parameters, not zero, without head", dtick=1, row=1, col=column)
     figure.update_yaxes(title="score × 100 on the half that did not choose", row=1, col=1)
     figure.update_layout(
@@ -73,6 +73,14 @@ def _closed(part: pd.DataFrame, family: str, color: str) -> go.Scatter:
             y += [row["value"], row["value"], None]
     line = {"color": color, "width": 1, "dash": "dot"}
     return go.Scatter(x=x, y=y, mode="lines", line=line, legendgroup=family, showlegend=False, hoverinfo="skip")
+
+
+def _floor(rows: pd.DataFrame, score: float, *, shown: bool) -> go.Scatter:
+    ends = [rows["nonzero"].min(), rows[["nonzero", "trained"]].max().max()]
+    return go.Scatter(
+        x=ends, y=[score, score], mode="lines", name="one answer for all", showlegend=shown, legendgroup="one answer",
+        line={"color": "#7F7F7F", "width": 1, "dash": "dash"},
+    )  # fmt: skip
 
 
 def _family(arm: str) -> str:

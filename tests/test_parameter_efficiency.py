@@ -164,6 +164,8 @@ def test_tables_and_claims_of_planted_scores() -> None:
     figure = draw(scores.reset_index())
     points = {trace.name: trace for trace in figure.data if trace.name}
     assert list(points["LoRA"].x) == [500, 12345678]
+    floor = draw(scores.reset_index().assign(low=50.0, one_answer=51.0)).data[-1]
+    assert (floor.name, list(floor.y), list(floor.x)) == ("one answer for all", [51.0, 51.0], [500, 12345678])
     assert list(points["SoRA, 70 % kept"].x) == pytest.approx([700])
 
 
