@@ -134,6 +134,7 @@ def run(arm: Arm, rate: float, seed: int, data: TaskData, sizes: Sizes, folder: 
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: its end would be told, not be in the model
     set_seed(seed)  # the new head is the same for all arms
     model = load_base(sizes.folder, data.task.kind, classes=data.classes, dtype="float32")
     head = sum(value.numel() for name, value in model.named_parameters() if _is_head(name))
