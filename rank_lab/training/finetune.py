@@ -118,8 +118,8 @@ def finetune(
     """Adapt a base by a method, train it, and save it on a schedule.
 
     A run that was stopped, at whatever moment, goes on from its last whole checkpoint, and comes to what it would have
-    come to without the stop: on a CPU to the last bit. One that is complete is left as it is, and so is a model that was
-    given as an object: :attr:`Finetuned.was_complete` then says that the trained one is in the last checkpoint alone.
+    come to without the stop: on a CPU to the last bit. One that is complete is left as it is, and so is a model that
+    was given as an object: :attr:`Finetuned.was_complete` says that the trained one is in the last checkpoint alone.
 
     Parameters
     ----------
