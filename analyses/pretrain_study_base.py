@@ -37,7 +37,7 @@ from analyses.token_windows import batch_loss, encode
 from rank_lab.durable import held, move_into_place, write_whole
 from rank_lab.errors import RankLabError
 
-__all__ = ["FULL", "QUICK", "SIZE", "STUDY_BASE", "Size", "study_base"]
+__all__ = ["FULL", "QUICK", "SIZE", "STUDY_BASE", "Size", "study_base", "tell"]
 
 STUDY_BASE = Path("studies", "base")
 """Default of ``--base`` of the studies that use it."""
@@ -351,7 +351,16 @@ def _keep(options: argparse.Namespace) -> None:
     keep(options.out, settings, tables, float(curve["seconds"].iloc[-1]))
 
 
-def _tell(folder: Path, pictures: bool) -> None:
+def tell(folder: Path, pictures: bool) -> None:
+    """The page, and the picture where it is wanted, from what is kept.
+
+    Parameters
+    ----------
+    folder
+        Of the results.
+    pictures
+        Whether a browser may draw.
+    """
     from analyses.kept_results import kept
 
     found = kept(folder)
@@ -382,7 +391,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Train, measure, tell."""
-    run_study(_NAME, parsed(), make, _keep, _tell)
+    run_study(_NAME, parsed(), make, _keep, tell)
 
 
 if __name__ == "__main__":
