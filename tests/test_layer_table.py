@@ -117,7 +117,7 @@ def test_names_from_files_are_no_markup_on_the_map() -> None:
 
 def test_no_layer_has_a_column_that_says_so() -> None:
     axis = layer_map(layer_table(mixed(), "effective_rank")).plot.layout.xaxis
-    assert dict(zip(axis.tickvals, axis.ticktext, strict=True))[NO_LAYER] == "no layer"
+    assert dict(zip(axis.tickvals, axis.ticktext, strict=True))[NO_LAYER] == "no<br>layer"
 
 
 def test_the_caption_says_what_how_many_and_what_the_signs_mean() -> None:
@@ -130,7 +130,7 @@ def test_the_caption_says_what_how_many_and_what_the_signs_mean() -> None:
         "0:",
         "?:",
         "–:",
-        "blank",
+        "Blank",
     ):
         assert part in figure.caption
     plain = layer_map(layer_table(frame(row(VALUES)), "effective_rank"))

@@ -29,7 +29,8 @@ def dashboard(study: Path, log: Path, *options: str) -> Iterator[str]:
             assert " at http://" in line, line + log.read_text()
             yield line.split(" at ")[1].split()[0]
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-            assert process.wait(20) == 0
+            status = process.wait(20)
+            assert status == 0, f"status {status}: {log.read_text()}"
             with pytest.raises(ProcessLookupError):  # nothing of its group is left
                 os.killpg(process.pid, 0)
         finally:
