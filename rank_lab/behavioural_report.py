@@ -14,7 +14,9 @@ from rank_lab.table_files import read_head, read_table, shown, typed, write_head
 __all__ = ["BEHAVIOURAL_FILES", "BehaviouralReport", "behavioural_name", "behavioural_reports_of", "load_behavioural"]
 
 _HEAD = "behavioural.json"
-BEHAVIOURAL_FILES = (_HEAD, *(f"{name}.parquet" for name in BEHAVIOURAL_TABLES))
+# A study's own scores lie in scores.parquet: a report is never taken for a study.
+_FILES = {name: f"{name if name != 'scores' else 'truncated_scores'}.parquet" for name in BEHAVIOURAL_TABLES}
+BEHAVIOURAL_FILES = (_HEAD, *_FILES.values())
 """What such a report consists of."""
 
 _AGAIN = "run 'rank-lab behavioural' again."
@@ -73,7 +75,7 @@ class BehaviouralReport:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         for name, schema in BEHAVIOURAL_TABLES.items():
-            write_table(getattr(self, name), schema, path / f"{name}.parquet")
+            write_table(getattr(self, name), schema, path / _FILES[name])
         write_head({"schema_version": BEHAVIOURAL_SCHEMA_VERSION, "provenance": self.provenance}, path / _HEAD)
         return path
 
@@ -89,7 +91,7 @@ class BehaviouralReport:
         path = Path(folder)
         head = _head(path / _HEAD)
         tables = {
-            name: read_table(path / f"{name}.parquet", schema, version=BEHAVIOURAL_SCHEMA_VERSION, advice=_AGAIN)
+            name: read_table(path / _FILES[name], schema, version=BEHAVIOURAL_SCHEMA_VERSION, advice=_AGAIN)
             for name, schema in BEHAVIOURAL_TABLES.items()
         }
         return cls(**tables, provenance=head["provenance"])

@@ -40,7 +40,7 @@ def _in_analysis(study: Path) -> bool:
 def _in_training(study: Path) -> bool:
     """Between two checkpoints of LoRA's."""
     run = study / "lora-5e-4"
-    return bool(list(run.glob("checkpoint-1/*.safetensors"))) and not (run / "checkpoint-6").exists()
+    return any(run.glob("checkpoint-*/*.safetensors")) and not (run / "checkpoint-6").exists()
 
 
 def _in_sweep(study: Path) -> bool:

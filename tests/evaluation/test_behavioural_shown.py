@@ -255,3 +255,8 @@ def test_texts_that_no_file_holds_cannot_be_read_again(study: Path) -> None:
     head.write_text(json.dumps(told))
     found = checks(study, "--sample", 1, code=0)
     assert [row["result"] for row in found.values()] == ["holds", "not recomputable"]
+
+
+def test_a_report_by_itself_is_verified(study: Path) -> None:
+    rows = checks(study / "lora.behavioural", "--sample", 1, code=0)
+    assert {row["result"] for row in rows.values()} == {"holds"}
