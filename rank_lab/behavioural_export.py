@@ -1,6 +1,5 @@
 """Behavioural ranks as files for other programs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 
 from rank_lab.behavioural_report import BehaviouralReport
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
-from rank_lab.export import write_tables
+from rank_lab.export import joined_tables, write_with_provenance
 
 __all__ = ["behavioural_data", "export_behavioural"]
 
@@ -28,7 +27,10 @@ def behavioural_data(reports: Mapping[str, BehaviouralReport]) -> dict[str, pd.D
         :data:`rank_lab.behavioural_schema.BEHAVIOURAL_TABLES` after ``run``, the name of the report; and
         ``behavioural_scores``, a row an example.
     """
-    found = {f"behavioural_{table}": _joined(reports, table) for table in BEHAVIOURAL_TABLES}
+    found = {
+        f"behavioural_{table}": joined_tables({name: getattr(each, table) for name, each in reports.items()}, "run")
+        for table in BEHAVIOURAL_TABLES
+    }
     scores = found["behavioural_scores"].drop(columns=["value", "stderr", "n"])
     long = scores.rename(columns={"examples": "value"}).explode("value", ignore_index=True)
     keys = ["run", "how", "k", "vectors", "task"]
@@ -54,17 +56,5 @@ def export_behavioural(reports: Mapping[str, BehaviouralReport], folder: Path, *
     list of Path
         The files written: those of :func:`behavioural_data` for each format, and ``behavioural_provenance.json``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = write_tables(behavioural_data(reports), folder, formats)
-    file = folder / "behavioural_provenance.json"
     told = [{"report": name, **report.provenance} for name, report in reports.items()]
-    file.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return [*written, file]
-
-
-def _joined(reports: Mapping[str, BehaviouralReport], table: str) -> pd.DataFrame:
-    parts: list[pd.DataFrame] = [getattr(report, table) for report in reports.values()]
-    names = [name for name, part in zip(reports, parts, strict=True) for _ in range(len(part))]
-    joined = pd.concat(parts, ignore_index=True)
-    joined.insert(0, "run", pd.Series(names, dtype="string", index=joined.index))
-    return joined
+    return write_with_provenance(behavioural_data(reports), told, folder, formats, kind="behavioural")

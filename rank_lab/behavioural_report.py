@@ -9,7 +9,7 @@ import pandas as pd
 
 from rank_lab.behavioural_schema import BEHAVIOURAL_SCHEMA_VERSION, BEHAVIOURAL_TABLES
 from rank_lab.errors import SchemaError
-from rank_lab.table_files import read_head, read_table, shown, typed, write_head, write_table
+from rank_lab.table_files import read_head, read_table, report_folders, shown, typed, write_head, write_table
 
 __all__ = ["BEHAVIOURAL_FILES", "BehaviouralReport", "behavioural_name", "behavioural_reports_of", "load_behavioural"]
 
@@ -110,11 +110,7 @@ def behavioural_reports_of(study: Path | str) -> list[Path]:
     >>> behavioural_reports_of("no/such/study")
     []
     """
-    path = Path(study)
-    if (path / _HEAD).is_file():
-        return [path]
-    found = path.glob("*.behavioural") if path.is_dir() else ()
-    return sorted(folder for folder in found if (folder / _HEAD).is_file())
+    return report_folders(study, ".behavioural", _HEAD)
 
 
 def behavioural_name(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """A report's tables as files for other programs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from rank_lab.bands import bands
 from rank_lab.curve import Curve
 from rank_lab.report import RankReport
 
-__all__ = ["FORMATS", "curve_data", "export_curve", "export_reports", "write_tables"]
+__all__ = [
+    "FORMATS", "curve_data", "export_curve", "export_reports", "joined_tables", "write_tables", "write_with_provenance",
+]  # fmt: skip
 
 _BANDS = ("nonzero_gates", "nonzero_parameters", "memorization", "generalization", "train_score", "validation_score")
 
@@ -114,6 +116,52 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path, formats: Sequenc
             FORMATS[kind](table, file)
             written.append(file)
     return written
+
+
+def write_with_provenance(
+    tables: dict[str, pd.DataFrame],
+    told: Sequence[Mapping[str, Any]],
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    kind: str,
+) -> list[Path]:
+    """Write the tables of one kind of report, and ``KIND_provenance.json``, an entry a report.
+
+    Parameters
+    ----------
+    tables
+        As :func:`write_tables` takes them.
+    told
+        Where each report came from.
+    folder
+        Made if it is not there.
+    formats
+        Of :data:`FORMATS`.
+    kind
+        Of the reports.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{kind}_provenance.json"
+    written = write_tables(tables, folder, formats)
+    file.write_text(json.dumps(list(told), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return [*written, file]
+
+
+def joined_tables(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """The same table of several reports as one, whose first column names the report.
+
+    Parameters
+    ----------
+    tables
+        Name to table; one at least.
+    column
+        What the first one is called.
+    """
+    joined = pd.concat(list(tables.values()), ignore_index=True)
+    names = [name for name, part in tables.items() for _ in range(len(part))]
+    joined.insert(0, column, pd.Series(names, dtype="string", index=joined.index))
+    return joined
 
 
 def _long(spectra: pd.DataFrame) -> pd.DataFrame:

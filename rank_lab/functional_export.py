@@ -1,12 +1,11 @@
 """Reports of functional ranks as files for other programs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from rank_lab.export import write_tables
+from rank_lab.export import write_with_provenance
 from rank_lab.functional_report import FunctionalReport
 from rank_lab.functional_schema import FUNCTIONAL_TABLES
 
@@ -55,12 +54,8 @@ def export_functional(reports: Mapping[str, FunctionalReport], folder: Path, *, 
     list of Path
         The files written: those of :func:`functional_data` for each format, and ``functional_provenance.json``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = write_tables(functional_data(reports), folder, formats)
-    file = folder / "functional_provenance.json"
     told = [{"report": name, **report.provenance} for name, report in reports.items()]
-    file.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return [*written, file]
+    return write_with_provenance(functional_data(reports), told, folder, formats, kind="functional")
 
 
 def _spectra(changes: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from rank_lab.errors import SchemaError
 from rank_lab.functional_schema import FUNCTIONAL_SCHEMA_VERSION, FUNCTIONAL_TABLES
-from rank_lab.table_files import read_head, read_table, shown, typed, write_head, write_table
+from rank_lab.table_files import read_head, read_table, report_folders, shown, typed, write_head, write_table
 
 __all__ = ["FUNCTIONAL_FILES", "FunctionalReport", "functional_name", "functional_reports_of", "load_functional"]
 
@@ -108,10 +108,7 @@ def functional_reports_of(study: Path | str) -> list[Path]:
     >>> functional_reports_of("no/such/study")
     []
     """
-    path = Path(study)
-    if (path / _HEAD).is_file():
-        return [path]
-    return sorted(folder for folder in path.glob("*.functional") if (folder / _HEAD).is_file()) if path.is_dir() else []
+    return report_folders(study, ".functional", _HEAD)
 
 
 def functional_name(folder: Path) -> str:

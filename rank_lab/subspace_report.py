@@ -9,7 +9,7 @@ import pandas as pd
 
 from rank_lab.errors import SchemaError
 from rank_lab.subspace_schema import SUBSPACE_SCHEMA_VERSION, SUBSPACE_TABLES
-from rank_lab.table_files import read_head, read_table, shown, typed, write_head, write_table
+from rank_lab.table_files import read_head, read_table, report_folders, shown, typed, write_head, write_table
 
 __all__ = ["SUBSPACE_FILES", "SubspaceReport", "comparison_name", "load_subspaces", "subspace_reports_of"]
 
@@ -105,10 +105,7 @@ def subspace_reports_of(study: Path | str) -> list[Path]:
     >>> subspace_reports_of("no/such/study")
     []
     """
-    path = Path(study)
-    if (path / _HEAD).is_file():
-        return [path]
-    return sorted(folder for folder in path.glob("*.subspace") if (folder / _HEAD).is_file()) if path.is_dir() else []
+    return report_folders(study, ".subspace", _HEAD)
 
 
 def comparison_name(folder: Path) -> str:

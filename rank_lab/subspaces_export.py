@@ -1,12 +1,11 @@
 """Comparisons of subspaces as files for other programs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from rank_lab.export import write_tables
+from rank_lab.export import joined_tables, write_with_provenance
 from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_schema import SUBSPACE_TABLES
 
@@ -28,7 +27,10 @@ def subspace_data(reports: Mapping[str, SubspaceReport]) -> dict[str, pd.DataFra
         ``subspace_coverage``: columns of :data:`rank_lab.subspace_schema.SUBSPACE_TABLES` after ``comparison``, the
         name of the report.
     """
-    return {f"subspace_{table}": _joined(reports, table) for table in SUBSPACE_TABLES}
+    return {
+        f"subspace_{table}": joined_tables({name: getattr(each, table) for name, each in reports.items()}, "comparison")
+        for table in SUBSPACE_TABLES
+    }
 
 
 def export_subspaces(reports: Mapping[str, SubspaceReport], folder: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -48,17 +50,5 @@ def export_subspaces(reports: Mapping[str, SubspaceReport], folder: Path, *, for
     list of Path
         The files written: those of :func:`subspace_data` for each format, and ``subspace_provenance.json``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = write_tables(subspace_data(reports), folder, formats)
-    file = folder / "subspace_provenance.json"
     told = [{"comparison": name, **report.provenance} for name, report in reports.items()]
-    file.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return [*written, file]
-
-
-def _joined(reports: Mapping[str, SubspaceReport], table: str) -> pd.DataFrame:
-    parts: list[pd.DataFrame] = [getattr(report, table) for report in reports.values()]
-    names = [name for name, part in zip(reports, parts, strict=True) for _ in range(len(part))]
-    joined = pd.concat(parts, ignore_index=True)
-    joined.insert(0, "comparison", pd.Series(names, dtype="string", index=joined.index))
-    return joined
+    return write_with_provenance(subspace_data(reports), told, folder, formats, kind="subspace")

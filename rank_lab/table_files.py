@@ -15,7 +15,7 @@ from rank_lab.parquet_check import refuse_bomb
 from rank_lab.plain_file import parse_json, size_of
 from rank_lab.plain_text import holds_controls, plain
 
-__all__ = ["read_head", "read_table", "shown", "typed", "write_head", "write_table"]
+__all__ = ["read_head", "read_table", "report_folders", "shown", "typed", "write_head", "write_table"]
 
 _TYPES = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -159,6 +159,25 @@ def read_head(file: Path, *, what: str, made_by: str) -> dict[str, Any]:
     except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(f"{file}: not the head of {what} ({error}); make one with '{made_by}'.") from error
     return head
+
+
+def report_folders(study: Path | str, ending: str, head: str) -> list[Path]:
+    """Folders of one kind of report in a study, by name; a report's own folder counts as a study of one.
+
+    Parameters
+    ----------
+    study
+        Folder of any reports.
+    ending
+        Of such a report's folder.
+    head
+        The file that makes it one.
+    """
+    path = Path(study)
+    if (path / head).is_file():
+        return [path]
+    found = path.glob(f"*{ending}") if path.is_dir() else ()
+    return sorted(folder for folder in found if (folder / head).is_file())
 
 
 def shown(value: Any) -> Any:
