@@ -114,7 +114,7 @@ def base_record(folder: Path) -> dict[str, Any]:
     with safe_open(weights, framework="pt") as tensors:
         count = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     ours = folder.resolve() == BASE.resolve()
-    studies = f"the studies' base ({folder.name})" if folder.parent.name == STUDY_BASE.parent.name else ""
+    studies = f"the studies' base ({folder.name})" if STUDY_BASE.parent.name in folder.parts[:-1] else ""
     return (
         {"name": "the demo's base" if ours else studies or f"the model in {folder.name}"}
         | {"parameters": count, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}

@@ -75,7 +75,7 @@ def keep(folder: Path, settings: Mapping[str, Any], tables: Mapping[str, pd.Data
         "settings": now,
         "seconds": round(seconds),
         "source": _commit(),
-        "machine": about_machine(_PACKAGES),
+        "machine": about_machine(_PACKAGES) | {"accelerator": _accelerator()},
         "tables": list(tables),
     }
     there.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -131,11 +131,13 @@ def told_origin(about: Mapping[str, Any]) -> str:
     """
     machine = about["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    module = str(about["command"]).split()[2]
+    words = str(about["command"]).split()
+    again = " ".join([*words[:3], *(["--full"] if "--full" in words else []), "--redraw"])
+    cores = f"{machine['cores']} cores" + (f", {machine['accelerator']}" if machine.get("accelerator") else "")
     return (
         f"Computing took {about['seconds'] / 60:.0f} minutes of one process in all. {machine['processor']},"
-        f" {machine['cores']} cores, {machine['date']}, {versions}, commit {about['source']}. From scratch:"
-        f" `{about['command']}`; pages and pictures again from the tables here: `python -m {module} --redraw`."
+        f" {cores}, {machine['date']}, {versions}, commit {about['source']}. From scratch:"
+        f" `{about['command']}`; pages and pictures again from the tables here: `{again}`."
         " Settings and seeds: about.json."
     )
 
@@ -152,6 +154,15 @@ def _told(arguments: Sequence[str]) -> list[str]:
         else:
             found.append(argument)
     return found
+
+
+def _accelerator() -> str:
+    """The one that the command names."""
+    if "cuda" not in sys.argv:
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _commit() -> str:

@@ -6,8 +6,9 @@ fine-tuning. Each choice of matrices has its own sweep of three learning rates, 
 loss is that of the other half. Gradients and optimizer states are counted of the tensors; a step is timed beside full
 fine-tuning's, arms taking turns. Subspaces are compared between ranks and seeds as in the paper's section 7.
 
-``--only speed`` does the cells whose names begin so, of which timing wants a quiet machine. ``--full`` takes 20 times
-the steps of longer and more blocks, for a larger base given with ``--base`` and a GPU; it was not run.
+``--only speed`` does the cells whose names begin so, of which timing wants a quiet machine. ``--full --device cuda
+--base FOLDER`` takes four times the steps of longer and more blocks, for a larger base and a GPU, and tells the costs
+of the shape of Llama-3.2-1B, too.
 """
 
 import argparse
@@ -21,8 +22,8 @@ import pandas as pd
 
 from analyses.code_runs import CodeData, Recipe, base_of, base_record, code_data, reported_loss, trained
 from analyses.kept_results import keep
-from analyses.lora_rank_arms import NORMAL, QUICK, Arm, Plan
-from analyses.lora_rank_cost import memory_row, step_ratios
+from analyses.lora_rank_arms import LLAMA_1B, NORMAL, QUICK, Arm, Plan
+from analyses.lora_rank_cost import memory_row, shape_of, step_ratios
 from analyses.lora_rank_report import tell
 from analyses.lora_rank_subspaces import gaussian_phi, subspace_rows
 from analyses.study_cells import Cell, Work, open_study, rows_of, seconds_of, work_off
@@ -35,7 +36,7 @@ from rank_lab.training.validation import TargetBatches
 __all__ = ["keep_tables", "main", "make_cells", "parsed"]
 
 _NAME = "lora_rank_choice"
-_FULL = replace(NORMAL, steps=1000, batch=16, context=1024, pieces=400)
+_FULL = replace(NORMAL, steps=200, batch=8, context=256, pieces=200, shape=LLAMA_1B)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -100,6 +101,13 @@ class _Study:
         found = step_ratios(self.base, self.plan.timed(), self.batch(), self.plan.rounds)
         return [{"table": "speed"} | row for row in found]
 
+    def shape(self, *_: Any) -> list[dict[str, Any]]:
+        """Both of a model of random weights: costs do not depend on their values."""
+        base, arms = shape_of(self.plan.shape), self.plan.timed()
+        found = [{"table": "shape_speed"} | row for row in step_ratios(base, arms, self.batch(), self.plan.rounds)]
+        kept = [{"table": "shape_memory", "arm": arm.name, **memory_row(base, arm, self.batch())} for arm in arms]
+        return [*found, *kept]
+
     def batch(self) -> Mapping[str, Any]:
         """The first blocks of code."""
         task = self.data.task
@@ -147,6 +155,11 @@ _BESIDE = ("speed", "memory", "gaussian")
 """Cells that need no run."""
 
 
+def _beside(options: argparse.Namespace) -> list[Cell]:
+    shape = ("shape",) if _plan(options).shape else ()
+    return [Cell(name, {"pair": name}) for name in (*shape, *_BESIDE)]
+
+
 def _stated(options: argparse.Namespace) -> dict[str, Any]:
     return asdict(_plan(options)) | {"base": base_record(base_of(options)), "texts": texts_sha256()}
 
@@ -163,10 +176,12 @@ def make_cells(options: argparse.Namespace) -> None:
     plan, base = _plan(options), base_of(options)
     data = code_data(options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents)
     study = _Study(options, plan, base, data)
-    beside: dict[str, Work] = {"speed": study.speed, "memory": study.memory, "gaussian": study.gaussian}
-    for name, work in beside.items():
-        if name.startswith(options.only):
-            work_off(options.study, [Cell(name, {"pair": name})], work)
+    beside: dict[str, Work] = {
+        "shape": study.shape, "speed": study.speed, "memory": study.memory, "gaussian": study.gaussian,
+    }  # fmt: skip
+    for cell in _beside(options):
+        if cell.name.startswith(options.only):
+            work_off(options.study, [cell], beside[cell.name])
     if options.only:
         return
     finish(options.study, _sweep(options), study.run)
@@ -182,7 +197,7 @@ def keep_tables(options: argparse.Namespace) -> None:
     options
         Of the command line.
     """
-    beside = [Cell(name, {"pair": name}) for name in _BESIDE]
+    beside = _beside(options)
     sweep, runs, pairs = _sweep(options), _runs(options), _pairs(options)
     rows = rows_of(options.study, [*runs, *pairs, *beside])
     tables = {
@@ -199,7 +214,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = study_parser(__doc__ or "", _NAME)
     parser.add_argument("--base", type=Path, help="folder of a model in one file; default studies/base")
-    parser.add_argument("--only", choices=_BESIDE, default="", help="make this part alone, and write no results")
+    parser.add_argument(
+        "--only", choices=("shape", *_BESIDE), default="", help="make this part alone, and write no results"
+    )
     parser.set_defaults(seeds=[0, 1, 2])
     options = parser.parse_args(arguments)
     options.only_make = options.only_make or bool(options.only)

@@ -4,28 +4,55 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from analyses.code_runs import quiet_peft
 from analyses.lora_rank_arms import Arm
 from rank_lab.base_model import load_base
 from rank_lab.training.methods import METHODS
 
-__all__ = ["memory_row", "step_ratios"]
+__all__ = ["Base", "memory_row", "shape_of", "step_ratios"]
 
 _WARM = 3
 Batch = Mapping[str, Tensor]
+Base: TypeAlias = Path | LlamaConfig
+"""A folder, or the shape of a model of random weights."""
 
 
-def _model(base: Path, arm: Arm, batch: Batch) -> nn.Module:
+def shape_of(sizes: Sequence[tuple[str, int]]) -> LlamaConfig:
+    """A Llama with one matrix for both embeddings, in float32.
+
+    Parameters
+    ----------
+    sizes
+        Of its configuration, by name.
+
+    Examples
+    --------
+    >>> shape_of([("hidden_size", 16), ("vocab_size", 50)]).tie_word_embeddings
+    True
+    """
+    return LlamaConfig(**dict(sizes), tie_word_embeddings=True, dtype="float32")
+
+
+def _model(base: Base, arm: Arm, batch: Batch) -> nn.Module:
     """Where the batch is."""
     torch.manual_seed(0)
+    device = batch["input_ids"].device
     with quiet_peft():
-        model = METHODS[arm.method].adapt(load_base(base, "causal", dtype="float32"), arm.choices, "causal")
-    return model.train().to(batch["input_ids"].device)
+        model = METHODS[arm.method].adapt(_untuned(base, device), arm.choices, "causal")
+    return model.train().to(device)
+
+
+def _untuned(base: Base, device: torch.device) -> Any:
+    if isinstance(base, Path):
+        return load_base(base, "causal", dtype="float32")
+    with device:
+        return LlamaForCausalLM(base)
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -40,7 +67,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> I
     yield "optimizer"
 
 
-def memory_row(base: Path, arm: Arm, batch: Batch) -> dict[str, int]:
+def memory_row(base: Base, arm: Arm, batch: Batch) -> dict[str, int]:
     """Bytes of what training keeps beside activations, after one step of AdamW.
 
     Parameters
@@ -77,7 +104,7 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-def step_ratios(base: Path, arms: Sequence[Arm], batch: Batch, rounds: int) -> list[dict[str, Any]]:
+def step_ratios(base: Base, arms: Sequence[Arm], batch: Batch, rounds: int) -> list[dict[str, Any]]:
     """Seconds of a step of AdamW, arms taking turns in a new order every round; the last is what others are divided by.
 
     Parameters

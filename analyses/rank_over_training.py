@@ -6,8 +6,8 @@ and 7 are asked about. Each has its own sweep of four learning rates, chosen by 
 stand to the last as the paper's do, from 1/80 on. Their ranks are measured of float32 and of the same checkpoints
 stored as published ones are, each beside its null and its regime of noise.
 
-``--full`` takes 20 times the steps of longer and more blocks, for a base such as Llama-3.2-1B in a folder given with
-``--base`` and a GPU; it was not run.
+``--full --device cuda --base FOLDER`` takes ten times the steps of longer blocks, for a larger base and a GPU: the
+studies' wider one (:mod:`analyses.pretrain_study_base`), or one such as Llama-3.2-1B.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def _sizes(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         return {"steps": 2, "batch": 2, "context": 16, "pieces": 4, "documents": 4}
     if options.full:
-        return {"steps": 3200, "batch": 32, "context": 1024, "pieces": 400, "documents": None}
+        return {"steps": 1600, "batch": 8, "context": 256, "pieces": 200, "documents": None}
     return {"steps": 160, "batch": 8, "context": 128, "pieces": 64, "documents": None}
 
 

@@ -29,7 +29,7 @@ def study_parser(doc: str, name: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--study", type=Path, default=Path("studies", name), help="where the work is, and goes on")
-    parser.add_argument("--out", type=Path, help="folder of the results; default analyses/results (--quick: STUDY)")
+    parser.add_argument("--out", type=Path, help="folder of the results; default in analyses/results (--quick: STUDY)")
     parser.add_argument("--seeds", type=int, nargs="+", help="each repeats every run")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -66,7 +66,8 @@ def run_study(
     """
     if options.quick or options.full:
         options.study = options.study / ("quick" if options.quick else "full")
-    options.out = options.out or (options.study / "results" if options.quick else RESULTS / name)
+    kept = RESULTS / (f"{name}-full" if options.full else name)
+    options.out = options.out or (options.study / "results" if options.quick else kept)
     try:
         if not options.redraw:
             _on_one_thread(name, options)

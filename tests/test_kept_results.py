@@ -22,7 +22,7 @@ def test_a_page_is_made_again_from_its_kept_tables_alone(name: str, tmp_path: Pa
     shutil.copytree(RESULTS / name, folder)
     page = (folder / "README.md").read_text(encoding="utf-8")
     (folder / "README.md").unlink()
-    import_module(f"analyses.{name}").tell(folder, False)
+    import_module(f"analyses.{name.removesuffix('-full')}").tell(folder, False)
     assert (folder / "README.md").read_text(encoding="utf-8") == page
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)
     assert all((folder / picture).is_file() for picture in shown)
