@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rank_lab.training.method import MethodChoices
 
-__all__ = ["FULL", "LLAMA_1B", "MATRICES", "NORMAL", "QUICK", "Arm", "Plan"]
+__all__ = ["FULL", "MATRICES", "NORMAL", "QUICK", "Arm", "Plan"]
 
 MATRICES = {
     "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "q, k": "q_proj,k_proj", "q, v": "q_proj,v_proj",
@@ -14,12 +14,6 @@ MATRICES = {
 
 FULL = "full fine-tuning"
 _ALPHA = 16.0
-
-LLAMA_1B = (
-    ("vocab_size", 128256), ("hidden_size", 2048), ("intermediate_size", 8192), ("num_hidden_layers", 16),
-    ("num_attention_heads", 32), ("num_key_value_heads", 8), ("head_dim", 64),
-)  # fmt: skip
-"""The shape of Llama-3.2-1B, whose input and output embeddings are one."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +73,6 @@ class Plan:
         The small rank whose amplification stands beside that of the larger of these.
     rounds
         Steps that are timed of each arm.
-    shape
-        Sizes of a Llama of random weights whose costs are measured, too; none if empty.
     """
 
     grid: tuple[str, ...] = ("q", "v", "q, v", "q, k, v, o", "MLP", "all")
@@ -99,7 +91,6 @@ class Plan:
     compared: tuple[int, int] = (8, 64)
     amplified: int = 4
     rounds: int = 16
-    shape: tuple[tuple[str, int], ...] = ()
 
     def arms(self) -> tuple[Arm, ...]:
         """The grid, what the budget adds to it, and full fine-tuning."""

@@ -7,8 +7,8 @@ loss is that of the other half. Gradients and optimizer states are counted of th
 fine-tuning's, arms taking turns. Subspaces are compared between ranks and seeds as in the paper's section 7.
 
 ``--only speed`` does the cells whose names begin so, of which timing wants a quiet machine. ``--full --device cuda
---base FOLDER`` takes four times the steps of longer and more blocks, for a larger base and a GPU, and tells the costs
-of the shape of Llama-3.2-1B, too.
+--base FOLDER`` takes four times the steps of longer and more blocks, for a larger base and a GPU; it was not run.
+Costs at the shape of a Llama of 1 B parameters: :mod:`analyses.llama_step_cost`.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import pandas as pd
 
 from analyses.code_runs import CodeData, Recipe, base_of, base_record, code_data, reported_loss, trained
 from analyses.kept_results import keep
-from analyses.lora_rank_arms import LLAMA_1B, NORMAL, QUICK, Arm, Plan
-from analyses.lora_rank_cost import memory_row, shape_of, step_ratios
+from analyses.lora_rank_arms import NORMAL, QUICK, Arm, Plan
+from analyses.lora_rank_cost import memory_row, step_ratios
 from analyses.lora_rank_report import tell
 from analyses.lora_rank_subspaces import gaussian_phi, subspace_rows
 from analyses.study_cells import Cell, Work, open_study, rows_of, seconds_of, work_off
@@ -36,7 +36,7 @@ from rank_lab.training.validation import TargetBatches
 __all__ = ["keep_tables", "main", "make_cells", "parsed"]
 
 _NAME = "lora_rank_choice"
-_FULL = replace(NORMAL, steps=200, batch=8, context=256, pieces=200, shape=LLAMA_1B)
+_FULL = replace(NORMAL, steps=200, batch=8, context=256, pieces=200)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -52,31 +52,29 @@ class _Study:
     base: Path
     data: CodeData
 
-    def last(self, arm: Arm, rate: float, seed: int) -> tuple[Path, float]:
-        """Last checkpoint of a run, trained or what is left of it, and its loss on the half that chooses."""
-        folder = self.options.study / "runs" / f"{arm.name}_lr{rate:g}_seed{seed}"
-        plan = self.plan
-        recipe = Recipe(plan.steps, plan.batch, rate, seed, device=self.options.device)
-        done = trained(self.base, arm.method, arm.choices, recipe, self.data, folder)
-        return folder / f"checkpoint-{plan.steps}", done.losses[-1].validation_loss
+    def last(self, arm: Arm, rate: float, seed: int) -> Path:
+        """Where the last checkpoint of a run is, or will be."""
+        name = f"{arm.name}_lr{rate:g}_seed{seed}"
+        return Path(self.options.study, "runs", name, f"checkpoint-{self.plan.steps}")
 
     def run(self, cell: Cell, _: Path) -> list[dict[str, Any]]:
         """Train, and measure on the half that no choice sees."""
         settings = cell.settings
-        arm = Arm(settings["matrices"], settings["rank"])
+        arm, rate, seed = Arm(settings["matrices"], settings["rank"]), settings["learning_rate"], settings["seed"]
+        checkpoint, device = self.last(arm, rate, seed), self.options.device
+        recipe = Recipe(self.plan.steps, self.plan.batch, rate, seed, device=device)
         try:
-            checkpoint, validation = self.last(arm, settings["learning_rate"], settings["seed"])
+            done = trained(self.base, arm.method, arm.choices, recipe, self.data, checkpoint.parent)
         except NonFiniteError:
             return [{"table": "runs", "validation_loss": None, "loss": None}]
-        loss = reported_loss(checkpoint, self.base, self.data, device=self.options.device)
-        return [{"table": "runs", "validation_loss": validation, "loss": loss}]
+        loss = reported_loss(checkpoint, self.base, self.data, device=device)
+        return [{"table": "runs", "validation_loss": done.losses[-1].validation_loss, "loss": loss}]
 
     def pair(self, cell: Cell, _: Path) -> list[dict[str, Any]]:
-        """Subspaces of two runs of q and v."""
+        """Subspaces of two runs of q and v, which are done: several pairs may look at one at a time."""
         settings, runs = cell.settings, {}
         for rank, seed in ((settings["rank"], settings["seed"]), (settings["other_rank"], settings["other_seed"])):
-            checkpoint, _loss = self.last(Arm("q, v", rank), settings["learning_rate"], seed)
-            runs[f"r{rank}-seed{seed}"] = checkpoint
+            runs[f"r{rank}-seed{seed}"] = self.last(Arm("q, v", rank), settings["learning_rate"], seed)
         first = set(self.options.seeds[:2]) >= {settings["seed"], settings["other_seed"]}
         mapped = first and settings["pair"] != "amplified" and self.options.seeds[0] == settings["seed"]
         layer = base_record(self.base)["num_hidden_layers"] // 2
@@ -100,13 +98,6 @@ class _Study:
         """Seconds of a step of some arms, in turns."""
         found = step_ratios(self.base, self.plan.timed(), self.batch(), self.plan.rounds)
         return [{"table": "speed"} | row for row in found]
-
-    def shape(self, *_: Any) -> list[dict[str, Any]]:
-        """Both of a model of random weights: costs do not depend on their values."""
-        base, arms = shape_of(self.plan.shape), self.plan.timed()
-        found = [{"table": "shape_speed"} | row for row in step_ratios(base, arms, self.batch(), self.plan.rounds)]
-        kept = [{"table": "shape_memory", "arm": arm.name, **memory_row(base, arm, self.batch())} for arm in arms]
-        return [*found, *kept]
 
     def batch(self) -> Mapping[str, Any]:
         """The first blocks of code."""
@@ -155,9 +146,8 @@ _BESIDE = ("speed", "memory", "gaussian")
 """Cells that need no run."""
 
 
-def _beside(options: argparse.Namespace) -> list[Cell]:
-    shape = ("shape",) if _plan(options).shape else ()
-    return [Cell(name, {"pair": name}) for name in (*shape, *_BESIDE)]
+def _beside() -> list[Cell]:
+    return [Cell(name, {"pair": name}) for name in _BESIDE]
 
 
 def _stated(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,9 +167,9 @@ def make_cells(options: argparse.Namespace) -> None:
     data = code_data(options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents)
     study = _Study(options, plan, base, data)
     beside: dict[str, Work] = {
-        "shape": study.shape, "speed": study.speed, "memory": study.memory, "gaussian": study.gaussian,
+        "speed": study.speed, "memory": study.memory, "gaussian": study.gaussian,
     }  # fmt: skip
-    for cell in _beside(options):
+    for cell in _beside():
         if cell.name.startswith(options.only):
             work_off(options.study, [cell], beside[cell.name])
     if options.only:
@@ -197,7 +187,7 @@ def keep_tables(options: argparse.Namespace) -> None:
     options
         Of the command line.
     """
-    beside = _beside(options)
+    beside = _beside()
     sweep, runs, pairs = _sweep(options), _runs(options), _pairs(options)
     rows = rows_of(options.study, [*runs, *pairs, *beside])
     tables = {
@@ -214,9 +204,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = study_parser(__doc__ or "", _NAME)
     parser.add_argument("--base", type=Path, help="folder of a model in one file; default studies/base")
-    parser.add_argument(
-        "--only", choices=("shape", *_BESIDE), default="", help="make this part alone, and write no results"
-    )
+    parser.add_argument("--only", choices=_BESIDE, default="", help="make this part alone, and write no results")
     parser.set_defaults(seeds=[0, 1, 2])
     options = parser.parse_args(arguments)
     options.only_make = options.only_make or bool(options.only)

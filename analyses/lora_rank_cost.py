@@ -15,28 +15,12 @@ from analyses.lora_rank_arms import Arm
 from rank_lab.base_model import load_base
 from rank_lab.training.methods import METHODS
 
-__all__ = ["Base", "memory_row", "shape_of", "step_ratios"]
+__all__ = ["Base", "memory_row", "step_ratios"]
 
 _WARM = 3
 Batch = Mapping[str, Tensor]
 Base: TypeAlias = Path | LlamaConfig
 """A folder, or the shape of a model of random weights."""
-
-
-def shape_of(sizes: Sequence[tuple[str, int]]) -> LlamaConfig:
-    """A Llama with one matrix for both embeddings, in float32.
-
-    Parameters
-    ----------
-    sizes
-        Of its configuration, by name.
-
-    Examples
-    --------
-    >>> shape_of([("hidden_size", 16), ("vocab_size", 50)]).tie_word_embeddings
-    True
-    """
-    return LlamaConfig(**dict(sizes), tie_word_embeddings=True, dtype="float32")
 
 
 def _model(base: Base, arm: Arm, batch: Batch) -> nn.Module:

@@ -144,7 +144,6 @@ def _cost(tables: Tables) -> str:
     headings = ("adapted", "rank", "trained parameters", "of all", "gradients", "state of AdamW",
                 "weights, gradients and state, of full fine-tuning's", "step, of full fine-tuning's (quartiles)",
                 "in processor time")  # fmt: skip
-    large = f"\n\n{_large_cost(tables)}" if "shape_speed" in tables else ""
     words = (
         "Bytes are those of the tensors after one step (activations not among them); frozen weights have neither"
         f" gradient nor state. With AdamW in one precision full fine-tuning keeps 4 numbers a weight, so that LoRA"
@@ -152,26 +151,7 @@ def _cost(tables: Tables) -> str:
         f" {speed['round'].nunique()} rounds in which each arm takes a step, in random order, one thread; ratios are"
         " taken round by round, then their median."
     )
-    return f"{words}\n\n{table(headings, rows)}{large}"
-
-
-def _large_cost(tables: Tables) -> str:
-    memory, speed = tables["shape_memory"].set_index("arm"), tables["shape_speed"]
-    full, rows = memory.loc["full"], []
-    columns = ["weight_bytes", "gradient_bytes", "state_bytes"]
-    for arm, own in memory.iterrows():
-        times = speed[speed["arm"] == arm]
-        rows.append(
-            (str(arm), f"{int(own['trained_parameters']):,}", *(f"{own[name] / 1e9:.3f} GB" for name in columns),
-             f"{own[columns].sum() / full[columns].sum():.1%}", f"{times['seconds'].median() * 1e3:.0f} ms",
-             _quartiles(times["ratio"]))
-        )  # fmt: skip
-    headings = ("arm", "trained parameters", "weights", "gradients", "state of AdamW", "all, of full fine-tuning's",
-                "step, median", "of full fine-tuning's (quartiles)")  # fmt: skip
-    return (
-        "The same of a Llama of the shape of Llama-3.2-1B, of random weights, in float32; the blocks are as long and as"
-        f" many.\n\n{table(headings, rows)}"
-    )
+    return f"{words}\n\n{table(headings, rows)}"
 
 
 def _quartiles(ratios: "pd.Series[float]") -> str:
