@@ -99,8 +99,8 @@ def page(found: Kept) -> str:
         (
             f"A Llama of {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, MLP"
             f" {shape['intermediate_size']}, {shape['vocab_size']:,} tokens, random weights, {settings['dtype']},"
-            f" AdamW; {settings['batch']} x {settings['context']} tokens a step, activations kept. GB of tensors after a"
-            " step, and the most that was allocated in it. Times: each arm takes a step in each of"
+            f" AdamW; {settings['batch']} x {settings['context']} tokens a step, activations kept. GB of tensors"
+            " after a step, and the most that was allocated in it. Times: each arm takes a step in each of"
             f" {speed['round'].nunique()} rounds, in random order; ratios are taken round by round, then their median"
             " and quartiles."
         ),

@@ -81,8 +81,8 @@ class Plan:
         ("q", 8), ("k", 8), ("v", 8), ("o", 8), ("q, k", 4), ("q, v", 4), ("q, k, v, o", 2),
     )  # fmt: skip
     swept_rank: int = 4
-    lora_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    full_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    lora_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     steps: int = 50
     batch: int = 4
     context: int = 128

@@ -2,7 +2,7 @@
 
 ``python -m analyses.lora_rank_choice`` adapts a base that has read prose to Python code: six choices of matrices at
 ranks from 1 to 64, the rows of the LoRA paper's Table 5 (https://arxiv.org/abs/2106.09685) at one budget, and full
-fine-tuning. Each choice of matrices has its own sweep of three learning rates, chosen by one half of held-out code; the
+fine-tuning. Each choice of matrices has its own sweep of four learning rates, chosen by one half of held-out code; the
 loss is that of the other half. Gradients and optimizer states are counted of the tensors; a step is timed beside full
 fine-tuning's, arms taking turns. Subspaces are compared between ranks and seeds as in the paper's section 7.
 

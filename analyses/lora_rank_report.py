@@ -135,7 +135,7 @@ def _cost(tables: Tables) -> str:
             each["weight_bytes"] + each["gradient_bytes"] + each["state_bytes"] for each in (row, full)
         )
         rows.append(
-            (row["matrices"], str(row["rank"] or ""), f"{row['trained_parameters']:,}",
+            (row["matrices"], str(row["rank"] or ""), f"{int(row['trained_parameters']):,}",
              f"{row['trained_parameters'] / full['trained_parameters']:.2%}",
              f"{row['gradient_bytes'] / 1e3:,.1f} kB", f"{row['state_bytes'] / 1e3:,.1f} kB",
              f"{kept_bytes / whole:.1%}",

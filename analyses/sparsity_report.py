@@ -351,11 +351,18 @@ def _turning_table(knees: pd.DataFrame, half: pd.DataFrame, testable: Mapping[st
 def _together_table(together: pd.DataFrame, testable: Mapping[str, Mapping[str, bool]]) -> str:
     rows = [
         (row["task"], _interval(row, "later", "later_low", "later_high", "{:+.2f}"),
-         f"{row['spearman']:.2f} ({row['spearman_smallest']:.2f} to {row['spearman_largest']:.2f})",
+         _spearman(row),
          "yes" if all(testable[row["task"]].values()) else "**no**")
         for row in together.to_dict("records")
     ]  # fmt: skip
     return table(("task", "later", "Spearman (seeds)", "testable"), rows)
+
+
+def _spearman(row: Mapping[Any, float]) -> str:
+    """Of a score that is the same at all stages there is none."""
+    if pd.isna(row["spearman"]):
+        return "- (constant in a seed)"
+    return f"{row['spearman']:.2f} ({row['spearman_smallest']:.2f} to {row['spearman_largest']:.2f})"
 
 
 def _depth_table(depth: pd.DataFrame) -> str:
