@@ -156,15 +156,16 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
 
 
 def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each task and arm the rate with the best score on the half that chooses; of equal ones the smallest.
+    """Of each task and arm the rate with the best mean score on the half that chooses; of equal ones the smallest.
 
     Parameters
     ----------
     rows
-        Of all rates with the first seed: ``task``, ``arm``, ``learning_rate``, ``choice_score``.
+        Of all rates with the seeds that choose: ``task``, ``arm``, ``learning_rate``, ``choice_score``.
     """
     known = rows.fillna({"choice_score": float("-inf")})  # a score that is not defined chooses nothing
-    ordered = known.sort_values(["choice_score", "learning_rate"], ascending=[False, True], kind="stable")
+    means = known.groupby(["task", "arm", "learning_rate"], sort=False)["choice_score"].mean().reset_index()
+    ordered = means.sort_values(["choice_score", "learning_rate"], ascending=[False, True], kind="stable")
     best = ordered.groupby(["task", "arm"], sort=False).head(1)
     return best[["task", "arm", "learning_rate"]].reset_index(drop=True)
 

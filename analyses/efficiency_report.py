@@ -62,7 +62,7 @@ _LEARNED = "The new head (the same for every arm, and from the same start) is co
 
 def _setting(found: Kept) -> str:
     settings = found.about["settings"]
-    sizes, seeds = settings["sizes"], settings["seeds"]
+    sizes, seeds, choosing = settings["sizes"], settings["seeds"], settings["choosing_seeds"]
     tasks = ", ".join(f"{task} ({GLUE[task].score.replace('_', ' ')})" for task in settings["tasks"])
     rates = len(settings["arms"][0]["learning_rates"])
     return (
@@ -71,10 +71,10 @@ def _setting(found: Kept) -> str:
         " attention and feed-forward are adapted. A run sees"
         f" {sizes['steps'] * sizes['batch']:,} examples (the published scripts: ten epochs and more), so that what is"
         " compared is what methods have learnt by then, not what they reach in the end.\n\n"
-        f"Every arm is trained at {rates} learning rates with seed {seeds[0]};"
-        " one half of the validation set chooses the rate; scores are of the other half, and of other seeds alone"
-        f" ({', '.join(map(str, seeds[1:]))}). SoRA's threshold is not tuned: it rises until {KEPT:.0%} of"
-        f" the parameters are left, which then train on. The margin, {MARGIN:g} point, was set before any run:"
+        f"Every arm is trained at {rates} learning rates with seeds {', '.join(map(str, choosing))}; the mean of their"
+        " scores on one half of the validation set chooses the rate; scores are of the other half, and of other seeds"
+        f" alone ({', '.join(map(str, seeds[len(choosing) :]))}). SoRA's threshold is not tuned: it rises until"
+        f" {KEPT:.0%} of the parameters are left, which then train on. The margin, {MARGIN:g} point, was set before any run:"
         f" in the paper SoRA is ahead of LoRA by {LEAD} on average (89.36 with 0.91 M parameters against 88.38)."
     )
 

@@ -117,7 +117,7 @@ def differences_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def effort_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
-    """What choosing a rate changed: the score that is reported at the chosen rate, and at the registry's, one seed.
+    """What choosing a rate changed: the score that is reported at the chosen rate, and at the registry's, first seed.
 
     Parameters
     ----------
@@ -126,8 +126,11 @@ def effort_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     arms
         Of the study.
     """
-    tried = rows[rows["stage"] == "choice"]
-    chosen = chosen_rates(tried).set_index(["task", "arm"])["learning_rate"]
+    every = rows[rows["stage"] == "choice"]
+    chosen, tried = (
+        chosen_rates(every).set_index(["task", "arm"])["learning_rate"],
+        every[every["seed"] == every["seed"].min()],
+    )
     return pd.DataFrame(
         [
             _effort(tried, str(task), arm, float(chosen[task, arm.name]))

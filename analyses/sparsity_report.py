@@ -358,7 +358,7 @@ def _together_table(together: pd.DataFrame, testable: Mapping[str, Mapping[str, 
     return table(("task", "later", "Spearman (seeds)", "testable"), rows)
 
 
-def _spearman(row: Mapping[Any, float]) -> str:
+def _spearman(row: Mapping[Any, Any]) -> str:
     """Of a score that is the same at all stages there is none."""
     if pd.isna(row["spearman"]):
         return "- (constant in a seed)"

@@ -73,6 +73,8 @@ def test_rates_are_chosen_by_the_half_that_chooses_and_of_equal_ones_the_smalles
     tried = [(0.1, 0.5, 0.9), (0.2, 0.7, 0.1), (0.4, 0.7, 0.8), (0.8, math.nan, 1.0)]
     rows = pd.DataFrame(tried, columns=["learning_rate", "choice_score", "report_score"]).assign(task="t", arm="a")
     assert chosen_rates(rows.iloc[::-1])["learning_rate"].tolist() == [0.2]
+    again = rows.assign(choice_score=[0.6, 0.1, 0.6, 1.0])  # what one seed alone could do is not chosen
+    assert chosen_rates(pd.concat([rows, again]))["learning_rate"].tolist() == [0.4]
     chosen, reported = halves(101)
     assert not set(chosen) & set(reported)
     assert len(chosen) + len(reported) == 101
