@@ -74,8 +74,8 @@ def _setting(found: Kept) -> str:
         f"Every arm is trained at {rates} learning rates with seeds {', '.join(map(str, choosing))}; the mean of their"
         " scores on one half of the validation set chooses the rate; scores are of the other half, and of other seeds"
         f" alone ({', '.join(map(str, seeds[len(choosing) :]))}). SoRA's threshold is not tuned: it rises until"
-        f" {KEPT:.0%} of the parameters are left, which then train on. The margin, {MARGIN:g} point, was set before any run:"
-        f" in the paper SoRA is ahead of LoRA by {LEAD} on average (89.36 with 0.91 M parameters against 88.38)."
+        f" {KEPT:.0%} of the parameters are left, which then train on. The margin, {MARGIN:g} point, was set before any"
+        f" run: in the paper SoRA is ahead of LoRA by {LEAD} on average (89.36 with 0.91 M parameters against 88.38)."
     )
 
 
