@@ -4,9 +4,11 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from rank_lab.figures import Figure, Style
+from rank_lab.figures.drawn_once import drawn_once
 from rank_lab.pictures import COLUMN_WIDTHS, PICTURES, html_page, no_pictures, picture
 from rank_lab.plain_text import plain
 
@@ -45,12 +47,19 @@ def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None
             clicked(list(points[0]["customdata"]))
 
     st.plotly_chart(
-        figure.plot, theme=None, key=key, alt=figure.caption, config={"displaylogo": False},
+        _sent(figure, clickable=clicked is not None), theme=None, key=key, alt=figure.caption,
+        config={"displaylogo": False},
         on_select=selected if clicked is not None else "ignore", selection_mode="points",
     )  # fmt: skip
     st.caption(escaped(figure.caption))
     with st.popover("Download", icon="⬇️"):
         _downloads(figure, draw, key)
+
+
+@lru_cache(maxsize=16)
+def _sent(figure: Figure, *, clickable: bool) -> go.Figure:
+    """Prepared once for figures that are kept."""
+    return drawn_once(figure.plot, clickable=clickable)
 
 
 def show_paper_figure(draw: Draw, *, columns: int, key: str) -> None:
@@ -67,7 +76,7 @@ def show_paper_figure(draw: Draw, *, columns: int, key: str) -> None:
     """
     figure = draw("paper")
     st.plotly_chart(
-        figure.plot, theme=None, key=key, alt=figure.caption, width=COLUMN_WIDTHS[columns],
+        drawn_once(figure.plot), theme=None, key=key, alt=figure.caption, width=COLUMN_WIDTHS[columns],
         config={"displaylogo": False, "staticPlot": True},
     )  # fmt: skip
     st.code(plain(figure.caption), language=None, wrap_lines=True)

@@ -108,6 +108,7 @@ def _squares(table: LayerTable, quantity: str) -> go.Scatter:
     return go.Scatter(
         x=cells["column"], y=cells["row"], mode="markers", name=CLICKED, showlegend=False,
         marker={"symbol": "square", "size": size, "color": "rgba(0,0,0,0)"},
+        unselected={"marker": {"opacity": 1}},  # else a browser blends in, at each frame, a thousand that nobody sees
         customdata=[[row, column, modules[0]] for row, column, modules in _triples(cells)],
         hovertext=[_hover(cell, quantity) for cell in cells.to_dict("records")], hoverinfo="text",
     )  # fmt: skip

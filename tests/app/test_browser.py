@@ -25,6 +25,18 @@ RUN = "full-1e-4"  # of the demo
 MODULE = "model.layers.1.self_attn.q_proj"
 ADDRESSES = ["", *(name for _, _, _, name in PAGES[1:])]  # the first page has the address of the whole
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+# Counts, plot by plot, how often plotly is given the same plot again and how often it then draws it again.
+COUNTED = """
+window.plots = [];
+Object.defineProperty(HTMLElement.prototype, 'on', {configurable: true, set(listen) {
+  Object.defineProperty(this, 'on', {configurable: true, writable: true, value: listen});
+  const plot = {done: false, again: 0, given: 0};
+  window.plots.push(plot);
+  listen.call(this, 'plotly_beforeplot', () => { plot.again += plot.done; });
+  listen.call(this, 'plotly_afterplot', () => { plot.done = true; });
+  listen.call(this, 'plotly_react', () => { plot.given += 1; });
+}});
+"""
 
 pytestmark = pytest.mark.timeout(900)  # another process may be making the study
 
@@ -100,6 +112,14 @@ def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
         for label, chosen in (("Run", RUN), ("Quantity", "srank"), ("Matrix", MODULE)):
             expect(other.page.get_by_role("combobox", name=label)).to_have_value(chosen)
         other.assert_well(address)
+
+
+@pytest.mark.parametrize(("name", "figures"), [("", 1), ("layers", 2), ("compare", 1)])
+def test_a_figure_is_drawn_once(tab: Watched, address: str, name: str, figures: int) -> None:
+    tab.page.add_init_script(COUNTED)
+    tab.open(f"{address}/{name}?run={RUN}")
+    tab.page.wait_for_function(f"plots.length >= {figures} && plots.every(plot => plot.given > 0)")
+    assert {plot["again"] for plot in tab.page.evaluate("plots")} == {0}
 
 
 def test_downloads_arrive_and_parse(tab: Watched, address: str, study: Path) -> None:
