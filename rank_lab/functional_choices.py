@@ -58,7 +58,7 @@ def functional_choices(reports: Mapping[str, FunctionalReport]) -> FunctionalCho
     reports
         By name; one at least.
     """
-    ranks, changes = functional_rows((each.ranks, each.changes) for each in reports.values())
+    ranks, changes = functional_rows(reports.values())
     kinds = {
         scope: tuple(dict.fromkeys(str(each) for each in ranks[ranks["scope"] == scope]["kind"])) for scope in SCOPES
     }

@@ -62,6 +62,19 @@ class FunctionalReport:
         """Its name."""
         return str(self.provenance["settings"]["run"])
 
+    @property
+    def probe(self) -> str:
+        """Which probe it is of, in words that two different ones do not share: file, short hash of its tokens, counts."""
+        texts = self.provenance["texts"]
+        name, digest = Path(texts["file"]).name, self.probe_sha256[:8]
+        return f"{name} (sha256 {digest}, {texts['texts']} texts, {texts['tokens']} tokens)"
+
+    @property
+    def probe_sha256(self) -> str:
+        """Hash of the probe's tokens; of its texts where the report does not have that."""
+        texts = self.provenance["texts"]
+        return str(texts.get("tokens_sha256") or texts["sha256"])
+
     def save(self, folder: Path | str) -> Path:
         """Write the report as a folder of plain files; an earlier one is replaced file by file.
 

@@ -7,9 +7,11 @@ import pandas as pd
 
 from rank_lab.functional_report import FunctionalReport
 from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind, told_once
+from rank_lab.functional_views import probes_in_words
 from rank_lab.latex_numbers import Shown, shown
 from rank_lab.latex_symbols import SYMBOLS
 from rank_lab.latex_table import Cell, Column, LatexTable, Missing
+from rank_lab.latex_text import latex_text
 
 __all__ = ["functional_tables_tex"]
 
@@ -54,8 +56,9 @@ _NOTES = (
 
 
 def _caption(reports: Mapping[str, FunctionalReport]) -> str:
-    texts = {(each.provenance["texts"]["texts"], each.provenance["texts"]["tokens"]) for each in reports.values()}
-    told = "; ".join(f"{count} texts, {tokens} tokens" for count, tokens in sorted(texts))
+    told = latex_text(probes_in_words((each.run, each.probe) for each in reports.values()))
+    several = len({each.probe_sha256 for each in reports.values()}) > 1
+    warning = " Runs were measured on different texts or tokens: their values do not compare." if several else ""
     return (
         r"Rank of what the update does to real inputs (" + told + r"): least $k$ that holds 90\,\% of"
         r" $\mathrm{E}\,\lVert \Delta h \rVert^2$, medians over the $n$ places of a kind, with the medians of the"
@@ -64,7 +67,7 @@ def _caption(reports: Mapping[str, FunctionalReport]) -> str:
         r" module: output of a module, same input through both; weighted: $\Delta W C^{1/2}$ with $C$ the second moment"
         r" of the base's inputs, where it differs from module. Change: root mean square of $\Delta h$ over that of $h$;"
         r" mean: share of its energy in one vector; $R^2$: what a linear map of the input explains of the energy, and"
-        r" with an intercept ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on."
+        r" with an intercept ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on." + warning
     )
 
 

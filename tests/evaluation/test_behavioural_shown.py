@@ -228,6 +228,18 @@ def test_what_was_measured_holds(study: Path, report: BehaviouralReport) -> None
     assert len(report.scores[["how", "k", "vectors"]].drop_duplicates()) > 4
 
 
+def test_random_directions_that_were_drawn_in_another_way_are_not_told_as_different(study: Path) -> None:
+    folder = study / "lora.behavioural"
+    report = BehaviouralReport.load(folder)
+    settings = {key: value for key, value in report.provenance["settings"].items() if key != "random_draw"}
+    dataclasses.replace(report, provenance=dict(report.provenance) | {"settings": settings}).save(folder)
+    found = checks(study, "--sample", 0, code=1)
+    random = {row["result"] for words, row in found.items() if words.startswith("random")}
+    others = {row["result"] for words, row in found.items() if not words.startswith("random")}
+    assert (random, others) == ({"not recomputable"}, {"holds"})
+    assert all("in another way" in row["reason"] for words, row in found.items() if words.startswith("random"))
+
+
 def test_changed_ranks_and_scores_show(study: Path) -> None:
     changed(study, "ranks", rank=1)
     found = checks(study, "--sample", 1, code=1)
