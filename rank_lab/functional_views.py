@@ -7,7 +7,7 @@ import pandas as pd
 
 from rank_lab.errors import RankLabError
 from rank_lab.functional_metrics import FUNCTIONAL_RANKS
-from rank_lab.functional_report import FunctionalReport
+from rank_lab.functional_report import FunctionalReport, ProbeOrigin
 from rank_lab.scores import nearest
 
 __all__ = [
@@ -16,12 +16,13 @@ __all__ = [
     "functional_depth",
     "functional_rows",
     "functional_weights",
+    "not_comparable",
     "probes_in_words",
 ]
 
 _PLACE = ["run", "method", "step", "scope", "module"]
 _SHARES = ["relative_change", "mean_share", "linear_share", "linear_share_centered"]
-_ORIGIN = ["tokens", "texts", "probe", "probe_sha256", "base_sha256"]
+_ORIGIN = ["tokens", "texts", "probe", *ProbeOrigin._fields]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,8 @@ class FunctionalDepth:
         ``open_above``, ``null``, ``bound``, ``weight``, the shares of the change, and which probe and base.
     probes
         Each probe set that was used with its runs, see :func:`probes_in_words`.
-    several
-        Which of ``texts`` and ``bases`` are not the same for all runs, so that their values do not compare.
+    warnings
+        From :func:`not_comparable`.
     """
 
     metric: str
@@ -49,7 +50,7 @@ class FunctionalDepth:
     runs: tuple[str, ...]
     points: pd.DataFrame
     probes: str
-    several: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class FunctionalWeights:
         A row a run and module, columns as of :class:`FunctionalDepth` and ``kind``.
     without
         Modules that changed and have no weight update.
-    probes, several
+    probes, warnings
         As of :class:`FunctionalDepth`.
     """
 
@@ -75,7 +76,7 @@ class FunctionalWeights:
     points: pd.DataFrame
     without: int
     probes: str
-    several: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def functional_rows(reports: Iterable[FunctionalReport]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -89,8 +90,8 @@ def functional_rows(reports: Iterable[FunctionalReport]) -> tuple[pd.DataFrame, 
     ranks, changes = [], []
     for report in reports:
         own, last = report.ranks, report.ranks["step"].max()
-        origin = {"probe": report.probe, "probe_sha256": report.probe_sha256}
-        moved = report.changes.assign(**origin, base_sha256=report.provenance["base"]["sha256"])
+        moved = report.changes.assign(probe=report.probe, **report.origin._asdict())
+        moved["context"] = moved["context"].astype("Int64")
         here = [own["step"].isna() if pd.isna(last) else own["step"] == last]
         there = moved["step"].isna() if pd.isna(last) else moved["step"] == last
         ranks.append(own[here[0].fillna(value=False)])
@@ -129,7 +130,7 @@ def functional_depth(
         raise RankLabError(f"no functional ranks of modules {chosen!r}; nearest: {nearest(chosen, kinds)}.")
     points = own[(own["kind"] == chosen) & own["layer"].notna()].sort_values(["run", "layer"], kind="stable")
     points = points.reset_index(drop=True)
-    return FunctionalDepth(metric, scope, chosen, _runs(points), points, _probes(points), _several(points))
+    return FunctionalDepth(metric, scope, chosen, _runs(points), points, _probes(points), _warnings(points))
 
 
 def functional_weights(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str) -> FunctionalWeights:
@@ -150,7 +151,41 @@ def functional_weights(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str) 
     if points.empty:
         raise RankLabError("no module of these runs has a weight update whose functional rank was measured.")
     without = int(((own["scope"] == "module") & (own["form"] == "function")).sum())
-    return FunctionalWeights(metric, _runs(points), points, without, _probes(points), _several(points))
+    return FunctionalWeights(metric, _runs(points), points, without, _probes(points), _warnings(points))
+
+
+def not_comparable(origins: Iterable[ProbeOrigin]) -> tuple[str, ...]:
+    """Why values of runs do not compare, a sentence each without its full stop; empty where they do.
+
+    Parameters
+    ----------
+    origins
+        Of each run; one at least.
+
+    Examples
+    --------
+    >>> short, long = ProbeOrigin("texts", "a", 108, "base"), ProbeOrigin("texts", "b", 128, "base")
+    >>> not_comparable([long, long])
+    ()
+    >>> not_comparable([long, short])[0].partition(": ")[2]
+    'their values compare once all are measured with --max-length 108'
+    """
+    texts, probes, contexts, bases = (set(each) for each in zip(*origins, strict=True))
+    lengths = sorted(each for each in contexts if each is not None)
+    told = []
+    if len(texts) > 1:
+        told.append("Runs were measured on different texts: their values do not compare")
+    elif len(probes) > 1 and len(lengths) > 1:
+        cut = " and ".join(map(str, lengths))
+        told.append(
+            f"Runs got the same texts in inputs of at most {cut} tokens: their values compare once all are measured"
+            f" with --max-length {lengths[0]}"
+        )
+    elif len(probes) > 1:
+        told.append("Runs were measured on different tokens of the same texts: their values do not compare")
+    if len(bases) > 1:
+        told.append("Runs were measured against different bases: their values do not compare")
+    return tuple(told)
 
 
 def probes_in_words(probes: Iterable[tuple[str, str]]) -> str:
@@ -199,6 +234,8 @@ def _probes(points: pd.DataFrame) -> str:
     return probes_in_words((str(run), str(probe)) for run, probe in pairs.itertuples(index=False))
 
 
-def _several(points: pd.DataFrame) -> tuple[str, ...]:
-    counts = {"texts": points["probe_sha256"].nunique(), "bases": points["base_sha256"].nunique()}
-    return tuple(name for name, count in counts.items() if count > 1)
+def _warnings(points: pd.DataFrame) -> tuple[str, ...]:
+    origins = points[list(ProbeOrigin._fields)].drop_duplicates().to_dict("records")
+    return not_comparable(
+        ProbeOrigin(**{str(name): None if pd.isna(value) else value for name, value in row.items()}) for row in origins
+    )

@@ -41,8 +41,8 @@ TRUNCATIONS: tuple[Truncation, ...] = get_args(Truncation)
 """In the order in which they are told."""
 
 RANDOM_DRAW = 2
-"""How random directions are drawn, to be kept beside what they gave: 1 was in coordinates of the singular vectors, whose
-signs differ from machine to machine."""
+"""How random directions are drawn, to be kept beside what they gave. 1 was in coordinates of the singular vectors,
+whose signs differ from machine to machine."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ def test_what_became_worse_is_told_from_noise() -> None:
 def test_too_few_texts_are_refused_by_number() -> None:
     base = texts(FEWEST_EXAMPLES - 1)
     (found,) = kept_shares({4: [row(base - 1)]}, [row(base - 1)], [row(base)])
-    assert f"{FEWEST_EXAMPLES - 1} examples" in found.share.reason
+    assert f"{FEWEST_EXAMPLES - 1} examples of code are too few" in found.share.reason
 
 
 def test_scores_without_examples_have_no_share() -> None:

@@ -92,7 +92,7 @@ def test_captions_tell_probes_of_the_same_size_apart() -> None:
     told = f"probe of a: probe.jsonl (sha256 11112222, {counts}); of b: probe.jsonl (sha256 44445555, {counts})"
     for caption in (functional_depth_plot(view).caption, functional_weight_plot(weights).caption, table.caption):
         assert told in caption
-        assert "measured on different texts or tokens: their values do not compare" in caption
+        assert "measured on different texts: their values do not compare" in caption
         assert "different bases" not in caption
 
 
@@ -111,6 +111,21 @@ def test_the_tokens_tell_a_probe_apart_where_they_are_known() -> None:
     cut = report("a")
     cut.provenance["texts"]["tokens_sha256"] = "c0ffee0011"
     assert cut.probe == "probe.jsonl (sha256 c0ffee00, 20 texts, 500 tokens)"
+
+
+def test_the_same_texts_in_inputs_of_other_lengths_say_how_they_would_compare() -> None:
+    """A prefix takes places of the context: by default its inputs are shorter than those of other methods."""
+    lora, prefix = report("lora"), report("prefix", "layer")
+    lora.provenance["texts"].update(tokens_sha256="1", context=128)
+    prefix.provenance["texts"].update(tokens_sha256="2", context=108)
+    told = "same texts in inputs of at most 108 and 128 tokens: their values compare once all are measured with"
+    (warning,) = functional_choices({"lora": lora, "prefix": prefix}).warnings
+    (table,) = functional_tables_tex({"lora": lora, "prefix": prefix})
+    caption = functional_depth_plot(functional_depth(*rows(lora, prefix), K90)).caption
+    for text in (warning, caption, table.caption):
+        assert f"Runs got the {told} --max-length 108." in text.replace("-{}-", "--").replace("{}", "")
+    prefix.provenance["texts"].update(context=128)
+    assert "different tokens of the same texts" in functional_choices({"a": lora, "b": prefix}).warnings[0]
 
 
 @pytest.mark.parametrize("style", STYLES)

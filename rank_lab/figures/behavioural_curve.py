@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rank_lab.behavioural_summaries import rank_words
 from rank_lab.behavioural_view import CURVES, BehaviouralView
 from rank_lab.figures.captions import caption, place
 from rank_lab.figures.error_bars import bars, floats, interval_words
@@ -20,7 +21,7 @@ _NAMES = {
 }  # fmt: skip
 _ABOUT = {
     "forgotten": "Forgotten: the increase of the loss on source texts, as a share of the tuned model's",
-    "random": "Random directions: k random ones of the update's own, nested",
+    "random": "Random directions: k random ones of the update's own, nested, one draw",
     "shrunk": "Shrunk update: all directions, made as small as the k leading ones are together; where it keeps no less,"
     " a share is kept by size and not by direction",
     "tail": "All other directions: the update without its k leading ones",
@@ -96,7 +97,7 @@ def _lines(view: BehaviouralView, style: Style, top: float) -> list[go.Scatter]:
                     fillcolor=faint(colors.null, 0.2), line={"width": 0}, showlegend=False, meta="rank interval",
                 )
             )  # fmt: skip
-        found.append(_line(float(row["rank"]), top, f"behavioural rank {_rank_words(row)}", colors.text, "dash"))
+        found.append(_line(float(row["rank"]), top, f"behavioural rank {rank_words(row)}", colors.text, "dash"))
     found.append(_line(float(row["energy_rank_90"]), top, f"k90 {row['energy_rank_90']}", colors.edge, "dot"))
     last = float(view.points["k"].max())
     found.append(
@@ -115,17 +116,11 @@ def _line(x: float, top: float, name: str, color: str, dash: str) -> go.Scatter:
     )  # fmt: skip
 
 
-def _rank_words(row: dict[str, Any]) -> str:
-    ends = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']} to {row['rank_high']})"
-    below = row["tried_below"]
-    first = "" if pd.isna(below) or below >= row["rank"] - 1 else f"{below + 1} to "
-    return f"{first}{row['rank']}{ends}"
-
-
 def _caption(view: BehaviouralView) -> str:
     row = view.rank
-    target = f"{view.texts[0]} texts of {view.task or 'all targets'}"
-    source = f" and {view.texts[1]} texts of {view.source or 'all sources'}" if view.texts[1] else ""
+    target = f"{view.texts[0]} texts of {view.task or 'all targets'} (sha256 {view.hashes[0]})"
+    of_source = f"{view.texts[1]} texts of {view.source or 'all sources'} (sha256 {view.hashes[1]})"
+    source = f" and {of_source}" if view.texts[1] else ""
     shown = set(view.points["curve"])
     return caption(
         "Share of what was learned and of what was forgotten that the k leading singular directions of each matrix's"
@@ -147,11 +142,17 @@ def _notes(view: BehaviouralView) -> list[str]:
     if pd.isna(row["rank"]):
         notes.append(f"No rank: {row['reason']}")
     else:
-        notes.append(f"Rank {_rank_words(row)}, k90 {row['energy_rank_90']}, of {row['rank_bound']} at most")
+        ratio = "" if pd.isna(view.energy.ratio) else f": {view.energy.ratio:.2g} times as many"
+        notes.append(f"Rank {rank_words(row)}, of {row['rank_bound']} at most, beside k90 {view.energy.value}{ratio}")
+        notes.append(f"The directions of the rank hold {row['energy_at_rank']:.2g} of the squared norm")
         if pd.notna(row["random_rank"]):
-            notes.append(f"Random directions keep as much from {row['random_rank']} on")
+            notes.append(f"For as much, {rank_words(row, 'random_rank')} random directions are needed")
+        elif "random" in set(view.points["curve"]):
+            notes.append(f"No rank of random directions: {row['random_reason']}")
         if row["lasting_rank"] != row["rank"]:
             notes.append("Of the ranks that were tried, a larger one keeps less than that again")
+    if view.energy.kept is not None:
+        notes.append(f"So many as k90 keep {interval_words(view.energy.kept, 'share')} of what was learned")
     if view.vectors:
         notes.append(f"Norms and biases that changed are {view.vectors}")
         none = view.points[(view.points["k"] == 0) & (view.points["curve"] == "learned")].to_dict("records")

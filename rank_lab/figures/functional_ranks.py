@@ -106,7 +106,7 @@ def functional_weight_plot(view: FunctionalWeights, style: Style = "light") -> F
     notes = ["Dotted: equal, as on white inputs", f"Grey: {_NULL}", *_notes(points)]
     if view.without:
         notes.append(f"Not shown: {counted(view.without, 'module', 'modules')} whose change is no weight update")
-    notes += _several(view.several)
+    notes += view.warnings
     data = f"Data: {', '.join(view.runs)}; {view.probes}; n = {counted(len(points), 'module', 'modules')}"
     what = f"{quantity} of each weight's change ΔW and of ΔW C^½, with C the second moment of the base's inputs"
     return Figure(
@@ -184,18 +184,13 @@ def _caption(view: FunctionalDepth) -> str:
     shares = view.points.groupby("run", sort=False)["linear_share"].median().dropna()
     told = ", ".join(f"{run} {value:.2f}" for run, value in shares.items())
     notes = [f"Grey: {_NULL}", *_notes(view.points)]
-    notes += _several(view.several)
+    notes += view.warnings
     if told:
         notes.append(f"Median share of the change that a linear map of the input explains, on other texts: {told}")
     return caption(
         f"{quantity} of the change of {_OF[view.scope]}", [definition(view.metric).replace("of the update", "of it")],
         data, notes,
     )  # fmt: skip
-
-
-def _several(what: tuple[str, ...]) -> list[str]:
-    words = {"texts": "on different texts or tokens", "bases": "against different bases"}
-    return [f"Runs were measured {words[each]}: their values do not compare" for each in what]
 
 
 def _notes(points: pd.DataFrame) -> list[str]:

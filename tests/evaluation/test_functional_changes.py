@@ -196,7 +196,7 @@ def test_a_small_probe_set_says_so() -> None:
     assert place.ranks["numerical_rank"].value <= place.tokens < WIDTH
     assert np.isnan(place.ranks["energy_rank_90"].high)
     told = "; ".join(place.warnings)
-    for words in ("no rank can be above", "no interval below 8", "do not determine a linear map"):
+    for words in ("no rank can be above", "which need 8 texts or more", "do not determine a linear map"):
         assert words in told
     assert np.isnan(place.linear_share.value)
 
