@@ -11,7 +11,7 @@ from rank_lab.figures.captions import caption, place
 from rank_lab.figures.error_bars import bars, floats, interval_words
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import legend
-from rank_lab.figures.style import Mark, Style, faint, label, log_axis, marks, new_plot, palette
+from rank_lab.figures.style import Mark, Style, faint, label, marks, new_plot, palette
 
 __all__ = ["behavioural_curve"]
 
@@ -26,6 +26,7 @@ _ABOUT = {
     " a share is kept by size and not by direction",
     "tail": "All other directions: the update without its k leading ones",
 }
+_MOST_TICKS = 10
 _CONTROLS = ("random", "shrunk", "tail")
 
 
@@ -56,14 +57,22 @@ def behavioural_curve(view: BehaviouralView, style: Style = "light") -> Figure:
     looks = marks(list(CURVES), style)
     for curve in (*_CONTROLS, "forgotten", "learned"):
         rows = drawn[drawn["curve"] == curve]
-        if len(rows):
+        if rows["share"].notna().any():  # else the caption says why there is no share
             plot.add_trace(_curve(rows, curve, looks[curve]))
-    plot.update_xaxes(**log_axis(1.0, float(drawn["k"].max())))
+    plot.update_xaxes(**_ranks_axis(int(drawn["k"].max())))
     plot.update_yaxes(range=[min(-0.05, float(drawn["share"].min()) - 0.05), top])
     data = view.points.assign(run=view.run, step=view.step, target=view.task, source=view.source)
     return Figure(
         "behavioural_curve", "Behavioural rank", plot, data, _caption(view), ("behavioural_rank", "kept_energy")
     )  # fmt: skip
+
+
+def _ranks_axis(largest: int) -> dict[str, Any]:
+    """Logarithmic, with the powers of two at which ranks are tried, and the largest, as labels."""
+    powers = [2**power for power in range(largest.bit_length())]
+    ticks = [each for each in powers if each * 1.4 < largest] + [largest]
+    shown = ticks if len(ticks) <= _MOST_TICKS else [*ticks[:-1:2], largest]
+    return {"type": "log", "tickmode": "array", "tickvals": shown, "ticktext": [str(each) for each in shown]}
 
 
 def _curve(rows: pd.DataFrame, curve: str, look: Mark) -> go.Scatter:
@@ -102,8 +111,8 @@ def _lines(view: BehaviouralView, style: Style, top: float) -> list[go.Scatter]:
     last = float(view.points["k"].max())
     found.append(
         go.Scatter(
-            x=[1.0, last], y=[row["share"]] * 2, mode="lines", line={"color": colors.grid, "width": 1.5},
-            showlegend=False, hovertemplate=f"share asked for: {row['share']:g}<extra></extra>", meta="share",
+            x=[1.0, last], y=[row["share"]] * 2, mode="lines", name=f"share asked for {row['share']:g}",
+            line={"color": colors.null, "width": 1}, hovertemplate="%{fullData.name}<extra></extra>", meta="share",
         )
     )  # fmt: skip
     return found
@@ -152,7 +161,7 @@ def _notes(view: BehaviouralView) -> list[str]:
         if row["lasting_rank"] != row["rank"]:
             notes.append("Of the ranks that were tried, a larger one keeps less than that again")
     if view.energy.kept is not None:
-        notes.append(f"So many as k90 keep {interval_words(view.energy.kept, 'share')} of what was learned")
+        notes.append(f"k90 leading directions keep {interval_words(view.energy.kept, 'share')} of what was learned")
     if view.vectors:
         notes.append(f"Norms and biases that changed are {view.vectors}")
         none = view.points[(view.points["k"] == 0) & (view.points["curve"] == "learned")].to_dict("records")

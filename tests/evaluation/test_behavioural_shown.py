@@ -229,6 +229,15 @@ def test_the_figure_draws_what_the_report_holds(style: Any, report: BehaviouralR
     assert len(figure.data) == len(view.points)
 
 
+def test_what_has_no_share_has_no_place_in_the_legend(report: BehaviouralReport) -> None:
+    source = report.points["role"] == "source"
+    none = report.points.assign(share=report.points["share"].mask(source), reason="nothing was forgotten")
+    figure = behavioural_curve(behavioural_view(dataclasses.replace(report, points=none), "items"))
+    assert "forgotten" not in {trace.meta for trace in figure.plot.data}
+    assert "Without a share: " in figure.caption
+    assert figure.plot.layout.xaxis.tickvals == (1, 2, 4)
+
+
 def test_an_unknown_target_is_named(report: BehaviouralReport) -> None:
     assert behavioural_targets(report) == ["items"]
     with pytest.raises(SchemaError, match="no target 'item'"):
