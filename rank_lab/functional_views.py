@@ -235,7 +235,8 @@ def _probes(points: pd.DataFrame) -> str:
 
 
 def _warnings(points: pd.DataFrame) -> tuple[str, ...]:
-    origins = points[list(ProbeOrigin._fields)].drop_duplicates().to_dict("records")
+    origins = points[list(ProbeOrigin._fields)].drop_duplicates().itertuples(index=False, name=None)
     return not_comparable(
-        ProbeOrigin(**{str(name): None if pd.isna(value) else value for name, value in row.items()}) for row in origins
+        ProbeOrigin(str(texts), str(probe), None if pd.isna(context) else int(context), str(base))
+        for texts, probe, context, base in origins
     )

@@ -264,22 +264,11 @@ def _places(model: Any) -> dict[str, tuple[int, int]]:
     return {name: (value.data_ptr(), value._version) for name, value in model.state_dict(keep_vars=True).items()}
 
 
-def _refuse_no_model(source: str) -> None:
-    """A folder of other things, such as a trainer's, of which transformers says less."""
-    folder = Path(source).expanduser()
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise CheckpointError(
-            f"{source}: has no config.json, so that it is no model's folder; give the one that holds the model, such as"
-            " a checkpoint-N of a trainer's folder."
-        )
-
-
 def _complete(source: str, kind: str, dtype: str) -> Any:
     """A model all of whose weights, a classifier's head among them, are those of its files."""
     import transformers
     from safetensors import SafetensorError
 
-    _refuse_no_model(source)
     try:
         model, loaded = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(
             source, dtype=dtype, output_loading_info=True, trust_remote_code=False
