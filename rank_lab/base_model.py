@@ -22,6 +22,16 @@ AUTO_CLASSES: Mapping[str, str] = {
 _NEW_HEAD = ("classification", "regression")
 
 
+def _refuse_no_model(source: str) -> None:
+    """A folder of other things, such as a trainer's, of which transformers says less."""
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise RankLabError(
+            f"{source}: has no config.json, so that it is no model's folder; give the one that holds the model, such as"
+            " a checkpoint-N of a trainer's folder."
+        )
+
+
 def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtype: str = "auto") -> Any:
     """A base model, all of whose weights but a classifier's new head are those of its files.
 
@@ -61,6 +71,7 @@ def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtyp
     if kind in _NEW_HEAD:
         problem = "regression" if kind == "regression" else "single_label_classification"
         options |= {"num_labels": classes or 1, "problem_type": problem, "ignore_mismatched_sizes": True}
+    _refuse_no_model(source)
     try:
         model, loaded = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(str(source), **options)
     except (OSError, ValueError, SafetensorError) as error:

@@ -163,8 +163,8 @@ def unresolved(change: Change, rows: Rows, *, role: str) -> str:
     task = min(counts, key=lambda name: counts[name])
     if counts[task] < FEWEST_EXAMPLES:
         return (
-            f"{task} has {counts[task]} examples, of which a share cannot be told from its noise; give"
-            f" {FEWEST_EXAMPLES} or more"
+            f"{counts[task]} examples of {task} are too few to tell a share from its noise; give {FEWEST_EXAMPLES} or"
+            " more"
         )
     if change.low is None or change.high is None:
         return change.reason or "the change has no interval"

@@ -9,22 +9,22 @@ from rich.text import Text
 
 from rank_lab.behavioural_report import BehaviouralReport
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
-from rank_lab.behavioural_summaries import WeightRank, curve_of, weight_ranks
+from rank_lab.behavioural_summaries import WeightRank, beside_energy_rank, curve_of, rank_words, weight_ranks
 from rank_lab.plain_table import PlainTable
 from rank_lab.plain_text import plain
 
-__all__ = ["behavioural_summary", "rank_words", "render_behavioural"]
+__all__ = ["behavioural_summary", "render_behavioural"]
 
 _WAYS = ("leading", "random", "shrunk", "tail")
 _WORDS = {"energy_rank_90": "k90", "effective_rank": "effective rank", "rank_above_rounding": "above rounding"}
 _UNTESTED = "not tested, as rounding explains next to nothing of the update"
 _LEGEND = (
-    "rank: the least number of directions of each matrix whose truncated update keeps that share of what was learned,"
-    " with its 95 % interval over texts; random: the same of random directions of the update. k90: the least number of"
-    " directions of each matrix that hold 90 % of the squared norm of all updates together; energy: what rank"
-    " directions hold of it. At that rank, shares of what was learned: kept by the leading directions, by the whole"
-    " update shrunk to their norm (if that is no less, the share is kept by size and not by direction), and by all"
-    " other directions, the tail."
+    "rank: the least number of directions of each matrix whose truncated update keeps that share of what was"
+    " learned, with its 95 % interval over texts; random: the same of random directions of the update, of one draw."
+    " k90: the least number of directions of each matrix that hold 90 % of the squared norm of all updates together;"
+    " energy: what rank directions hold of it. At that rank, shares of what was learned: kept by the leading"
+    " directions, by the whole update shrunk to their norm (if that is no less, the share is kept by size and not by"
+    " direction), and by all other directions, the tail."
 )
 
 
@@ -69,27 +69,6 @@ def render_behavioural(report: BehaviouralReport, *, modules: bool = False) -> G
         parts += [Text(""), _points(report, str(row["task"]))]
     parts += [_matrices(report)] if modules else []
     return Group(*parts, Text(_LEGEND, style="dim"))
-
-
-def rank_words(row: dict[Any, Any], name: str = "rank") -> str:
-    """A rank with its interval; one between two that were tried says so.
-
-    Examples
-    --------
-    >>> rank_words({"rank": 5, "rank_low": 4, "rank_high": 6, "tried_below": 4})
-    '5 (4 to 6)'
-    >>> rank_words({"random_rank": 16, "random_tried_below": 12}, "random_rank")
-    '13 to 16'
-    >>> rank_words({"rank": None})
-    'none'
-    """
-    value = row[name]
-    if value is None or pd.isna(value):
-        return "none"
-    below = row.get("tried_below" if name == "rank" else f"{name.removesuffix('_rank')}_tried_below")
-    told = f"{value}" if below is None or pd.isna(below) or below >= value - 1 else f"{below + 1} to {value}"
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return told if low is None or high is None or pd.isna(low) or pd.isna(high) else f"{told} ({low} to {high})"
 
 
 def _heading(report: BehaviouralReport) -> Text:
@@ -140,9 +119,23 @@ def _at_rank(report: BehaviouralReport) -> list[str]:
         ways = {"the whole update shrunk to their norm": "shrunk_at_rank", "all others": "tail_at_rank"}
         told = [f"{way} {_told(row, name)}" for way, name in ways.items() if pd.notna(row[name])]
         if pd.notna(row["share_at_rank"]):
-            kept = [f"these directions keep {_told(row, 'share_at_rank')} of what was learned", *told]
-            lines.append(f"{str(row['task']) or 'all targets'}, at rank {row['rank']}: {'; '.join(kept)}")
+            kept = (
+                f"these directions hold {_share(row['energy_at_rank'])} of the squared norm and keep"
+                f" {_told(row, 'share_at_rank')} of what was learned"
+            )
+            lines.append(f"{str(row['task']) or 'all targets'}, at rank {row['rank']}: {'; '.join([kept, *told])}")
+        lines.append(_beside_k90(report, str(row["task"])))
     return lines
+
+
+def _beside_k90(report: BehaviouralReport, task: str) -> str:
+    found = beside_energy_rank(report, task)
+    ratio = "" if math.isnan(found.ratio) else f" (the rank is {found.ratio:.2g} of it)"
+    if found.kept is None:
+        kept = "what so many directions keep was not measured, or is no share of anything"
+    else:
+        kept = f"so many directions keep {_told(found.kept, 'share')} of what was learned"
+    return f"{task or 'all targets'}, at k90 {found.value}{ratio}: {kept}"
 
 
 def _forgetting(report: BehaviouralReport) -> list[str]:
@@ -158,7 +151,7 @@ def _forgetting(report: BehaviouralReport) -> list[str]:
             verdict = "" if apart else ", which cannot be told from none"
             line += f", {_told(row, 'forgotten_at_rank')} at the rank for {name}: {_told(row, 'spared')} less{verdict}"
         lines.append(line)
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _vectors(report: BehaviouralReport) -> str:

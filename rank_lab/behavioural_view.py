@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rank_lab.behavioural_report import BehaviouralReport
-from rank_lab.behavioural_summaries import curve_of
+from rank_lab.behavioural_summaries import EnergyRank, beside_energy_rank, curve_of
 from rank_lab.errors import SchemaError
 from rank_lab.scores import nearest
 
@@ -37,6 +37,10 @@ class BehaviouralView:
         How many the target has, and the source; 0 for none.
     vectors
         ``kept``, ``left out`` or empty where none changed.
+    energy
+        k90 beside the rank.
+    hashes
+        Short SHA-256 of the target's texts, and of the source's; empty for none.
     """
 
     run: str
@@ -47,6 +51,8 @@ class BehaviouralView:
     rank: dict[str, Any]
     texts: tuple[int, int]
     vectors: str
+    energy: EnergyRank
+    hashes: tuple[str, str]
 
 
 def behavioural_targets(report: BehaviouralReport) -> list[str]:
@@ -83,7 +89,15 @@ def behavioural_view(report: BehaviouralReport, task: str) -> BehaviouralView:
     statuses = set(report.matrices["status"])
     vectors = next((name for name in ("kept", "left out") if f"vector {name}" in statuses), "")
     counts = (_texts(report, "target", task), _texts(report, "source", source) if sources else 0)
-    return BehaviouralView(report.run, step, task, source, points, row, counts, vectors)
+    hashes = (_hash(report, "target", task), _hash(report, "source", source) if sources else "")
+    return BehaviouralView(
+        report.run, step, task, source, points, row, counts, vectors, beside_energy_rank(report, task), hashes
+    )  # fmt: skip
+
+
+def _hash(report: BehaviouralReport, role: str, task: str) -> str:
+    own = [each for each in report.provenance["texts"] if each["role"] == role and task in ("", each["name"])]
+    return ", ".join(str(each["sha256"])[:8] for each in own)
 
 
 def _texts(report: BehaviouralReport, role: str, task: str) -> int:

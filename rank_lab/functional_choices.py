@@ -9,7 +9,7 @@ import pandas as pd
 from rank_lab.functional_metrics import FUNCTIONAL_RANKS, SCOPES
 from rank_lab.functional_report import FunctionalReport
 from rank_lab.functional_summaries import SUMMARY_METRIC
-from rank_lab.functional_views import functional_rows
+from rank_lab.functional_views import functional_rows, not_comparable
 from rank_lab.plain_text import plain
 from rank_lab.study import Study
 
@@ -58,7 +58,7 @@ def functional_choices(reports: Mapping[str, FunctionalReport]) -> FunctionalCho
     reports
         By name; one at least.
     """
-    ranks, changes = functional_rows((each.ranks, each.changes) for each in reports.values())
+    ranks, changes = functional_rows(reports.values())
     kinds = {
         scope: tuple(dict.fromkeys(str(each) for each in ranks[ranks["scope"] == scope]["kind"])) for scope in SCOPES
     }
@@ -72,7 +72,7 @@ def functional_choices(reports: Mapping[str, FunctionalReport]) -> FunctionalCho
         changes.drop(columns="spectrum"),
         coverage[coverage["status"] == "left out"].reset_index(drop=True),
         bool(ranks["weight"].notna().any()),
-        (*_other_texts(reports), *_of_places(changes)),
+        (*_not_comparable(reports), *_of_places(changes)),
     )
 
 
@@ -98,23 +98,14 @@ def measure_command(study: Study) -> str:
     return plain(shlex.join(command))
 
 
-def _other_texts(reports: Mapping[str, FunctionalReport]) -> list[str]:
-    probes = {
-        (each.provenance["texts"]["sha256"], each.provenance["texts"].get("tokens_sha256")) for each in reports.values()
-    }
-    bases = {each.provenance["base"]["sha256"] for each in reports.values()}
-    told = []
-    if len(probes) > 1:
-        told.append("These runs were measured on different texts or tokens: their values do not compare.")
-    if len(bases) > 1:
-        told.append("These runs were measured against different bases: their values do not compare.")
-    return told
+def _not_comparable(reports: Mapping[str, FunctionalReport]) -> list[str]:
+    return [f"{sentence}." for sentence in not_comparable(each.origin for each in reports.values())]
 
 
 def _of_places(changes: pd.DataFrame) -> list[str]:
     parts = [part for text in changes["warning"].fillna("") for part in str(text).split("; ") if part]
     counts = pd.Series(parts, dtype="object").value_counts()
-    told = [f"{text} ({count} places)" for text, count in counts.items()]
+    told = [f"{text} ({count} place{'' if count == 1 else 's'})" for text, count in counts.items()]
     return told[:_MOST] + (
         [f"{len(told) - _MOST} more warnings stand in the table below."] if len(told) > _MOST else []
     )

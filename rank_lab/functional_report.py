@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,13 +11,29 @@ from rank_lab.errors import SchemaError
 from rank_lab.functional_schema import FUNCTIONAL_SCHEMA_VERSION, FUNCTIONAL_TABLES
 from rank_lab.table_files import read_head, read_table, report_folders, shown, typed, write_head, write_table
 
-__all__ = ["FUNCTIONAL_FILES", "FunctionalReport", "functional_name", "functional_reports_of", "load_functional"]
+__all__ = [
+    "FUNCTIONAL_FILES",
+    "FunctionalReport",
+    "ProbeOrigin",
+    "functional_name",
+    "functional_reports_of",
+    "load_functional",
+]
 
 _HEAD = "functional.json"
 FUNCTIONAL_FILES = (_HEAD, *(f"{name}.parquet" for name in FUNCTIONAL_TABLES))
 """What such a report consists of."""
 
 _AGAIN = "run 'rank-lab functional' again."
+
+
+class ProbeOrigin(NamedTuple):
+    """On what a report was measured: hashes, and the longest input in tokens where it is known."""
+
+    texts_sha256: str
+    probe_sha256: str
+    context: int | None
+    base_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +77,27 @@ class FunctionalReport:
     def run(self) -> str:
         """Its name."""
         return str(self.provenance["settings"]["run"])
+
+    @property
+    def probe(self) -> str:
+        """Which probe it is of, apart from all others: file, short hash of its tokens, counts."""
+        texts = self.provenance["texts"]
+        name, digest = Path(texts["file"]).name, self.probe_sha256[:8]
+        return f"{name} (sha256 {digest}, {texts['texts']} texts, {texts['tokens']} tokens)"
+
+    @property
+    def probe_sha256(self) -> str:
+        """Hash of the probe's tokens; of its texts where the report does not have that."""
+        texts = self.provenance["texts"]
+        return str(texts.get("tokens_sha256") or texts["sha256"])
+
+    @property
+    def origin(self) -> ProbeOrigin:
+        """What must be the same for two reports to compare."""
+        texts = self.provenance["texts"]
+        context = texts.get("context")
+        cut = context if isinstance(context, int) else None
+        return ProbeOrigin(str(texts["sha256"]), self.probe_sha256, cut, str(self.provenance["base"]["sha256"]))
 
     def save(self, folder: Path | str) -> Path:
         """Write the report as a folder of plain files; an earlier one is replaced file by file.

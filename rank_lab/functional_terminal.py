@@ -115,7 +115,8 @@ def _warnings(changes: pd.DataFrame) -> list[Text]:
     each = pd.Series([part for text in told for part in text.split("; ") if part], dtype="object")
     counts = each.value_counts()
     lines = [
-        Text(plain(f"warning: {text} ({count} places)", limit=300), style="yellow") for text, count in counts.items()
+        Text(plain(f"warning: {text} ({count} place{'' if count == 1 else 's'})", limit=300), style="yellow")
+        for text, count in counts.items()
     ]
     more = [Text(f"... and {len(lines) - _MOST} more warnings in the table of changes", style="yellow")]
     return lines[:_MOST] + (more if len(lines) > _MOST else [])

@@ -7,12 +7,22 @@ import pandas as pd
 
 from rank_lab.errors import RankLabError
 from rank_lab.functional_metrics import FUNCTIONAL_RANKS
+from rank_lab.functional_report import FunctionalReport, ProbeOrigin
 from rank_lab.scores import nearest
 
-__all__ = ["FunctionalDepth", "FunctionalWeights", "functional_depth", "functional_rows", "functional_weights"]
+__all__ = [
+    "FunctionalDepth",
+    "FunctionalWeights",
+    "functional_depth",
+    "functional_rows",
+    "functional_weights",
+    "not_comparable",
+    "probes_in_words",
+]
 
 _PLACE = ["run", "method", "step", "scope", "module"]
-_SHARES = ["relative_change", "mean_share", "linear_share", "linear_share_centered", "tokens", "texts"]
+_SHARES = ["relative_change", "mean_share", "linear_share", "linear_share_centered"]
+_ORIGIN = ["tokens", "texts", "probe", *ProbeOrigin._fields]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +37,11 @@ class FunctionalDepth:
         In order.
     points
         A row a run and layer: ``run``, ``method``, ``step``, ``layer``, ``module``, ``value``, ``low``, ``high``,
-        ``open_above``, ``null``, ``bound``, ``weight`` and the shares of the change.
-    texts
-        Texts and tokens of each probe set that was used.
+        ``open_above``, ``null``, ``bound``, ``weight``, the shares of the change, and which probe and base.
+    probes
+        Each probe set that was used with its runs, see :func:`probes_in_words`.
+    warnings
+        From :func:`not_comparable`.
     """
 
     metric: str
@@ -37,7 +49,8 @@ class FunctionalDepth:
     kind: str
     runs: tuple[str, ...]
     points: pd.DataFrame
-    texts: tuple[tuple[int, int], ...]
+    probes: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +67,31 @@ class FunctionalWeights:
         A row a run and module, columns as of :class:`FunctionalDepth` and ``kind``.
     without
         Modules that changed and have no weight update.
+    probes, warnings
+        As of :class:`FunctionalDepth`.
     """
 
     metric: str
     runs: tuple[str, ...]
     points: pd.DataFrame
     without: int
+    probes: str
+    warnings: tuple[str, ...]
 
 
-def functional_rows(reports: Iterable[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ranks and changes of several reports, of each run its last step.
+def functional_rows(reports: Iterable[FunctionalReport]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ranks and changes of several reports, of each run its last step; of changes also which probe and base.
 
     Parameters
     ----------
     reports
-        ``ranks`` and ``changes`` of each; one at least.
+        One at least.
     """
     ranks, changes = [], []
-    for own, moved in reports:
-        last = own["step"].max()
+    for report in reports:
+        own, last = report.ranks, report.ranks["step"].max()
+        moved = report.changes.assign(probe=report.probe, **report.origin._asdict())
+        moved["context"] = moved["context"].astype("Int64")
         here = [own["step"].isna() if pd.isna(last) else own["step"] == last]
         there = moved["step"].isna() if pd.isna(last) else moved["step"] == last
         ranks.append(own[here[0].fillna(value=False)])
@@ -110,7 +129,8 @@ def functional_depth(
     if chosen not in kinds:
         raise RankLabError(f"no functional ranks of modules {chosen!r}; nearest: {nearest(chosen, kinds)}.")
     points = own[(own["kind"] == chosen) & own["layer"].notna()].sort_values(["run", "layer"], kind="stable")
-    return FunctionalDepth(metric, scope, chosen, _runs(points), points.reset_index(drop=True), _probes(points))
+    points = points.reset_index(drop=True)
+    return FunctionalDepth(metric, scope, chosen, _runs(points), points, _probes(points), _warnings(points))
 
 
 def functional_weights(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str) -> FunctionalWeights:
@@ -131,7 +151,64 @@ def functional_weights(ranks: pd.DataFrame, changes: pd.DataFrame, metric: str) 
     if points.empty:
         raise RankLabError("no module of these runs has a weight update whose functional rank was measured.")
     without = int(((own["scope"] == "module") & (own["form"] == "function")).sum())
-    return FunctionalWeights(metric, _runs(points), points, without)
+    return FunctionalWeights(metric, _runs(points), points, without, _probes(points), _warnings(points))
+
+
+def not_comparable(origins: Iterable[ProbeOrigin]) -> tuple[str, ...]:
+    """Why values of runs do not compare, a sentence each without its full stop; empty where they do.
+
+    Parameters
+    ----------
+    origins
+        Of each run; one at least.
+
+    Examples
+    --------
+    >>> short, long = ProbeOrigin("texts", "a", 108, "base"), ProbeOrigin("texts", "b", 128, "base")
+    >>> not_comparable([long, long])
+    ()
+    >>> not_comparable([long, short])[0].partition(": ")[2]
+    'their values compare once all are measured with --max-length 108'
+    """
+    texts, probes, contexts, bases = (set(each) for each in zip(*origins, strict=True))
+    lengths = sorted(each for each in contexts if each is not None)
+    told = []
+    if len(texts) > 1:
+        told.append("Runs were measured on different texts: their values do not compare")
+    elif len(probes) > 1 and len(lengths) > 1:
+        cut = " and ".join(map(str, lengths))
+        told.append(
+            f"Runs got the same texts in inputs of at most {cut} tokens: their values compare once all are measured"
+            f" with --max-length {lengths[0]}"
+        )
+    elif len(probes) > 1:
+        told.append("Runs were measured on different tokens of the same texts: their values do not compare")
+    if len(bases) > 1:
+        told.append("Runs were measured against different bases: their values do not compare")
+    return tuple(told)
+
+
+def probes_in_words(probes: Iterable[tuple[str, str]]) -> str:
+    """The probe of all runs; where there are several, each with its runs.
+
+    Parameters
+    ----------
+    probes
+        Run, and :attr:`rank_lab.functional_report.FunctionalReport.probe`.
+
+    Examples
+    --------
+    >>> probes_in_words([("a", "p.txt (1 text)"), ("b", "p.txt (1 text)")])
+    'probe p.txt (1 text)'
+    >>> probes_in_words([("a", "p.txt (1 text)"), ("b", "q.txt (2 texts)")])
+    'probe of a: p.txt (1 text); of b: q.txt (2 texts)'
+    """
+    runs: dict[str, list[str]] = {}
+    for run, probe in probes:
+        runs.setdefault(probe, []).append(run)
+    if len(runs) < 2:
+        return f"probe {next(iter(runs), 'not known')}"
+    return "probe " + "; ".join(f"of {', '.join(own)}: {probe}" for probe, own in runs.items())
 
 
 def _of_metric(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -142,8 +219,8 @@ def _of_metric(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _joined(ranks: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
-    found = ranks.merge(changes[[*_PLACE, *_SHARES]], on=_PLACE, how="left")
-    numbers = ["value", "low", "high", "null", "weight", *_SHARES[:4]]
+    found = ranks.merge(changes[[*_PLACE, *_SHARES, *_ORIGIN]], on=_PLACE, how="left")
+    numbers = ["value", "low", "high", "null", "weight", *_SHARES]
     found[numbers] = found[numbers].astype("float64")
     return found.assign(open_above=found["open_above"].fillna(value=False).astype(bool))
 
@@ -152,6 +229,14 @@ def _runs(points: pd.DataFrame) -> tuple[str, ...]:
     return tuple(str(each) for each in points["run"].unique())
 
 
-def _probes(points: pd.DataFrame) -> tuple[tuple[int, int], ...]:
-    pairs = points[["texts", "tokens"]].dropna().drop_duplicates()
-    return tuple((int(texts), int(tokens)) for texts, tokens in pairs.itertuples(index=False))
+def _probes(points: pd.DataFrame) -> str:
+    pairs = points[["run", "probe"]].dropna().drop_duplicates()
+    return probes_in_words((str(run), str(probe)) for run, probe in pairs.itertuples(index=False))
+
+
+def _warnings(points: pd.DataFrame) -> tuple[str, ...]:
+    origins = points[list(ProbeOrigin._fields)].drop_duplicates().itertuples(index=False, name=None)
+    return not_comparable(
+        ProbeOrigin(str(texts), str(probe), None if pd.isna(context) else int(context), str(base))
+        for texts, probe, context, base in origins
+    )

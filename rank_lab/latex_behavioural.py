@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from rank_lab.behavioural_report import BehaviouralReport
-from rank_lab.behavioural_summaries import weight_ranks
+from rank_lab.behavioural_summaries import text_sets_in_words, weight_ranks
 from rank_lab.latex_numbers import Shown, setting, shown
 from rank_lab.latex_table import Cell, Column, LatexTable, Missing
+from rank_lab.latex_text import latex_text
 
 __all__ = ["behavioural_tables"]
 
@@ -33,17 +34,18 @@ def behavioural_tables(reports: Reports) -> list[LatexTable]:
 def _ranks(reports: Reports) -> LatexTable:
     rows = [_rank_cells(name, report, row) for name, report in reports.items() for row in _rows(report)]
     heads = [Column("run"), Column("target"), Column("$p$", "number"), Column("learned", "interval")]
-    heads += [Column(r"$k_p$", "interval"), Column("random", "number"), Column("bound", "number")]
-    heads += [Column("$k_{90}$, common", "number"), Column("$k_{90}$", "number"), Column(r"$\circ$", "number")]
+    heads += [Column("$k_p$", "interval"), Column("$k_{90}$, common", "number"), Column("random", "number")]
+    heads += [Column("bound", "number"), Column("$k_{90}$", "number"), Column(r"$\circ$", "number")]
     heads += [Column("erank", "number"), Column(r"$\circ$", "number")]
     caption = (
         r"Behavioural rank $k_p$: the least number of leading singular directions of every matrix's update that keeps"
         r" the share $p$ of what was learned (decrease of the loss on the target texts, nats a token), with its 95\,\%"
-        r" interval over texts. Random: the least number of random directions of the update, of those that were tried,"
-        r" that keeps as much. $k_{90}$, common: the least number"
-        r" of directions of every matrix that hold 90\,\% of the squared norm of all updates together; $k_{90}$ and"
-        r" effective rank: means over matrices by their share of the change."
-    )
+        r" interval over texts. $k_{90}$, common: the least number"
+        r" of directions of every matrix that hold 90\,\% of the squared norm of all updates together. Random: the"
+        r" least number of random directions of the update, of those that were tried, that keeps as much; one draw."
+        r" $k_{90}$ and effective rank: means over matrices by their share of the change. "
+        + latex_text(text_sets_in_words(reports)) + "."
+    )  # fmt: skip
     note = r"$\circ$: noise of those shapes: white, or of adapters a product of random factors."
     return LatexTable("behavioural-rank", caption, tuple(heads), tuple(rows), (note,))
 
@@ -71,7 +73,7 @@ def _rank_cells(name: str, report: BehaviouralReport, row: dict[Any, Any]) -> tu
     weights = [found[each] for each in ("energy_rank_90", "effective_rank")]
     return (
         name, str(row["task"]) or _ALL, Shown(setting(row["share"])), _interval(row, "learned"), _rank(row),
-        _random(row), Shown(str(row["rank_bound"])), Shown(str(row["energy_rank_90"])),
+        Shown(str(row["energy_rank_90"])), _random(row), Shown(str(row["rank_bound"])),
         *(_number(value) for each in weights for value in (each.value, each.null)),
     )  # fmt: skip
 

@@ -7,9 +7,11 @@ import pandas as pd
 
 from rank_lab.functional_report import FunctionalReport
 from rank_lab.functional_summaries import SUMMARY_METRIC, by_kind, told_once
+from rank_lab.functional_views import not_comparable, probes_in_words
 from rank_lab.latex_numbers import Shown, shown
 from rank_lab.latex_symbols import SYMBOLS
 from rank_lab.latex_table import Cell, Column, LatexTable, Missing
+from rank_lab.latex_text import latex_text
 
 __all__ = ["functional_tables_tex"]
 
@@ -37,13 +39,15 @@ def functional_tables_tex(reports: Mapping[str, FunctionalReport]) -> list[Latex
         groups.append(len(own))
     if not rows:
         return []
+    few = any(report.ranks["low"].isna().any() for report in reports.values())
+    notes = (*_NOTES, r"Without an interval: too few texts for one, or none was asked for.") if few else _NOTES
     symbol = SYMBOLS[SUMMARY_METRIC]
     heads = [Column("run"), Column("method"), Column("step", "number"), Column("scope"), Column("kind")]
     heads += [Column("$n$", "number"), Column(f"${symbol}$", "interval"), Column(r"$\circ$", "number")]
     heads += [Column(f"${symbol}(\\Delta W)$", "number"), Column("change", "number"), Column("mean", "number")]
     heads += [Column("$R^2$", "number"), Column(r"$R^2_{\mathrm{c}}$", "number")]
     return [
-        LatexTable("functional-ranks", _caption(reports), tuple(heads), tuple(rows), _NOTES, tuple(groups), long=True)
+        LatexTable("functional-ranks", _caption(reports), tuple(heads), tuple(rows), notes, tuple(groups), long=True)
     ]
 
 
@@ -54,8 +58,8 @@ _NOTES = (
 
 
 def _caption(reports: Mapping[str, FunctionalReport]) -> str:
-    texts = {(each.provenance["texts"]["texts"], each.provenance["texts"]["tokens"]) for each in reports.values()}
-    told = "; ".join(f"{count} texts, {tokens} tokens" for count, tokens in sorted(texts))
+    told = latex_text(probes_in_words((each.run, each.probe) for each in reports.values()))
+    warning = "".join(f" {latex_text(each)}." for each in not_comparable(each.origin for each in reports.values()))
     return (
         r"Rank of what the update does to real inputs (" + told + r"): least $k$ that holds 90\,\% of"
         r" $\mathrm{E}\,\lVert \Delta h \rVert^2$, medians over the $n$ places of a kind, with the medians of the"
@@ -64,7 +68,7 @@ def _caption(reports: Mapping[str, FunctionalReport]) -> str:
         r" module: output of a module, same input through both; weighted: $\Delta W C^{1/2}$ with $C$ the second moment"
         r" of the base's inputs, where it differs from module. Change: root mean square of $\Delta h$ over that of $h$;"
         r" mean: share of its energy in one vector; $R^2$: what a linear map of the input explains of the energy, and"
-        r" with an intercept ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on."
+        r" with an intercept ($R^2_{\mathrm{c}}$) of the variance, on texts that it was not fitted on." + warning
     )
 
 

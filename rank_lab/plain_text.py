@@ -70,8 +70,11 @@ def first_line(error: Exception) -> str:
     --------
     >>> first_line(OSError("no such model\nsee the manual"))
     'no such model'
+    >>> first_line(RuntimeError("Errors in loading:\n\tsize mismatch for q\n\tsize mismatch for k"))
+    'Errors in loading: size mismatch for q'
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def markdown(text: str, *, limit: int = 5000) -> str:

@@ -295,7 +295,7 @@ def _of_functional(study: Study) -> Iterator[StudyFigure]:
     reports = study.functional()
     if not reports:
         return
-    ranks, changes = functional_rows((each.ranks, each.changes) for each in reports.values())
+    ranks, changes = functional_rows(reports.values())
     if (ranks["scope"] == "layer").any():
         yield StudyFigure(
             "functional-ranks-layer", "k90 of the change of hidden states along depth",

@@ -8,7 +8,10 @@ With the singular value decomposition :math:`\Delta = U \Sigma V^T`, of rank bou
     :math:`\Delta - \Delta_k`: what that leaves.
 ``random``
     :math:`\Delta P_k` (or :math:`P_k \Delta`) with :math:`P_k` onto k random dimensions of the q that the update
-    has on its short side: what any k directions hold. Those of a larger k contain those of a smaller one.
+    has on its short side: what any k directions hold. They are the span of k Gaussian vectors of the space of inputs
+    (or outputs), projected on those q dimensions: uniform among subspaces of that dimension, and the same whatever
+    signs and order a decomposition gives its vectors, so on every device. Those of a larger k contain those of a
+    smaller one. It is one draw: another seed gives another.
 ``shrunk``
     :math:`\sqrt{e_k}\, \Delta` with :math:`e_k` the share of the squared norm in :math:`\Delta_k`: the whole update,
     made as small as the truncated one. A truncation that is no better keeps its share by its size, not by its
@@ -16,7 +19,7 @@ With the singular value decomposition :math:`\Delta = U \Sigma V^T`, of rank bou
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -31,11 +34,15 @@ from rank_lab.errors import RankLabError
 from rank_lab.spectrum import Spectrum
 from rank_lab.update import DenseUpdate, LowRankUpdate, Update, return_freed_memory
 
-__all__ = ["TRUNCATIONS", "TruncatedUpdate", "Truncation", "decomposed"]
+__all__ = ["RANDOM_DRAW", "TRUNCATIONS", "TruncatedUpdate", "Truncation", "decomposed"]
 
 Truncation = Literal["leading", "tail", "random", "shrunk"]
 TRUNCATIONS: tuple[Truncation, ...] = get_args(Truncation)
 """In the order in which they are told."""
+
+RANDOM_DRAW = 2
+"""How random directions are drawn, to be kept beside what they gave. 1 was in coordinates of the singular vectors,
+whose signs differ from machine to machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +79,7 @@ class TruncatedUpdate:
         energy = np.concatenate([[0.0], np.cumsum(self.spectrum.values**2)])
         return energy / energy[-1] if energy[-1] > 0 else energy
 
-    def cut(self, k: int, how: Truncation = "leading", *, seed: int = 0, device: str = "cpu") -> Tensor:
+    def cut(self, k: int, how: Truncation = "leading", *, seed: int | Sequence[int] = 0, device: str = "cpu") -> Tensor:
         """The truncated update, ``(out, in)`` in float32, on that device.
 
         Parameters
@@ -82,7 +89,7 @@ class TruncatedUpdate:
         how
             One of :data:`TRUNCATIONS`.
         seed
-            Of random directions.
+            Of random directions, one number or several; matrices of one model need different ones.
         device
             Where to multiply.
 
@@ -105,23 +112,27 @@ class TruncatedUpdate:
     def _whole(self, device: str) -> Tensor:
         return self.update.to_dense().to(device=device, dtype=torch.float32)
 
-    def _random(self, k: int, seed: int) -> Tensor:
-        """Orthonormal, ``(bound, k)``; the first columns are those of a smaller k."""
-        drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((k, self.bound)))  # row after row
-        orthonormal: Tensor = torch.linalg.qr(drawn.T).Q
-        return orthonormal.to(torch.float32)
+    def _random(self, k: int, seed: int | Sequence[int]) -> Tensor:
+        """Orthonormal, in float64, ``(q, k)`` in the basis of factors and ``(short side, k)`` of a dense update."""
+        factored = isinstance(self.update, LowRankUpdate)
+        width = self.update.shape[1] if factored else len(self.basis[0])
+        drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal((k, width))).T  # row after row
+        if factored:  # of a dense update the q dimensions are all that its short side has
+            drawn = self.basis[1].double() @ drawn
+        orthonormal: Tensor = torch.linalg.qr(drawn).Q
+        return orthonormal
 
-    def _onto(self, k: int, device: str, mixed: Tensor | None = None) -> Tensor:
-        """On the first k directions, or on those that mix all of them."""
+    def _onto(self, k: int, device: str, chosen: Tensor | None = None) -> Tensor:
+        """On the first k directions, or on those that were chosen."""
         parts = [part.to(device) for part in self.basis]
         if isinstance(self.update, LowRankUpdate):
             left, right = parts
-            if mixed is None:
+            if chosen is None:
                 return (left[:, :k] @ right[:k]).to(torch.float32)
-            mixed = mixed.to(left)
-            return ((left @ mixed) @ (mixed.T @ right)).to(torch.float32)
+            chosen = chosen.to(left)
+            return ((left @ chosen) @ (chosen.T @ right)).to(torch.float32)
         (basis,) = parts
-        chosen = basis[:, :k] if mixed is None else basis @ mixed.to(basis)
+        chosen = basis[:, :k] if chosen is None else chosen.to(basis)
         whole = self._whole(device)
         if self._short_is_right:
             return (whole @ chosen) @ chosen.T

@@ -120,7 +120,7 @@ def test_what_became_worse_is_told_from_noise() -> None:
 def test_too_few_texts_are_refused_by_number() -> None:
     base = texts(FEWEST_EXAMPLES - 1)
     (found,) = kept_shares({4: [row(base - 1)]}, [row(base - 1)], [row(base)])
-    assert f"{FEWEST_EXAMPLES - 1} examples" in found.share.reason
+    assert f"{FEWEST_EXAMPLES - 1} examples of code are too few" in found.share.reason
 
 
 def test_scores_without_examples_have_no_share() -> None:
@@ -276,6 +276,39 @@ def test_random_directions_contain_those_of_a_smaller_rank(few: int, more: int, 
     small, large = found.cut(few, "random").double(), found.cut(more, "random").double()
     onto = torch.linalg.svd(small, full_matrices=False).Vh[:few]
     torch.testing.assert_close(large @ onto.T @ onto, small, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_random_directions_are_those_of_the_update_and_not_of_its_decomposition(
+    factored: bool, generator: torch.Generator
+) -> None:
+    left, right = torch.randn(12, 4, generator=generator), torch.randn(4, 9, generator=generator)
+    update = LowRankUpdate(left, right) if factored else DenseUpdate(MemoryMatrix(left @ right))
+    found = decomposed(update)
+    turn = torch.linalg.qr(torch.randn(found.bound, found.bound, generator=generator).double()).Q
+    signs = torch.diag(torch.tensor([1.0, -1.0]).repeat(5)[: found.bound].double())
+    for way in (signs, turn):
+        others = [part.double() for part in found.basis]
+        others = [others[0] @ way, way.T @ others[1]] if factored else [others[0] @ way]
+        other = dataclasses.replace(found, basis=tuple(part.to(found.basis[0]) for part in others))
+        for k in (1, 2, 3):
+            for seed in (0, (0, 1)):
+                torch.testing.assert_close(found.cut(k, "random", seed=seed), other.cut(k, "random", seed=seed))
+    apart = found.cut(2, "random", seed=(0, 1)) - found.cut(2, "random", seed=(1, 0))
+    assert float(apart.norm()) > 0.1 * found.spectrum.frobenius_norm
+
+
+def test_random_directions_of_factors_are_uniform_within_their_span(generator: torch.Generator) -> None:
+    """Over many draws the mean projection is k / q of the identity on the row space, and nothing outside of it."""
+    right = torch.linalg.qr(torch.randn(9, 3, generator=generator).double()).Q.T
+    found = decomposed(LowRankUpdate(torch.eye(3).double(), right))  # the update is a projection's coordinates
+    draws = [found.cut(1, "random", seed=seed).double() for seed in range(600)]
+    for drawn in draws[:5]:  # each is a projection of rank 1 within the span
+        onto = drawn @ right.T
+        torch.testing.assert_close(onto @ onto, onto, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(onto @ right, drawn, atol=1e-5, rtol=1e-5)
+    mean = torch.stack([drawn @ right.T for drawn in draws]).mean(dim=0)
+    torch.testing.assert_close(mean, torch.eye(3).double() / 3, atol=0.05, rtol=0.0)  # 4 standard deviations
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

@@ -11,6 +11,7 @@ from rank_lab.functional_choices import functional_choices
 from rank_lab.functional_report import FunctionalReport
 from rank_lab.functional_summaries import by_kind, told_once
 from rank_lab.functional_views import functional_depth, functional_rows, functional_weights
+from rank_lab.latex_functional import functional_tables_tex
 from rank_lab.study import Study
 from rank_lab.study_figures import study_figures
 from tests.figure_texts import HOSTILE, is_safe, texts
@@ -20,7 +21,7 @@ K90 = "energy_rank_90"
 
 
 def rows(*reports: FunctionalReport) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return functional_rows((each.ranks, each.changes) for each in reports)
+    return functional_rows(reports)
 
 
 def test_all_methods_are_lines_of_one_plot() -> None:
@@ -36,7 +37,8 @@ def test_all_methods_are_lines_of_one_plot() -> None:
         assert list(line.error_y.array) == list(line.error_y.arrayminus) == [1.0] * LAYERS
     (null,) = (trace for trace in figure.plot.data if trace.name == "null")
     assert set(null.y) == {4.5}
-    assert "20 texts, 500 tokens" in figure.caption
+    assert "probe probe.jsonl (sha256 a, 20 texts, 500 tokens); n = 9 points" in figure.caption
+    assert "do not compare" not in figure.caption
     assert "lora 0.60, prefix 0.60, series 0.60" in figure.caption
     assert len(figure.data) == 3 * LAYERS
 
@@ -79,6 +81,51 @@ def test_the_last_step_of_a_run_is_shown() -> None:
     )
     assert set(rows(both, report("full", step=None))[0]["step"].dropna()) == {20}
     assert set(by_kind(both.ranks, both.changes)["step"]) == {5, 20}
+
+
+def test_captions_tell_probes_of_the_same_size_apart() -> None:
+    given = {"a": report("a", texts="1111222233"), "b": report("b", texts="4444555566")}
+    view = functional_depth(*rows(*given.values()), K90)
+    weights = functional_weights(*rows(*given.values()), K90)
+    (table,) = functional_tables_tex(given)
+    counts = "20 texts, 500 tokens"
+    told = f"probe of a: probe.jsonl (sha256 11112222, {counts}); of b: probe.jsonl (sha256 44445555, {counts})"
+    for caption in (functional_depth_plot(view).caption, functional_weight_plot(weights).caption, table.caption):
+        assert told in caption
+        assert "measured on different texts: their values do not compare" in caption
+        assert "different bases" not in caption
+
+
+def test_a_renamed_file_is_the_same_probe_and_another_base_is_told() -> None:
+    moved = report("b")
+    about = dict(moved.provenance) | {"base": {"source": "/nowhere/other", "sha256": "1"}}
+    about["texts"] = dict(about["texts"]) | {"file": "/nowhere/renamed.jsonl"}
+    moved = FunctionalReport(moved.ranks, moved.changes, moved.coverage, about)
+    found = functional_depth_plot(functional_depth(*rows(report("a"), moved), K90)).caption
+    assert "of b: renamed.jsonl (sha256 a," in found
+    assert "different texts" not in found
+    assert "measured against different bases: their values do not compare" in found
+
+
+def test_the_tokens_tell_a_probe_apart_where_they_are_known() -> None:
+    cut = report("a")
+    cut.provenance["texts"]["tokens_sha256"] = "c0ffee0011"
+    assert cut.probe == "probe.jsonl (sha256 c0ffee00, 20 texts, 500 tokens)"
+
+
+def test_the_same_texts_in_inputs_of_other_lengths_say_how_they_would_compare() -> None:
+    """A prefix takes places of the context: by default its inputs are shorter than those of other methods."""
+    lora, prefix = report("lora"), report("prefix", "layer")
+    lora.provenance["texts"].update(tokens_sha256="1", context=128)
+    prefix.provenance["texts"].update(tokens_sha256="2", context=108)
+    told = "same texts in inputs of at most 108 and 128 tokens: their values compare once all are measured with"
+    (warning,) = functional_choices({"lora": lora, "prefix": prefix}).warnings
+    (table,) = functional_tables_tex({"lora": lora, "prefix": prefix})
+    caption = functional_depth_plot(functional_depth(*rows(lora, prefix), K90)).caption
+    for text in (warning, caption, table.caption):
+        assert f"Runs got the {told} --max-length 108." in text.replace("-{}-", "--").replace("{}", "")
+    prefix.provenance["texts"].update(context=128)
+    assert "different tokens of the same texts" in functional_choices({"a": lora, "b": prefix}).warnings[0]
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -26,6 +26,7 @@ from rank_lab.measurement import MeasurementOptions
 from rank_lab.planned import Settings, planned
 from rank_lab.provenance import provenance_of
 from rank_lab.spec import read_update
+from rank_lab.truncated_update import RANDOM_DRAW
 from rank_lab.update import Update
 
 __all__ = ["behavioural_report", "last_of", "scores_again"]
@@ -192,6 +193,7 @@ def _told_of(one: Tuned, base: str, texts: Sequence[TextSet], options: Behaviour
         "rank_lab": __version__, "tuned": one.source, "files": files_of(one.source), "base": base,
         "base_files": files_of(base), "texts": [(text.name, text.role, text.sha256()) for text in texts],
         "dtype": loading.dtype, "device": loading.device, "kind": loading.kind, "seed": options.seed,
+        "random_draw": RANDOM_DRAW,
         "shown": [options.texts.context, options.texts.stride, options.texts.masked_places, options.texts.seed],
     }  # fmt: skip
 
@@ -204,6 +206,7 @@ def _provenance(
         "run": one.run, "run_method": one.method, "step": one.step, "share": options.share,
         "vectors": "kept" if options.vectors else "left out", "ranks": list(options.ranks),
         "controls": list(options.controls), "precision": options.precision, "seed": options.seed,
+        "random_draw": RANDOM_DRAW,
         "dtype": options.loading.dtype, "kind": options.loading.kind, "batch_size": shown.batch_size,
         "context": shown.context, "stride": shown.stride, "masked_places": shown.masked_places,
         "text_seed": shown.seed, "resamples": resampling.resamples, "resampling_seed": resampling.seed,

@@ -75,6 +75,8 @@ class BehaviouralOptions:
             raise RankLabError(f"a share of {self.share}: expected one above 0 and at most 1, such as 0.9.")
         if any(rank < 1 for rank in self.ranks):
             raise RankLabError(f"rank {min(self.ranks)}: expected 1 or more directions.")
+        if self.seed < 0:
+            raise RankLabError(f"seed {self.seed}: expected 0 or more.")
         unknown = [way for way in self.controls if way not in _CONTROLS]
         if unknown:
             raise RankLabError(f"control {unknown[0]!r}: expected one of {', '.join(_CONTROLS)}.")
@@ -213,6 +215,7 @@ class Search:
             self._at("leading", 0, vectors=True)
             self._at("leading", bound, vectors=False)
         if not options.ranks:
+            self._at("leading", common_energy_rank(self.cut), vectors=keep)  # at equal energy, beside the rank
             self._least("leading", 0.0, options.precision, vectors=keep)
             if "random" in options.controls:
                 self._least("random", options.precision, None, vectors=keep)

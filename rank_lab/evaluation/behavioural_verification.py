@@ -19,6 +19,7 @@ from rank_lab.evaluation.tuned_models import LoadOptions
 from rank_lab.recorded_inputs import NotAgain, has_device, same_input
 from rank_lab.score_draws import Resampling
 from rank_lab.score_row import ScoreRow
+from rank_lab.truncated_update import RANDOM_DRAW
 from rank_lab.verification import Check, Difference, numbers_differ, stratified_sample
 
 __all__ = ["LOSS_TOLERANCE", "verify_behavioural"]
@@ -28,6 +29,7 @@ LOSS_TOLERANCE = 1e-5
 
 _TABLES = ("ranks", "points")
 _OTHERS = ("base", "tuned")
+_OTHER_DRAW = "another version of rank_lab drew these random directions in another way"
 
 
 def verify_behavioural(
@@ -60,13 +62,18 @@ def verify_behavioural(
     chosen = stratified_sample([str(how) for how in models["how"]], sample, seed)
     wanted = [_setting(models.iloc[place]) for place in chosen]
     pending = [Check("behavioural", name, _words(each), "holds") for each in wanted]
+    drawn = report.provenance["settings"].get("random_draw") == RANDOM_DRAW
+    same = [each for each in wanted if isinstance(each, Setting) and (drawn or each.how != "random")]
     try:
-        again = _again(report, study, [each for each in wanted if isinstance(each, Setting)])
+        again = _again(report, study, same)
     except NotAgain as stop:
         return checks + [replace(check, result=stop.result, reason=stop.reason) for check in pending]
     stored = _stored(report)
     for check, each in zip(pending, wanted, strict=True):
-        checks.append(_checked(check, stored[each], again[each]))
+        if each in again:
+            checks.append(_checked(check, stored[each], again[each]))
+        else:
+            checks.append(replace(check, result="not recomputable", reason=_OTHER_DRAW))
     return checks
 
 

@@ -186,8 +186,8 @@ def _sets(run: _Run, left_out: dict[str, str]) -> Iterator[list[Watched]]:
         size = _bytes(each, run.options.groups)
         if size > run.options.memory:
             raise RankLabError(
-                f"{each.name}: needs {size / 2**20:.0f} MiB for its sums, and {run.options.memory / 2**20:.0f} were"
-                " given; give more memory, or fewer groups."
+                f"{each.name}: needs {size / 2**20:.1f} MiB for its sums, and {run.options.memory / 2**20:.0f} were"
+                f" given; give --memory {size // 2**20 + 1} or more."
             )
         if held and used + size > run.options.memory:
             yield held

@@ -45,5 +45,7 @@ class FunctionalOptions:
         for name in ("batch_size", "groups", "memory"):
             if getattr(self, name) < 1:
                 raise RankLabError(f"{name} {getattr(self, name)}: expected 1 or more.")
+        if self.seed < 0:
+            raise RankLabError(f"seed {self.seed}: expected 0 or more.")
         if self.resamples < 0:
             raise RankLabError(f"resamples {self.resamples}: expected 0, for no intervals, or more.")

@@ -128,7 +128,7 @@ def _of_passage(after: Any, in_features: int, device: Any) -> Callable[[Tensor],
 
 def _reason(target: Target, old: nn.Module, new: nn.Module) -> str:
     if identify(target.name).layer is None or target.kind in _OUTSIDE:
-        return "not in a layer: what it does is in no hidden state of one"
+        return "outside of the layers: no hidden state after a layer shows what it does"
     if isinstance(new, BaseTunerLayer):
         return ""
     if type(new) is not type(old):

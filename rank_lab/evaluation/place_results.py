@@ -113,7 +113,8 @@ class _Result:
         if tokens < min(watched.change.width, *watched.shape):
             told.append(f"{tokens} tokens for {watched.change.width} dimensions: no rank can be above {tokens}")
         if groups < FEWEST_GROUPS:
-            told.append(f"{groups} texts: no interval below {FEWEST_GROUPS}")
+            texts = "1 text" if groups == 1 else f"{groups} texts"
+            told.append(f"{texts}: no intervals, which need {FEWEST_GROUPS} texts or more")
         elif groups < FEW_GROUPS:
             told.append(f"{groups} texts: intervals may be too narrow, give {FEW_GROUPS} or more")
         opened = [name for name, each in measured.ranks.items() if each.open_above]
@@ -126,5 +127,5 @@ class _Result:
             kind = str(self.dtype).removeprefix("torch.")
             told.append(f"the change is {self._relative():.1e} of the hidden state, near the rounding of {kind}")
         if watched.first_energy > _MOST_OF_IT * watched.energy:
-            told.append("most of the change is in the first token of each input; skip it to see the others")
+            told.append("most of the change is in the first token of each input: --skip-tokens 1 shows the others")
         return told

@@ -113,7 +113,7 @@ def read_texts(
     notes = [
         f"the first {limit} rows" if limit is not None else "",
         f"{len(rows)} rows joined" if join else "",
-        f"{blank} blank rows left out" if blank else "",
+        f"{blank} blank {'row' if blank == 1 else 'rows'} left out" if blank and ending == "jsonl" else "",
     ]
     return TextSet(name, texts, ", ".join([str(path), *filter(None, notes)]), role)
 

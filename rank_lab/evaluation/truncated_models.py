@@ -155,7 +155,7 @@ class TruncatedModel:
         try:
             with torch.no_grad():
                 for place, matrix in enumerate(self.matrices):
-                    self._write(values, matrix, k, how, seed + place)
+                    self._write(values, matrix, k, how, (seed, place))
                 for name in self.vectors:
                     values[name].copy_(self.tuned[name] if vectors else self.base[name])
             yield self.model
@@ -164,7 +164,9 @@ class TruncatedModel:
                 for name, tuned in self.tuned.items():
                     values[name].copy_(tuned)
 
-    def _write(self, values: Mapping[str, Tensor], matrix: CutMatrix, k: int, how: Truncation, seed: int) -> None:
+    def _write(
+        self, values: Mapping[str, Tensor], matrix: CutMatrix, k: int, how: Truncation, seed: tuple[int, int]
+    ) -> None:
         if matrix.cut is None:
             return
         name, part = matrix.parameter, slice(None) if matrix.part is None else matrix.part

@@ -5,12 +5,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from rank_lab.behavioural_summaries import rank_words
 from rank_lab.behavioural_view import CURVES, BehaviouralView
 from rank_lab.figures.captions import caption, place
 from rank_lab.figures.error_bars import bars, floats, interval_words
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import legend
-from rank_lab.figures.style import Mark, Style, faint, label, log_axis, marks, new_plot, palette
+from rank_lab.figures.style import Mark, Style, faint, label, marks, new_plot, palette
 
 __all__ = ["behavioural_curve"]
 
@@ -20,11 +21,12 @@ _NAMES = {
 }  # fmt: skip
 _ABOUT = {
     "forgotten": "Forgotten: the increase of the loss on source texts, as a share of the tuned model's",
-    "random": "Random directions: k random ones of the update's own, nested",
+    "random": "Random directions: k random ones of the update's own, nested, one draw",
     "shrunk": "Shrunk update: all directions, made as small as the k leading ones are together; where it keeps no less,"
     " a share is kept by size and not by direction",
     "tail": "All other directions: the update without its k leading ones",
 }
+_MOST_TICKS = 10
 _CONTROLS = ("random", "shrunk", "tail")
 
 
@@ -55,14 +57,22 @@ def behavioural_curve(view: BehaviouralView, style: Style = "light") -> Figure:
     looks = marks(list(CURVES), style)
     for curve in (*_CONTROLS, "forgotten", "learned"):
         rows = drawn[drawn["curve"] == curve]
-        if len(rows):
+        if rows["share"].notna().any():  # else the caption says why there is no share
             plot.add_trace(_curve(rows, curve, looks[curve]))
-    plot.update_xaxes(**log_axis(1.0, float(drawn["k"].max())))
+    plot.update_xaxes(**_ranks_axis(int(drawn["k"].max())))
     plot.update_yaxes(range=[min(-0.05, float(drawn["share"].min()) - 0.05), top])
     data = view.points.assign(run=view.run, step=view.step, target=view.task, source=view.source)
     return Figure(
         "behavioural_curve", "Behavioural rank", plot, data, _caption(view), ("behavioural_rank", "kept_energy")
     )  # fmt: skip
+
+
+def _ranks_axis(largest: int) -> dict[str, Any]:
+    """Logarithmic, with the powers of two at which ranks are tried, and the largest, as labels."""
+    powers = [2**power for power in range(largest.bit_length())]
+    ticks = [each for each in powers if each * 1.4 < largest] + [largest]
+    shown = ticks if len(ticks) <= _MOST_TICKS else [*ticks[:-1:2], largest]
+    return {"type": "log", "tickmode": "array", "tickvals": shown, "ticktext": [str(each) for each in shown]}
 
 
 def _curve(rows: pd.DataFrame, curve: str, look: Mark) -> go.Scatter:
@@ -96,13 +106,13 @@ def _lines(view: BehaviouralView, style: Style, top: float) -> list[go.Scatter]:
                     fillcolor=faint(colors.null, 0.2), line={"width": 0}, showlegend=False, meta="rank interval",
                 )
             )  # fmt: skip
-        found.append(_line(float(row["rank"]), top, f"behavioural rank {_rank_words(row)}", colors.text, "dash"))
+        found.append(_line(float(row["rank"]), top, f"behavioural rank {rank_words(row)}", colors.text, "dash"))
     found.append(_line(float(row["energy_rank_90"]), top, f"k90 {row['energy_rank_90']}", colors.edge, "dot"))
     last = float(view.points["k"].max())
     found.append(
         go.Scatter(
-            x=[1.0, last], y=[row["share"]] * 2, mode="lines", line={"color": colors.grid, "width": 1.5},
-            showlegend=False, hovertemplate=f"share asked for: {row['share']:g}<extra></extra>", meta="share",
+            x=[1.0, last], y=[row["share"]] * 2, mode="lines", name=f"share asked for {row['share']:g}",
+            line={"color": colors.null, "width": 1}, hovertemplate="%{fullData.name}<extra></extra>", meta="share",
         )
     )  # fmt: skip
     return found
@@ -115,17 +125,11 @@ def _line(x: float, top: float, name: str, color: str, dash: str) -> go.Scatter:
     )  # fmt: skip
 
 
-def _rank_words(row: dict[str, Any]) -> str:
-    ends = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']} to {row['rank_high']})"
-    below = row["tried_below"]
-    first = "" if pd.isna(below) or below >= row["rank"] - 1 else f"{below + 1} to "
-    return f"{first}{row['rank']}{ends}"
-
-
 def _caption(view: BehaviouralView) -> str:
     row = view.rank
-    target = f"{view.texts[0]} texts of {view.task or 'all targets'}"
-    source = f" and {view.texts[1]} texts of {view.source or 'all sources'}" if view.texts[1] else ""
+    target = f"{view.texts[0]} texts of {view.task or 'all targets'} (sha256 {view.hashes[0]})"
+    of_source = f"{view.texts[1]} texts of {view.source or 'all sources'} (sha256 {view.hashes[1]})"
+    source = f" and {of_source}" if view.texts[1] else ""
     shown = set(view.points["curve"])
     return caption(
         "Share of what was learned and of what was forgotten that the k leading singular directions of each matrix's"
@@ -147,11 +151,17 @@ def _notes(view: BehaviouralView) -> list[str]:
     if pd.isna(row["rank"]):
         notes.append(f"No rank: {row['reason']}")
     else:
-        notes.append(f"Rank {_rank_words(row)}, k90 {row['energy_rank_90']}, of {row['rank_bound']} at most")
+        ratio = "" if pd.isna(view.energy.ratio) else f": {view.energy.ratio:.2g} times as many"
+        notes.append(f"Rank {rank_words(row)}, of {row['rank_bound']} at most, beside k90 {view.energy.value}{ratio}")
+        notes.append(f"The directions of the rank hold {row['energy_at_rank']:.2g} of the squared norm")
         if pd.notna(row["random_rank"]):
-            notes.append(f"Random directions keep as much from {row['random_rank']} on")
+            notes.append(f"For as much, {rank_words(row, 'random_rank')} random directions are needed")
+        elif "random" in set(view.points["curve"]):
+            notes.append(f"No rank of random directions: {row['random_reason']}")
         if row["lasting_rank"] != row["rank"]:
             notes.append("Of the ranks that were tried, a larger one keeps less than that again")
+    if view.energy.kept is not None:
+        notes.append(f"k90 leading directions keep {interval_words(view.energy.kept, 'share')} of what was learned")
     if view.vectors:
         notes.append(f"Norms and biases that changed are {view.vectors}")
         none = view.points[(view.points["k"] == 0) & (view.points["curve"] == "learned")].to_dict("records")

@@ -106,7 +106,8 @@ def functional_weight_plot(view: FunctionalWeights, style: Style = "light") -> F
     notes = ["Dotted: equal, as on white inputs", f"Grey: {_NULL}", *_notes(points)]
     if view.without:
         notes.append(f"Not shown: {counted(view.without, 'module', 'modules')} whose change is no weight update")
-    data = f"Data: {', '.join(view.runs)}; n = {counted(len(points), 'module', 'modules')}"
+    notes += view.warnings
+    data = f"Data: {', '.join(view.runs)}; {view.probes}; n = {counted(len(points), 'module', 'modules')}"
     what = f"{quantity} of each weight's change ΔW and of ΔW C^½, with C the second moment of the base's inputs"
     return Figure(
         "functional_against_weight", f"{quantity}: what updates do against what they are", plot, points,
@@ -178,14 +179,12 @@ def _hover(row: dict[Any, Any]) -> str:
 
 def _caption(view: FunctionalDepth) -> str:
     quantity = quantity_label(view.metric)
-    probes = "; ".join(f"{texts} texts, {tokens} tokens" for texts, tokens in view.texts)
     kind = "" if view.scope == "layer" else f" (modules {view.kind})"
-    data = f"Data: {', '.join(view.runs)}{kind}; probe: {probes}; n = {counted(len(view.points), 'point', 'points')}"
+    data = f"Data: {', '.join(view.runs)}{kind}; {view.probes}; n = {counted(len(view.points), 'point', 'points')}"
     shares = view.points.groupby("run", sort=False)["linear_share"].median().dropna()
     told = ", ".join(f"{run} {value:.2f}" for run, value in shares.items())
     notes = [f"Grey: {_NULL}", *_notes(view.points)]
-    if len(view.texts) > 1:
-        notes.append("Runs were measured on different texts: their values do not compare")
+    notes += view.warnings
     if told:
         notes.append(f"Median share of the change that a linear map of the input explains, on other texts: {told}")
     return caption(

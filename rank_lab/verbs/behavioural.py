@@ -51,7 +51,7 @@ def behavioural(
     masked_places: Annotated[
         int, typer.Option(help="Masked models: places asked of each text.", rich_help_panel=_TEXT)
     ] = 64,
-    seed: Annotated[int, typer.Option(help="Of random directions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random directions, which are drawn once.")] = 0,
     modules: Modules = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

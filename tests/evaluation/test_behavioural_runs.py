@@ -341,7 +341,7 @@ def test_texts_must_be_there_and_told_apart(runs: Path) -> None:
         behavioural_report(runs / "lora", SETS[1:], str(BASE))
     with pytest.raises(DataError, match="two sets of texts are called 'items'"):
         behavioural_report(runs / "lora", (SETS[0], SETS[0]), str(BASE))
-    with pytest.raises(DataError, match="items has 3 examples"):
+    with pytest.raises(DataError, match="3 examples of items are too few"):
         behavioural_report(runs / "lora", (TextSet("items", LEARNT[:3], "made up", "target"),), str(BASE))
     empty = rank_lab("behavioural", runs / "lora", "--target", "items", "-o", runs / "study")
     assert (empty.code, "expected NAME=FILE" in empty.err) == (2, True)
@@ -363,6 +363,7 @@ def test_another_base_is_refused(runs: Path, tmp_path: Path) -> None:
     [
         ({"share": 1.5}, "above 0 and at most 1"),
         ({"ranks": (0, 1)}, "rank 0"),
+        ({"seed": -1}, "seed -1: expected 0 or more"),
         ({"controls": ("leading",)}, "control 'leading'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 
 from rank_lab.behavioural_report import BehaviouralReport, load_behavioural
 from rank_lab.behavioural_schema import BEHAVIOURAL_TABLES
-from rank_lab.behavioural_summaries import curve_of, weight_ranks
-from rank_lab.behavioural_terminal import behavioural_summary, rank_words, render_behavioural
+from rank_lab.behavioural_summaries import beside_energy_rank, curve_of, rank_words, text_sets_in_words, weight_ranks
+from rank_lab.behavioural_terminal import behavioural_summary, render_behavioural
 from rank_lab.behavioural_view import behavioural_targets, behavioural_view
 from rank_lab.console import console
 from rank_lab.errors import SchemaError
@@ -93,6 +94,37 @@ def test_ranks_of_the_spectrum_are_weighted_by_the_change(report: BehaviouralRep
     assert first.value <= first.null <= 4
     assert first.matrices == (len(rows), len(rows))
     assert weight_ranks(report)[2].resolved
+
+
+def test_the_rank_stands_beside_that_of_the_squared_norm(report: BehaviouralReport) -> None:
+    (row,) = report.ranks.to_dict("records")
+    found = beside_energy_rank(report, "items")
+    assert found.value == row["energy_rank_90"]
+    assert found.ratio == row["rank"] / row["energy_rank_90"]
+    assert found.kept is not None  # the search measures it
+    learned = curve_of(report, "leading", "target", "items").set_index("k")
+    assert found.kept["share"] == learned.loc[found.value, "share"]
+    assert learned.loc[found.value, "energy"] >= 0.9
+    shown = _printed(report)
+    assert f"at k90 {found.value} (the rank is {found.ratio:.2g} of it): so many directions keep" in shown
+    assert f"these directions hold {row['energy_at_rank']:.3f} of the squared norm and keep" in shown
+    caption = behavioural_curve(behavioural_view(report, "items")).caption
+    assert f"of 4 at most, beside k90 {found.value}: {found.ratio:.2g} times as many" in caption
+    untried = report.points[report.points["k"] != found.value]
+    assert beside_energy_rank(dataclasses.replace(report, points=untried), "items").kept is None
+    none = report.ranks.assign(rank=None, reason="nothing was learnt")
+    assert math.isnan(beside_energy_rank(dataclasses.replace(report, ranks=none), "items").ratio)
+
+
+def test_texts_of_one_name_are_told_apart(report: BehaviouralReport) -> None:
+    other = [dict(each) | {"sha256": "feedc0de" * 8} for each in report.provenance["texts"]]
+    moved = dataclasses.replace(report, provenance=dict(report.provenance) | {"texts": other})
+    told = text_sets_in_words({"a": report, "b": moved})
+    digest = report.provenance["texts"][0]["sha256"][:8]
+    assert told.startswith(f"Texts of a: items (sha256 {digest}, 12 texts), prose (sha256 ")
+    assert "; of b: items (sha256 feedc0de, 12 texts)" in told
+    assert "sha256 feedc0de" in behavioural_tables({"a": report, "b": moved})[0].tex()
+    assert "12 texts of items (sha256 feedc0de)" in behavioural_curve(behavioural_view(moved, "items")).caption
 
 
 def test_a_rank_between_two_that_were_tried_says_so(report: BehaviouralReport) -> None:
@@ -190,8 +222,20 @@ def test_the_figure_draws_what_the_report_holds(style: Any, report: BehaviouralR
     assert {"random", "shrunk", "tail", "forgotten", "rank interval", "share"} <= set(traces)
     assert figure.plot.layout.xaxis.type == "log"
     assert f"Rank {row['rank']} (" in figure.caption
-    assert "12 texts of items and 18 texts of prose" in figure.caption
+    assert "12 texts of items (sha256 " in figure.caption
+    assert " and 18 texts of prose (sha256 " in figure.caption
+    assert "random directions are needed" in figure.caption
+    assert "nested, one draw" in figure.caption
     assert len(figure.data) == len(view.points)
+
+
+def test_what_has_no_share_has_no_place_in_the_legend(report: BehaviouralReport) -> None:
+    source = report.points["role"] == "source"
+    none = report.points.assign(share=report.points["share"].mask(source), reason="nothing was forgotten")
+    figure = behavioural_curve(behavioural_view(dataclasses.replace(report, points=none), "items"))
+    assert "forgotten" not in {trace.meta for trace in figure.plot.data}
+    assert "Without a share: " in figure.caption
+    assert figure.plot.layout.xaxis.tickvals == (1, 2, 4)
 
 
 def test_an_unknown_target_is_named(report: BehaviouralReport) -> None:
@@ -226,6 +270,18 @@ def test_what_was_measured_holds(study: Path, report: BehaviouralReport) -> None
     assert "ranks and points" in found
     assert len(found) == 4
     assert len(report.scores[["how", "k", "vectors"]].drop_duplicates()) > 4
+
+
+def test_random_directions_that_were_drawn_in_another_way_are_not_told_as_different(study: Path) -> None:
+    folder = study / "lora.behavioural"
+    report = BehaviouralReport.load(folder)
+    settings = {key: value for key, value in report.provenance["settings"].items() if key != "random_draw"}
+    dataclasses.replace(report, provenance=dict(report.provenance) | {"settings": settings}).save(folder)
+    found = checks(study, "--sample", 0, code=0)
+    random = {row["result"] for words, row in found.items() if words.startswith("random")}
+    others = {row["result"] for words, row in found.items() if not words.startswith("random")}
+    assert (random, others) == ({"not recomputable"}, {"holds"})
+    assert all("in another way" in row["reason"] for words, row in found.items() if words.startswith("random"))
 
 
 def test_changed_ranks_and_scores_show(study: Path) -> None:

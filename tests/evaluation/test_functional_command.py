@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -167,6 +168,11 @@ def test_wrong_input_is_refused(study: Path, tmp_path: Path) -> None:
         measure(study, "nowhere")
     with pytest.raises(RankLabError, match="expected layer, module or both"):
         FunctionalOptions(scopes=("rows",))
+    with pytest.raises(RankLabError, match="seed -1: expected 0 or more"):
+        FunctionalOptions(seed=-1)
+    wrong, choices = replace(LOADING, base=str(study)), FunctionalChoices(str(study / "probe.jsonl"))
+    with pytest.raises(RankLabError, match=r"has no config\.json, so that it is no model's folder"):
+        functional_and_print(str(study / "lora"), study, wrong, choices, OPTIONS)
     with pytest.raises(RankLabError, match="is a file"):
         functional_and_print("x", study / "probe.jsonl", LOADING, FunctionalChoices("x"), OPTIONS)
 

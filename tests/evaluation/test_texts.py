@@ -169,7 +169,7 @@ def test_texts_are_read_in_order_and_blank_rows_counted(tmp_path: Path) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", " ", "two", "three")))
     assert read_texts("talk", file, limit=3).texts == ("one", "two")
-    assert "1 blank rows left out" in read_texts("talk", file).source
+    assert "1 blank row left out" in read_texts("talk", file).source
     assert read_texts("talk", file, join=True).texts == ("one\n \ntwo\nthree\n",)
     assert read_texts("talk", file).sha256() != read_texts("talk", file, limit=3).sha256()
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (" = Title = \n", "", "one\n")))
