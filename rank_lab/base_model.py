@@ -71,7 +71,7 @@ def load_base(source: str | Path, kind: str, *, classes: int | None = None, dtyp
     if kind in _NEW_HEAD:
         problem = "regression" if kind == "regression" else "single_label_classification"
         options |= {"num_labels": classes or 1, "problem_type": problem, "ignore_mismatched_sizes": True}
-    _refuse_no_model(source)
+    _refuse_no_model(str(source))
     try:
         model, loaded = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(str(source), **options)
     except (OSError, ValueError, SafetensorError) as error:
