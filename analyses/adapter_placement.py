@@ -30,7 +30,7 @@ from analyses.study_cells import Cell, Row, open_study, rows_of, seconds_of, wor
 from analyses.study_options import run_study, study_parser
 from rank_lab.demo import BASE
 from rank_lab.demo.task_files import Texts, write_texts
-from rank_lab.durable import write_whole
+from rank_lab.durable import held, write_whole
 from rank_lab.errors import NonFiniteError, RankLabError
 from rank_lab.tasks import Task, TaskData
 from rank_lab.training.method import MethodChoices
@@ -268,7 +268,9 @@ def _data(folder: Path, base: str, sizes: Sizes) -> _Data:
 
 
 def _texts(folder: Path, sizes: Sizes) -> Texts:
-    return write_texts(folder, pieces=sizes.pieces, documents=sizes.documents)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with held(folder.parent / f".{folder.name}.lock"):  # processes of a study write the same files
+        return write_texts(folder, pieces=sizes.pieces, documents=sizes.documents)
 
 
 def _losses(model: Any, data: _Data, options: argparse.Namespace) -> dict[str, float]:

@@ -154,7 +154,9 @@ def code_data(folder: Path, base: Path | str, *, context: int, pieces: int, docu
         Files of code to learn, the first so many; None for all.
     """
     logging.disable_progress_bar()
-    texts = write_texts(folder, pieces=pieces, documents=documents)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with held(folder.parent / f".{folder.name}.lock"):  # processes of a study write the same files
+        texts = write_texts(folder, pieces=pieces, documents=documents)
     learnt, held_out = (_rows(texts.folder / f"{name}.jsonl") for name in ("train", "validation"))
     tokenizer = AutoTokenizer.from_pretrained(base)
     task, reported = (
