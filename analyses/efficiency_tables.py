@@ -127,10 +127,8 @@ def effort_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         Of the study.
     """
     every = rows[rows["stage"] == "choice"]
-    chosen, tried = (
-        chosen_rates(every).set_index(["task", "arm"])["learning_rate"],
-        every[every["seed"] == every["seed"].min()],
-    )
+    chosen = chosen_rates(every).set_index(["task", "arm"])["learning_rate"]
+    tried = every[every["seed"] == every["seed"].min()]
     return pd.DataFrame(
         [
             _effort(tried, str(task), arm, float(chosen[task, arm.name]))

@@ -166,9 +166,7 @@ def make_cells(options: argparse.Namespace) -> None:
     plan, base = _plan(options), base_of(options)
     data = code_data(options.study / "data", base, context=plan.context, pieces=plan.pieces, documents=plan.documents)
     study = _Study(options, plan, base, data)
-    beside: dict[str, Work] = {
-        "speed": study.speed, "memory": study.memory, "gaussian": study.gaussian,
-    }  # fmt: skip
+    beside: dict[str, Work] = {"speed": study.speed, "memory": study.memory, "gaussian": study.gaussian}
     for cell in _beside():
         if cell.name.startswith(options.only):
             work_off(options.study, [cell], beside[cell.name])

@@ -32,7 +32,7 @@ def report(found: Kept) -> str:
             f" {int(last['tokens']):,} tokens of English prose, {last['tokens'] / fact['training_tokens']:.1f} times"
             f" over {fact['training_tokens']:,}: novels and poems, Shakespeare, articles of Wikipedia, and the language"
             " reference of Python, whose examples are all the Python that it has seen. It has seen no word problems of"
-            f" mathematics. Training took {last['seconds'] / 60:.0f} minutes of one thread."
+            f" mathematics. Training took {last['seconds']:,.0f} seconds of one process."
         ),
         "## How well it has learned",
         (

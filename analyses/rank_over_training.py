@@ -7,7 +7,7 @@ stand to the last as the paper's do, from 1/80 on. Their ranks are measured of f
 stored as published ones are, each beside its null and its regime of noise.
 
 ``--full --device cuda --base FOLDER`` takes ten times the steps of longer blocks, for a larger base and a GPU: the
-studies' wider one (:mod:`analyses.pretrain_study_base`), or one such as Llama-3.2-1B.
+studies' wider one (:mod:`analyses.pretrain_study_base`), or one such as Llama-3.2-1B; it was not run.
 """
 
 import argparse
