@@ -1,14 +1,19 @@
 """The server of the dashboard, in a process that has loaded already what the first page needs.
 
 ``rank-lab dashboard`` starts it: ``serve.py SETTINGS STUDY``, Streamlit's settings as JSON.
+
+Streamlit's own way to start it leaves Nagle's algorithm on: asyncio turns it off where a socket names TCP, and
+Streamlit's does not. Each small answer then waits up to 40 ms for the browser to have confirmed the one before.
 """
 
 import json
+import socket
 import sys
 from contextlib import suppress
 from importlib import import_module
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 _INSTALLED = (_HERE.parent / "shown_values.py").is_file()  # as in main.py
@@ -21,23 +26,64 @@ def _package() -> str:
     return "app"
 
 
-def _serve(settings: str, study: str) -> None:
+def _serve(settings: dict[str, Any], study: str) -> None:
     app = _package()
+    from rank_lab.dashboard_command import PORT_TAKEN
+
+    try:
+        listening = _listening(settings["server.address"], settings["server.port"])
+    except OSError as error:
+        sys.stderr.write(f"port {settings['server.port']}: {error.strerror}\n")
+        sys.exit(PORT_TAKEN)
     about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
     about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
     pages = import_module(f"{app}.navigation").PAGES
     import_module(f"{app}.opened").read_ahead(study)
     about_caches.disabled = False
-    from streamlit import App
-
-    routes = import_module(f"{app}.shell").shell_routes(path for *_, path in pages)
     sys.argv[1:] = [study]  # of the script
-    with suppress(KeyboardInterrupt):  # how it ends
-        App(_HERE / "main.py", routes=routes).run(config=json.loads(settings))
+    with listening, suppress(KeyboardInterrupt):  # how it ends
+        _run(app, [path for *_, path in pages], settings, listening)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound before anything is loaded: a port that is taken is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":  # there it lets two programs have one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _run(app: str, paths: list[str], settings: dict[str, Any], listening: socket.socket) -> None:
+    import streamlit
+    import uvicorn
+    from starlette.middleware import Middleware
+    from streamlit.web import bootstrap
+
+    static = Path(streamlit.__file__).parent / "static"
+    kept = import_module(f"{app}.kept_files")
+    served = streamlit.App(
+        _HERE / "main.py",
+        routes=import_module(f"{app}.shell").shell_routes(paths),
+        middleware=[Middleware(kept.KeptFiles, kept=kept.files_below(static / "static", "/static/"))],
+    )
+    bootstrap.load_config_options(settings)
+    sys.stdout.write(f"serving at :{settings['server.port']}\n")
+    sys.stdout.flush()
+    # Log and WebSockets as Streamlit has them.
+    uvicorn.Server(
+        uvicorn.Config(served, access_log=False, log_level="warning", use_colors=False, ws="websockets-sansio",
+                       ws_ping_interval=30, ws_ping_timeout=30, ws_per_message_deflate=False)
+    ).run(sockets=[listening])  # fmt: skip
 
 
 if __name__ == "__main__":
     sys.path[:] = [
         place for place in sys.path if Path(place).resolve() != _HERE
     ]  # its files are no modules of their own
-    _serve(*sys.argv[1:])
+    _serve(json.loads(sys.argv[1]), sys.argv[2])

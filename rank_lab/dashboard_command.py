@@ -1,4 +1,4 @@
-"""``rank-lab dashboard``: Streamlit as a process of its own, on a free port, that ends with the command."""
+"""``rank-lab dashboard``: Streamlit in a process of its own, on a free port, that ends with the command."""
 
 import http.client
 import ipaddress
@@ -21,15 +21,17 @@ from rank_lab.errors import RankLabError
 from rank_lab.plain_text import plain
 from rank_lab.study import Study
 
-__all__ = ["FIRST_PORT", "dashboard_and_wait", "free_port", "is_loopback", "streamlit_settings"]
+__all__ = ["FIRST_PORT", "PORT_TAKEN", "dashboard_and_wait", "free_port", "is_loopback", "streamlit_settings"]
 
 FIRST_PORT = 8501
 """Where the search for a free port begins: Streamlit's own."""
 
+PORT_TAKEN = 75
+"""Exit status of a server that another program was faster than: BSD's EX_TEMPFAIL."""
+
 _PORTS = 100  # tried before giving up
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0
-_QUIET_SECONDS = 3.0  # of answering before a server that has not said its address is taken for ours
 
 
 def dashboard_and_wait(study: Path, *, host: str = "localhost", port: int | None = None, browser: bool = True) -> int:
@@ -49,7 +51,7 @@ def dashboard_and_wait(study: Path, *, host: str = "localhost", port: int | None
     Returns
     -------
     int
-        Exit status: 0 if the user ended it, 1 if Streamlit ended by itself.
+        Exit status: 0 if it was asked to end, 1 if the server failed.
 
     Raises
     ------
@@ -69,9 +71,10 @@ def dashboard_and_wait(study: Path, *, host: str = "localhost", port: int | None
                     return _shown(server, folder, _url(host, chosen), browser=browser)
             except KeyboardInterrupt:
                 return 0
+        if server.returncode != PORT_TAKEN:
+            raise RankLabError(f"the server ended with status {server.returncode}; what it said stands above.")
         if port is not None:
-            free_port(host, port)  # says so if it was taken meanwhile
-            raise RankLabError(f"the server did not start on port {port}; what Streamlit said stands above.")
+            raise RankLabError(f"port {port} was taken in this moment; leave --port out for the first that is free.")
         chosen = free_port(host, None, first=chosen + 1)  # another program was faster
 
 
@@ -84,6 +87,7 @@ def streamlit_settings(host: str, port: int) -> dict[str, str | int | bool]:
         Where it listens.
     """
     return {
+        "global.developmentMode": False,  # what Streamlit takes an installation in an unusual place for
         "server.address": host,
         "server.port": port,
         "server.headless": True,  # the browser is opened here; and the first start does not ask for an e-mail address
@@ -223,21 +227,17 @@ def _started(server: "subprocess.Popen[str]", host: str, port: int) -> bool:
     said = threading.Event()
     threading.Thread(target=_listen, args=(server.stdout, f":{port}", said), daemon=True).start()
     begin = time.monotonic()
-    answering: float | None = None
     while time.monotonic() - begin < _START_SECONDS:
         if server.poll() is not None:
             return False
-        now = time.monotonic()
-        if _answers(host, port):
-            answering = answering or now
-            if said.is_set() or now - answering > _QUIET_SECONDS:
-                return True
+        if said.is_set() and _answers(host, port):
+            return True
         time.sleep(0.05)
     raise RankLabError(f"the server did not answer within {_START_SECONDS:.0f} s; is the machine very busy? Try again.")
 
 
 def _listen(stream: IO[str] | None, address: str, said: threading.Event) -> None:
-    """Streamlit says its address once it listens; the rest of what it says there is its welcome."""
+    """The server says its address once it has the port."""
     if stream is None:
         return
     with stream:
@@ -273,7 +273,9 @@ def _shown(server: "subprocess.Popen[str]", folder: Path, url: str, *, browser: 
     if browser and _has_screen():
         webbrowser.open(url)
     status = server.wait()
-    sys.stderr.write(f"Streamlit ended by itself with status {status}.\n")
+    if status == 0:  # it alone was asked to end, or Ctrl-C reached it before us
+        return 0
+    sys.stderr.write(f"the server ended by itself with status {status}.\n")
     return 1
 
 

@@ -126,13 +126,62 @@ def test_a_command_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
         os.killpg(process.pid, 0)
 
 
-def test_a_server_that_dies_at_once_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dead(*_: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, text=True)
+class _Ended:
+    """In place of the server: a process that ends with a status, and how often it was started."""
 
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.ports: list[int] = []
+
+    def __call__(self, _folder: Path, _host: str, port: int) -> "subprocess.Popen[str]":
+        self.ports.append(port)
+        command = [sys.executable, "-c", f"raise SystemExit({self.status})"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_server_that_dies_at_once_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = _Ended(3)
     monkeypatch.setattr(dashboard_command, "_server", dead)
-    with pytest.raises(RankLabError, match="the server did not start on port"):
+    for port in (None, free_port("localhost", None)):
+        with pytest.raises(RankLabError, match="the server ended with status 3; what it said stands above"):
+            dashboard_command.dashboard_and_wait(tmp_path, port=port)
+    assert len(dead.ports) == 2
+
+
+def test_a_port_that_another_was_faster_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = _Ended(dashboard_command.PORT_TAKEN)
+    monkeypatch.setattr(dashboard_command, "_server", late)
+    with pytest.raises(RankLabError, match="was taken in this moment; leave --port out"):
         dashboard_command.dashboard_and_wait(tmp_path, port=free_port("localhost", None))
+    late.ports.clear()
     monkeypatch.setattr(dashboard_command, "_PORTS", free_port("localhost", None) - 8501 + 2)
-    with pytest.raises(RankLabError, match="no port from"):  # each of them was tried
+    with pytest.raises(RankLabError, match="no port from"):
         dashboard_command.dashboard_and_wait(tmp_path)
+    assert len(late.ports) == 2  # each of them was tried
+    assert late.ports[0] < late.ports[1]
+
+
+def test_the_server_says_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with dashboard_command._server(tmp_path, "localhost", taken.getsockname()[1]) as server:
+            assert server.wait(60) == dashboard_command.PORT_TAKEN
+
+
+def test_a_server_that_is_asked_to_end_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    server = dashboard_command._server
+
+    def kept(folder: Path, host: str, port: int) -> "subprocess.Popen[str]":
+        started.append(server(folder, host, port))
+        return started[-1]
+
+    def end_it(*_: object) -> bool:
+        started[-1].send_signal(signal.SIGINT)  # to the server alone, as if Ctrl-C had reached it first
+        return True
+
+    monkeypatch.setattr(dashboard_command, "_server", kept)
+    monkeypatch.setattr(dashboard_command, "_has_screen", lambda: True)
+    monkeypatch.setattr(dashboard_command.webbrowser, "open", end_it)
+    assert dashboard_command.dashboard_and_wait(tmp_path) == 0
