@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["KeptFiles", "files_below"]
 
+_KINDS = mimetypes.MimeTypes()  # Python's own: Windows may have scripts registered as plain text
 _KEPT_BY_BROWSERS = {"Cache-Control": "public, immutable, max-age=31536000"}  # as Streamlit says: names hold a hash
 
 
@@ -30,7 +31,7 @@ def files_below(folder: Path, prefix: str) -> dict[str, Response]:
 
 
 def _response(file: Path) -> Response:
-    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    kind = _KINDS.guess_type(file.name)[0] or "application/octet-stream"
     return Response(file.read_bytes(), media_type=kind, headers=_KEPT_BY_BROWSERS)
 
 

@@ -87,7 +87,7 @@ def streamlit_settings(host: str, port: int) -> dict[str, str | int | bool]:
         Where it listens.
     """
     return {
-        "global.developmentMode": False,  # what Streamlit takes an installation in an unusual place for
+        "global.developmentMode": False,  # Streamlit takes an installation in an unusual place for one
         "server.address": host,
         "server.port": port,
         "server.headless": True,  # the browser is opened here; and the first start does not ask for an e-mail address
