@@ -55,7 +55,7 @@ def test_streamlits_files_are_whole_and_kept_by_browsers(server: http.client.HTT
     assert answer.read() == file.read_bytes()
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "public, immutable, max-age=31536000"
-    assert answer.headers.get_content_type() == {".js": "text/javascript", ".css": "text/css"}[file.suffix]
+    assert answer.headers.get_content_subtype() == {".js": "javascript", ".css": "css"}[file.suffix]
 
 
 @pytest.mark.parametrize(
