@@ -166,29 +166,34 @@ def _clicks(browser: Browser, address: str, repetitions: int) -> list[float]:
         page.mouse.move(x - 200, y + 60)
         page.mouse.move(x, y)
         page.locator(".hoverlayer .hovertext", has_text=module).wait_for()  # plotly clicks what it has hovered over
+        page.evaluate(_WATCHED, module)
         page.mouse.down()
         page.mouse.up()
-        page.evaluate(_PAINTED, ["h3", module, 2])
-        painted = float(page.evaluate(_TITLED, module))
+        painted = float(page.evaluate("window.painted"))
         found.append((painted - float(page.evaluate("window.clickedAt"))) / 1000)
     page.context.close()
     return found
 
 
-# The title of the second figure names the matrix: it is the new spectrum that is painted, not the one before.
-_TITLED = """module => new Promise((resolve, reject) => {
+# Watches from before the press on, as what asks from outside comes late. The title of the second figure names the
+# matrix: it is the new spectrum that is painted, not the one before.
+_WATCHED = """module => { window.painted = new Promise((resolve, reject) => {
   const end = performance.now() + 60000;
+  const layer = module.match(/layers\\.(\\d+)\\./)[1];
+  const titles = () => [...document.querySelectorAll('.js-plotly-plot .gtitle')].map(each => each.textContent);
+  const before = titles().join();
   const look = () => {
-    const titles = [...document.querySelectorAll('.js-plotly-plot .gtitle')].map(each => each.textContent);
-    const layer = module.match(/layers\\.(\\d+)\\./)[1];
-    if (titles.some(each => each.endsWith(`layer ${layer}`))) {
+    const now = titles();
+    const named = document.querySelector('h3').textContent.includes(module) && now.join() !== before
+      && now.some(each => each.endsWith(`layer ${layer}`));
+    if (named && !document.querySelector('[data-stale="true"]')) {
       requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now())));
     } else if (performance.now() > end) {
       reject(new Error(`after 60 s there is no spectrum of ${module}`));
     } else { requestAnimationFrame(look); }
   };
   look();
-})"""
+}); }"""
 
 
 def _metrics(browser: Browser, address: str, repetitions: int) -> list[float]:
