@@ -46,13 +46,14 @@ def _serve(settings: dict[str, Any], study: str) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Bound before anything is loaded: a port that is taken is known at once."""
+    """Listens before anything is loaded: from here on the port is ours. One that is bound alone others can have too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform != "win32":  # where it would let two programs have one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()
     except OSError:
         listening.close()
         raise

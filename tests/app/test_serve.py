@@ -48,6 +48,12 @@ def test_what_is_accepted_waits_for_no_acknowledgement() -> None:
     assert asyncio.run(accepted(_listening("127.0.0.1", 0))) == 1
 
 
+def test_a_port_is_ours_before_anything_is_loaded() -> None:
+    """Two that start at once: a socket that is bound alone would let the other have the port too."""
+    with _listening("127.0.0.1", 0) as first, pytest.raises(OSError, match="in use"):
+        _listening("127.0.0.1", first.getsockname()[1])
+
+
 @pytest.mark.parametrize("file", sorted(STATIC.glob("js/index*.js")) + sorted(STATIC.glob("css/index*.css")))
 def test_streamlits_files_are_whole_and_kept_by_browsers(server: http.client.HTTPConnection, file: Path) -> None:
     server.request("GET", f"/static/{file.relative_to(STATIC).as_posix()}")
