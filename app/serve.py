@@ -6,6 +6,7 @@ Streamlit's own way to start it leaves Nagle's algorithm on: asyncio turns it of
 Streamlit's does not. Each small answer then waits up to 40 ms for the browser to have confirmed the one before.
 """
 
+import errno
 import json
 import socket
 import sys
@@ -33,8 +34,9 @@ def _serve(settings: dict[str, Any], study: str) -> None:
     try:
         listening = _listening(settings["server.address"], settings["server.port"])
     except OSError as error:
-        sys.stderr.write(f"port {settings['server.port']}: {error.strerror}\n")
-        sys.exit(PORT_TAKEN)
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(PORT_TAKEN)  # the command tries the next, or says so
     about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
     about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
     pages = import_module(f"{app}.navigation").PAGES
