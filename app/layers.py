@@ -1,7 +1,5 @@
 """Layers: one quantity of every matrix; a click on a cell gives its spectrum and its numbers."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 import streamlit as st
 
@@ -14,6 +12,7 @@ from rank_lab.shown_values import Over
 from rank_lab.study import Study
 
 from .choices import choose_delta, choose_metric, choose_module, choose_over, choose_run, choose_step
+from .clicks import clicked_mark
 from .empty import ranks_of
 from .guarded import in_words
 from .shown import show_figure, show_table
@@ -45,6 +44,8 @@ def page(study: Study) -> None:
 @st.fragment
 def _map_and_matrix(study: Study, rows: pd.DataFrame, metric: str, over: Over) -> None:
     """Drawn again by itself on a click."""
+    if mark := clicked_mark("layer_map"):
+        st.session_state["module"] = mark[2]
     delta = str(rows["delta"].iloc[0])
     stamp = study.signature()
 
@@ -52,7 +53,7 @@ def _map_and_matrix(study: Study, rows: pd.DataFrame, metric: str, over: Over) -
         key = (stamp, str(rows["run"].iloc[0]), str(rows["step"].iloc[0]), delta, metric, over, style)
         return _drawn_map(rows, key)
 
-    show_figure(draw, key="layer_map", clicked=_chosen)
+    show_figure(draw, key="layer_map", clickable=True)
     module = choose_module([str(each) for each in rows["module"]])
     st.subheader(escaped(module))
     with in_words():
@@ -71,7 +72,3 @@ def _numbers(_rows: pd.DataFrame, place: tuple[str, ...]) -> Numbers:  # noqa: A
 def _drawn_map(_rows: pd.DataFrame, key: tuple[str, str, str, str, str, Over, Style]) -> Figure:
     *_, delta, metric, over, style = key
     return layer_map(layer_table(_rows, metric, over=over, delta=delta), style)
-
-
-def _chosen(customdata: Sequence[object]) -> None:
-    st.session_state["module"] = customdata[2]

@@ -42,7 +42,7 @@ def _serve(settings: dict[str, Any], study: str) -> None:
     about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
     pages = import_module(f"{app}.navigation").PAGES
     import_module(f"{app}.opened").read_ahead(study)
-    gc.freeze()  # Streamlit collects garbage at the end of each run, before it sends the last of a page; of this is none
+    gc.freeze()  # Streamlit collects garbage after each run, before the last of a page is sent; here is none
     about_caches.disabled = False
     sys.argv[1:] = [study]  # of the script
     with listening, suppress(KeyboardInterrupt):  # how it ends

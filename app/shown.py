@@ -17,7 +17,6 @@ from .text import escaped
 __all__ = ["Draw", "screen_style", "show_figure", "show_paper_figure", "show_table"]
 
 Draw = Callable[[Style], Figure]
-Clicked = Callable[[list[object]], None]
 
 _MIME = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
 
@@ -27,7 +26,7 @@ def screen_style() -> Style:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None:
+def show_figure(draw: Draw, *, key: str, clickable: bool = False) -> None:
     """A figure, its caption and its downloads.
 
     Parameters
@@ -36,20 +35,13 @@ def show_figure(draw: Draw, *, key: str, clicked: Clicked | None = None) -> None
         From a style to the figure: the screen's now, the paper's when it is downloaded.
     key
         Of the element, one on each page.
-    clicked
-        Gets the customdata of the mark that was clicked, before the page is drawn again.
+    clickable
+        Whether a click on a mark draws the page again; see :func:`app.clicks.clicked_mark`.
     """
     figure = draw(screen_style())
-
-    def selected() -> None:
-        points = st.session_state[key]["selection"]["points"]
-        if points and clicked is not None and points[0].get("customdata"):
-            clicked(list(points[0]["customdata"]))
-
     st.plotly_chart(
-        _sent(figure, clickable=clicked is not None), theme=None, key=key, alt=figure.caption,
-        config={"displaylogo": False},
-        on_select=selected if clicked is not None else "ignore", selection_mode="points",
+        _sent(figure, clickable=clickable), theme=None, key=key, alt=figure.caption, config={"displaylogo": False},
+        on_select="rerun" if clickable else "ignore", selection_mode="points",
     )  # fmt: skip
     st.caption(escaped(figure.caption))
     with st.popover("Download", icon="⬇️"):

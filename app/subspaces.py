@@ -12,6 +12,7 @@ from rank_lab.subspace_report import SubspaceReport
 from rank_lab.subspace_views import amplification_view, angles_view, intruder_view, phi_view
 
 from .choices import choose_module, choose_of
+from .clicks import clicked_mark
 from .guarded import in_words
 from .missing import say_missing, say_problems
 from .shown import Draw, show_figure, show_table
@@ -25,6 +26,7 @@ __all__ = [
 _SIDES = {"left": "left singular vectors", "right": "right singular vectors", "A": "LoRA's matrix A (paper)"}
 _QUANTITIES: tuple[Literal["cosine", "angle"], ...] = ("cosine", "angle")
 _SHOWN_AS = {"cosine": "cosines", "angle": "angles, which tell small ones apart"}
+_CLICKABLE = ("amplification", "intruders")  # keys of figures whose marks are matrices
 _OF = {"module": "the matrix", "all": "all matrices"}
 
 
@@ -39,6 +41,9 @@ def page(study: Study) -> None:
                 compare_command(study),
             )
         return
+    for key in _CLICKABLE:
+        if mark := clicked_mark(key):
+            st.session_state["module"] = mark[2]
     report, choices, name = choose_comparison(study)
     _coverage(choices, name)
     if choices.modules:
@@ -146,17 +151,13 @@ def _in_weights(choices: SubspaceChoices, name: str) -> None:
     if not amplified.empty:
         with in_words():
             draw, table = amplification_of(amplified, choices)
-            show_figure(draw, key="amplification", clicked=_chosen)
+            show_figure(draw, key="amplification", clickable=True)
             show_table(table, name=f"{name}-amplification", key="amplification_table")
     if not intruding.empty:
         with in_words():
             draw, table = intruders_of(intruding, choices)
-            show_figure(draw, key="intruders", clicked=_chosen)
+            show_figure(draw, key="intruders", clickable=True)
             show_table(table, name=f"{name}-intruders", key="intruders_table")
-
-
-def _chosen(customdata: list[object]) -> None:
-    st.session_state["module"] = customdata[2]
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

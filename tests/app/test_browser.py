@@ -17,12 +17,13 @@ from rank_lab import RankReport
 from rank_lab.figures.style import Style, palette
 from rank_lab.pictures import find_browser
 from rank_lab.plain_text import plain
+from tests.app.followed_first import FollowedFirst
 from tests.app.served import Watched, dashboard, watched
 from tests.app.studies import HOSTILE_MODULE, HOSTILE_RUN, hostile, renamed
 from tests.demo_study import PLAN
 
 RUN = "full-1e-4"  # of the demo
-MODULE = "model.layers.1.self_attn.q_proj"
+MODULE, OTHER_MODULE = "model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
 ADDRESSES = ["", *(name for _, _, _, name in PAGES[1:])]  # the first page has the address of the whole
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 # Counts, plot by plot, how often plotly is given the same plot again and how often it then draws it again.
@@ -37,6 +38,17 @@ Object.defineProperty(HTMLElement.prototype, 'on', {configurable: true, set(list
   listen.call(this, 'plotly_react', () => { plot.given += 1; });
 }});
 """
+
+# Where the mark of a module is: of which plot, of which trace of points, the how manieth.
+MARK_OF = """module => {
+  for (const [number, plot] of [...document.querySelectorAll('.js-plotly-plot')].entries()) {
+    const traces = plot.calcdata.map(points => points[0].trace).filter(each => each.type === 'scatter');
+    for (const [trace, each] of traces.entries()) {
+      const index = (each.customdata || []).findIndex(found => found[2] === module);
+      if (index >= 0) { return [number, trace, index]; }
+    }
+  }
+}"""
 
 pytestmark = pytest.mark.timeout(900)  # another process may be making the study
 
@@ -77,12 +89,11 @@ def tab(browser: Browser, address: str) -> Iterator[Watched]:
         tab.assert_well(address)
 
 
-def click_cell(tab: Watched, module: str) -> None:
-    """Click the cell of a module as a reader does: with the mouse, at its place on the screen."""
-    cells = "document.querySelector('.js-plotly-plot').data.at(-1).customdata"
-    index = tab.page.evaluate(f"module => {cells}.findIndex(cell => cell[2] === module)", module)
-    trace = tab.page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last
-    point = trace.locator(".point").nth(index)
+def click_mark(tab: Watched, module: str) -> None:
+    """Click the mark of a module as a reader does: with the mouse, at its place on the screen."""
+    plot, trace, index = tab.page.evaluate(MARK_OF, module)
+    traces = tab.page.locator(".js-plotly-plot").nth(plot).locator(".scatterlayer .trace")
+    point = traces.nth(trace).locator(".point").nth(index)
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     assert box is not None
@@ -102,7 +113,7 @@ def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
 ) -> None:
     tab.open(f"{address}/layers?run={RUN}&metric=srank")
     tab.page.wait_for_selector(".js-plotly-plot .point")
-    click_cell(tab, MODULE)
+    click_mark(tab, MODULE)
     expect(tab.page.locator("h3", has_text=MODULE)).to_be_visible()
     tab.page.wait_for_url("**module=**")
     assert parse_qs(urlparse(tab.page.url).query)["module"] == [MODULE]
@@ -112,6 +123,15 @@ def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(
         for label, chosen in (("Run", RUN), ("Quantity", "srank"), ("Matrix", MODULE)):
             expect(other.page.get_by_role("combobox", name=label)).to_have_value(chosen)
         other.assert_well(address)
+
+
+@pytest.mark.parametrize("name", ["layers", "subspaces"])
+def test_a_click_is_not_lost_to_the_look_for_changed_files(tab: Watched, address: str, name: str) -> None:
+    followed = FollowedFirst.of(tab.page, f"{address}/{name}?run={RUN}&module={OTHER_MODULE}")
+    tab.settle()
+    click_mark(tab, MODULE)
+    expect(tab.page.get_by_role("combobox", name="Matrix")).to_have_value(MODULE)
+    assert followed.put_before == 1
 
 
 @pytest.mark.parametrize(("name", "figures"), [("", 1), ("layers", 2), ("compare", 1)])
