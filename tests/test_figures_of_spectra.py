@@ -38,7 +38,7 @@ def test_a_spectrum_bears_its_null_edge_and_ranks() -> None:
              for trace in figure.plot.data if trace.meta and "rank" in trace.meta}  # fmt: skip
     assert marks["rank_above_rounding", "y"] == (10.0, pytest.approx(0.1))
     assert marks["rank_above_rounding", "y2"][1] == pytest.approx(np.sum(DECAY[:10] ** 2) / np.sum(DECAY**2))
-    assert len([trace for trace in figure.plot.data if trace.name == "above rounding = 10"]) == 1
+    assert len([trace for trace in figure.plot.data if trace.name == "above rounding = 10" and trace.showlegend]) == 1
     assert "0.1" in figure.caption
     assert "Rounding: resolved" in figure.caption
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.io.json import to_json_plotly
 
 __all__ = ["drawn_once"]
 
@@ -39,11 +40,21 @@ def drawn_once(plot: go.Figure, *, clickable: bool = False) -> go.Figure:
         _with_lists({name: value for name, value in trace.to_plotly_json().items() if name != "meta"})
         for trace in plot.data
     ]
-    layout = plot.layout.to_plotly_json() | (_CLICKED if clickable else {})
-    sent = go.Figure({"data": traces, "layout": _with_lists(layout)})
-    sent.layout.template = None
-    sent.layout.datarevision = hashlib.blake2b(sent.to_json().encode(), digest_size=16).hexdigest()
-    return sent
+    layout = {name: value for name, value in plot.layout.to_plotly_json().items() if name != "template"}
+    sent = {"data": traces, "layout": _with_lists(layout | (_CLICKED if clickable else {}))}
+    sent["layout"]["datarevision"] = hashlib.blake2b(to_json_plotly(sent).encode(), digest_size=16).hexdigest()
+    return _Sent(sent)
+
+
+class _Sent(go.Figure):
+    """Has the form in which it is sent, and is not copied and searched each time that it is: a map, with each click."""
+
+    def __init__(self, sent: dict[str, Any]) -> None:
+        super().__init__()
+        self._sent = sent
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self._sent)
 
 
 def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:

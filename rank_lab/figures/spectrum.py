@@ -23,7 +23,7 @@ from rank_lab.figures.style import (
     new_plot,
     palette,
 )
-from rank_lab.spectrum_curve import MARKED, SpectrumCurve, short_names
+from rank_lab.spectrum_curve import MARKED, RankMark, SpectrumCurve, short_names
 
 __all__ = ["spectrum"]
 
@@ -88,8 +88,9 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         _add_curve(plot, curve, label(name), looks[name])
         _add_levels(plot, curve, smallest, style)
     for curve, name in zip(curves, names, strict=True):
-        _add_ranks(plot, curve, looks[name])
-    _add_rank_keys(plot, curves, style)
+        _add_ranks(plot, curve, looks[name], keyed=len(curves) == 1)
+    if len(curves) > 1:
+        _add_rank_keys(plot, curves, style)
     metrics = tuple(metric for metric in MARKED if any(_marked(curve, metric) for curve in curves))
     return Figure("spectrum", "Singular values", plot, _data(curves), _caption(curves, common, metrics), metrics)
 
@@ -132,7 +133,7 @@ def _add_curve(plot: go.Figure, curve: SpectrumCurve, name: str, look: Mark) -> 
         first = state == points["state"].iloc[0]
         for number, column in (("", "singular_value"), ("2", "energy")):
             plot.add_trace(
-                go.Scatter(
+                _scatter(
                     x=own["index"],
                     y=own[column],
                     mode="lines+markers" if few else "lines",
@@ -156,7 +157,7 @@ def _add_nulls(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -
         line = {"color": palette(style).null, "width": 1, "dash": "solid" if kind == "white noise" else "dash"}
         for number, column in (("", "singular_value"), ("2", "energy")):
             plot.add_trace(
-                go.Scatter(
+                _scatter(
                     x=curve.null["index"],
                     y=curve.null[column],
                     mode="lines",
@@ -183,7 +184,7 @@ def _add_levels(plot: go.Figure, curve: SpectrumCurve, smallest: float, style: S
         name = level_name if beside else f"{level_name}: {level:.1e}, below the axis"
         there = any(trace.name == name for trace in plot.data)
         plot.add_trace(
-            go.Scatter(
+            _scatter(
                 x=[1, curve.bound] if beside else [None],
                 y=[level, level] if beside else [None],
                 mode="lines",
@@ -196,25 +197,31 @@ def _add_levels(plot: go.Figure, curve: SpectrumCurve, smallest: float, style: S
         )
 
 
+def _scatter(**settings: Any) -> dict[str, Any]:
+    """A trace; as a dictionary, as plotly reads an object once more when it is added."""
+    return {"type": "scatter"} | settings
+
+
 def _marked(curve: SpectrumCurve, metric: str) -> bool:
     return any(mark.metric == metric and pd.notna(mark.singular_value) for mark in curve.ranks)
 
 
-def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark) -> None:
+def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark, *, keyed: bool) -> None:
+    """On both panels; keyed: the legend says which symbol is which, and the rank itself."""
     for mark in curve.ranks:
         if math.isnan(mark.singular_value):
             continue
-        marker = {"symbol": _RANK_SYMBOLS[mark.metric], "size": 11, "color": look.color}
+        marker = {"symbol": _RANK_SYMBOLS[mark.metric], "size": 11, "color": look.color, "line": {"width": 2}}
         for number, height in (("", mark.singular_value), ("2", mark.energy)):
             plot.add_trace(
-                go.Scatter(
+                _scatter(
                     x=[mark.index],
                     y=[height],
                     mode="markers",
-                    marker=marker | {"line": {"width": 2}},
-                    name=mark.symbol,
+                    marker=marker,
+                    name=f"{_key(mark)} = {mark.index:.3g}",
                     legendgroup=mark.metric,
-                    showlegend=False,
+                    showlegend=keyed and not number,
                     xaxis=f"x{number}",
                     yaxis=f"y{number}",
                     hovertemplate=f"{mark.symbol} = {mark.index:.4g}<extra></extra>",
@@ -224,23 +231,25 @@ def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark) -> None:
 
 
 def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Style) -> None:
-    """What the symbols mean; of a single spectrum with the numbers."""
+    """What the symbols mean, whichever the spectrum."""
     for metric, symbol in _RANK_SYMBOLS.items():
         found = [mark for curve in curves for mark in curve.ranks if mark.metric == metric]
         if not any(pd.notna(mark.singular_value) for mark in found):
             continue
-        key = found[0].symbol.removeprefix("directions ")
-        number = f" = {found[0].index:.3g}" if len(curves) == 1 else ""
         plot.add_trace(
-            go.Scatter(
+            _scatter(
                 x=[None],
                 y=[None],
                 mode="markers",
-                name=f"{key}{number}",
+                name=_key(found[0]),
                 legendgroup=metric,
                 marker={"symbol": symbol, "size": 10, "color": palette(style).text, "line": {"width": 2}},
             )
         )
+
+
+def _key(mark: RankMark) -> str:
+    return mark.symbol.removeprefix("directions ")
 
 
 _COLUMNS = (
