@@ -4,10 +4,9 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from rank_lab.errors import RankLabError
 from rank_lab.study import Study
 
-__all__ = ["opened", "read_ahead", "study"]
+__all__ = ["opened", "study"]
 
 
 def study() -> Study:
@@ -25,11 +24,3 @@ def study() -> Study:
 def opened(folder: str) -> Study:
     """The reader of a folder, in this process the same for all; a failure is not kept."""
     return Study(Path(folder).resolve())
-
-
-def read_ahead(folder: str) -> None:
-    """Read the study before there is a page; what cannot be read is said by the pages."""
-    try:
-        opened(folder).problems()
-    except (RankLabError, OSError):
-        return

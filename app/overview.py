@@ -16,7 +16,7 @@ from .guarded import in_words
 from .shown import Draw, show_figure, show_table
 from .text import escaped
 
-__all__ = ["coverage_of", "page"]
+__all__ = ["coverage_of", "page", "read_ahead"]
 
 
 def page(study: Study) -> None:
@@ -39,6 +39,16 @@ def page(study: Study) -> None:
             with in_words():
                 show_figure(coverage_of(study), key="coverage")
     _beside(study)
+
+
+def read_ahead(study: Study) -> None:
+    """Read, count and draw what the page shows, so that its first reader does not wait for it."""
+    study.problems()  # reads all that is there
+    if study.reports():
+        state = (str(study.folder), study.signature())
+        _tables(study, state)
+        _overview(study, state, every=True)
+        noise_and_coverage(_overview(study, state, every=False), "light")
 
 
 def coverage_of(study: Study) -> Draw:

@@ -41,7 +41,8 @@ def _serve(settings: dict[str, Any], study: str) -> None:
     about_caches = getLogger("streamlit.runtime.caching.cache_data_api")
     about_caches.disabled = True  # pages are loaded before there is a server, which it warns of
     pages = import_module(f"{app}.navigation").PAGES
-    import_module(f"{app}.opened").read_ahead(study)
+    with suppress(Exception):  # the pages say what is wrong with a study
+        import_module(f"{app}.overview").read_ahead(import_module(f"{app}.opened").opened(study))
     gc.freeze()  # Streamlit collects garbage after each run, before the last of a page is sent; here is none
     about_caches.disabled = False
     sys.argv[1:] = [study]  # of the script

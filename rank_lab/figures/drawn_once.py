@@ -41,12 +41,12 @@ def drawn_once(plot: go.Figure, *, clickable: bool = False) -> go.Figure:
         for trace in plot.data
     ]
     layout = {name: value for name, value in plot.layout.to_plotly_json().items() if name != "template"}
-    sent = {"data": traces, "layout": _with_lists(layout | (_CLICKED if clickable else {}))}
+    sent: dict[str, Any] = {"data": traces, "layout": _with_lists(layout | (_CLICKED if clickable else {}))}
     sent["layout"]["datarevision"] = hashlib.blake2b(to_json_plotly(sent).encode(), digest_size=16).hexdigest()
     return _Sent(sent)
 
 
-class _Sent(go.Figure):
+class _Sent(go.Figure):  # type: ignore[misc]  # plotly has no types
     """Has the form in which it is sent, and is not copied and searched each time that it is: a map, with each click."""
 
     def __init__(self, sent: dict[str, Any]) -> None:
