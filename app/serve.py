@@ -8,6 +8,7 @@ Streamlit's does not. Each small answer then waits up to 40 ms for the browser t
 
 import errno
 import gc
+import inspect
 import json
 import socket
 import sys
@@ -43,11 +44,18 @@ def _serve(settings: dict[str, Any], study: str) -> None:
     pages = import_module(f"{app}.navigation").PAGES
     with suppress(Exception):  # the pages say what is wrong with a study
         import_module(f"{app}.overview").read_ahead(import_module(f"{app}.opened").opened(study))
+    _ask_ahead()
     gc.freeze()  # Streamlit collects garbage after each run, before the last of a page is sent; here is none
     about_caches.disabled = False
     sys.argv[1:] = [study]  # of the script
     with listening, suppress(KeyboardInterrupt):  # how it ends
         _run(app, [path for *_, path in pages], settings, listening)
+
+
+def _ask_ahead() -> None:
+    """What Streamlit looks up for the first element and keeps: a quarter of a second of the first page."""
+    import_module("streamlit.emojis")  # a pattern of all, for the icon of the page
+    inspect.stack()  # the file of each module, to tell where it is called from
 
 
 def _listening(host: str, port: int) -> socket.socket:
