@@ -37,7 +37,7 @@ def page(study: Study) -> None:
         show_figure(draw, key="by_kind")
         show_table(table.summary, name=f"kinds-{metric}", key="kinds_table")
     if len(places) < 2:
-        st.info("Choose a second run or step, to see it against the first.", icon="ℹ️")
+        st.info("Choose a second run or step, to see it against the first.", icon=":material/info:")
         return
     st.subheader("Module by module")
     with in_words():

@@ -43,7 +43,7 @@ def page(study: Study) -> None:
 def _functional(study: Study) -> None:
     choices, metric = choose_functional(study)
     for warning in choices.warnings:
-        st.warning(escaped(warning), icon="⚠️")
+        st.warning(escaped(warning), icon=":material/warning:")
     with in_words():
         draw, table = depth_of(choices, metric)
         show_figure(draw, key="functional_depth")

@@ -29,12 +29,12 @@ def guarded(page: Page) -> Callable[[], None]:
         try:
             page(study())
         except RankLabError as error:
-            st.error(escaped(str(error)), icon="⚠️")
+            st.error(escaped(str(error)), icon=":material/warning:")
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets words and the log the rest
             _LOG.exception("a page failed")
             what = f"{type(error).__name__}: {plain(str(error), limit=300)}"
             text = f"This page could not be shown ({what}). The other pages are not affected; the log has the details."
-            st.error(escaped(text), icon="⚠️")
+            st.error(escaped(text), icon=":material/warning:")
 
     return shown
 
@@ -45,4 +45,4 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except RankLabError as error:
-        st.warning(escaped(str(error)), icon="⚠️")
+        st.warning(escaped(str(error)), icon=":material/warning:")

@@ -11,7 +11,7 @@ __all__ = ["say_missing", "say_problems"]
 
 def say_missing(sentence: str, command: str) -> None:
     """What is not there, and how it comes to be."""
-    st.info(escaped(sentence), icon="ℹ️")
+    st.info(escaped(sentence), icon=":material/info:")
     st.code(command, language=None, wrap_lines=True)
 
 
@@ -19,5 +19,5 @@ def say_problems(study: Study, *ends: str) -> bool:
     """Parts of the study that cannot be read, by the ends of their names; whether there are any."""
     found = [each for each in study.problems() if each.part.endswith(ends)]
     for each in found:
-        st.error(escaped(f"{each.part}: {each.message}"), icon="⚠️")
+        st.error(escaped(f"{each.part}: {each.message}"), icon=":material/warning:")
     return bool(found)

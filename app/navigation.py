@@ -45,7 +45,7 @@ PAGES = (
 
 def run() -> None:
     """Show the page that the URL names."""
-    st.set_page_config(page_title="rank_lab", page_icon="📐", layout="wide")
+    st.set_page_config(page_title="rank_lab", layout="wide")
     sections: dict[str, list[st.Page]] = {}
     for section, page, title, path in PAGES:
         first = not sections

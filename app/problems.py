@@ -15,6 +15,6 @@ def show_problems(study: Study) -> None:
     if not found:
         return
     parts = f"{len(found)} parts" if len(found) > 1 else "1 part"
-    with st.expander(f"{parts} of this study cannot be read", icon="⚠️"):
+    with st.expander(f"{parts} of this study cannot be read", icon=":material/warning:"):
         for each in found:
             st.markdown(f"**{escaped(each.part)}**: {escaped(each.message)}")

@@ -150,7 +150,9 @@ def _files(study: Study, plan: RankPlan, found: PlanBasis, options: dict[str, ob
         study, first.run, first.step, options
     )  # fmt: skip
     if not plan.ranks:
-        st.info(escaped("No module has a rank, so that there is no adapter to train or to extract."), icon="ℹ️")
+        st.info(
+            escaped("No module has a rank, so that there is no adapter to train or to extract."), icon=":material/info:"
+        )
         return
     left, right = st.columns(2)
     left.download_button(

@@ -92,10 +92,9 @@ def _shown(curve: Curve) -> None:
     show_table(stage_table(curve, seed=seed), name="stages", key="stages")
     st.subheader("Gates")
     control = choose_control(curve)
-    left, right = st.columns(2)
-    with left, in_words():
+    with in_words():
         show_figure(gates_of(curve, control), key="gates")
-    with right, in_words():
+    with in_words():
         show_figure(gates_over_stages_of(curve, control), key="gates_along_stages")
 
 

@@ -44,7 +44,7 @@ def show_figure(draw: Draw, *, key: str, clickable: bool = False) -> None:
         on_select="rerun" if clickable else "ignore", selection_mode="points",
     )  # fmt: skip
     st.caption(escaped(figure.caption))
-    with st.popover("Download", icon="⬇️"):
+    with st.popover("Download", icon=":material/download:"):
         _downloads(figure, draw, key)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rank_lab.figures.style import STYLES, Style, faint, kind_marks, label, legend, log_axis, marks, new_plot, palette
+from rank_lab.figures.legends import legend
+from rank_lab.figures.style import STYLES, Style, faint, kind_marks, label, log_axis, marks, new_plot, palette
 from rank_lab.names import KINDS
 
 Colour = npt.NDArray[np.float64]

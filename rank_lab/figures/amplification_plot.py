@@ -9,7 +9,7 @@ from rank_lab.figures.captions import caption
 from rank_lab.figures.error_bars import floats
 from rank_lab.figures.figure import Figure
 from rank_lab.figures.legends import legend
-from rank_lab.figures.style import Style, label, marks, new_plot, palette
+from rank_lab.figures.style import Style, label, log_axis, marks, new_plot, palette
 from rank_lab.module_grid import NO_LAYER
 from rank_lab.subspace_views import AmplificationView
 
@@ -55,7 +55,9 @@ def amplification_plot(view: AmplificationView, style: Style = "light") -> Figur
         type="category", tickangle=0, categoryorder="array", categoryarray=columns, tickvals=columns[::every],
         ticktext=["no<br>layer" if each == NO_LAYER else each for each in columns[::every]],
     )  # fmt: skip
-    plot.update_yaxes(type="log", exponentformat="power")
+    drawn = table[["amplification", "random_amplification", "own_amplification"]].astype("float64")
+    positive = drawn.where(drawn > 0)
+    plot.update_yaxes(**log_axis(float(positive.min().min()), float(positive.max().max())))
     return Figure("amplification", "Amplification", plot, table, _caption(view), ("amplification",))
 
 

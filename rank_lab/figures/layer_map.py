@@ -1,5 +1,6 @@
 """Heat map: layers across, kinds of module down."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from rank_lab.shown_values import quantity_label
 __all__ = ["CLICKED", "layer_map"]
 
 _LARGEST, _WIDTH = 24, 500  # pixels: of a square; of all columns on a narrow screen
+_TICKS = 14  # the most that stand beside each other on a narrow screen, with three digits
 
 CLICKED = "cells"
 """Name of the trace of squares that a click selects: plotly tells of no click on a heat map itself."""
@@ -63,7 +65,7 @@ def layer_map(table: LayerTable, style: Style = "light") -> Figure:
         if len(cells):
             plot.add_trace(_sign(cells, sign, style))
     plot.add_trace(_squares(table, quantity))
-    ticks = list(table.columns[:: max(len(table.columns) // 20, 1)])
+    ticks = list(table.columns[:: math.ceil(len(table.columns) / _TICKS) or 1])
     plot.update_xaxes(
         type="category", categoryorder="array", categoryarray=list(table.columns), showgrid=False, tickvals=ticks,
         tickangle=0, ticktext=["no<br>layer" if column == NO_LAYER else column for column in ticks],

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 from rank_lab.errors import RankLabError
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.over_text import DIVIDED, counted
-from rank_lab.figures.style import Style, kind_marks, label, legend, log_axis, new_plot, palette
+from rank_lab.figures.style import Style, kind_marks, label, log_axis, new_plot, palette
 from rank_lab.names import KINDS
 from rank_lab.run_comparison import RunComparison
 from rank_lab.shown_values import quantity_label

@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from rank_lab.coverage_overview import NOT_MEASURED, STATUSES, CoverageOverview
 from rank_lab.figures.captions import caption
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.over_text import counted
-from rank_lab.figures.style import Style, axis, beside_names, fixed_margins, label, legend, merged, new_plot, palette
+from rank_lab.figures.style import Style, axis, beside_names, fixed_margins, label, merged, new_plot, palette
 from rank_lab.rank_summaries import REGIMES
 
 __all__ = ["noise_and_coverage"]
@@ -45,7 +46,7 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
     names = _names(overview.places)
     bars = max(22 * len(names), 50)  # pixels of a panel
     share_of_panel = bars / (2 * bars + _GAP)
-    height = 2 * bars + _GAP + (110 if style == "paper" else 150)
+    height = 2 * bars + _GAP + (110 if style == "paper" else 170)
     rows = {"categoryorder": "array", "categoryarray": list(reversed(names)), "type": "category", "showgrid": False}
     share = {"range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1]}
     plot = new_plot(
@@ -63,9 +64,9 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
                 "yaxis": {"domain": [1 - share_of_panel, 1]} | rows,
                 "xaxis2": axis(style, "share of matrices", anchor="y2", **share),
                 "yaxis2": axis(style, "", domain=[0, share_of_panel], anchor="x2", **rows),
-                "margin": {"r": 30, "b": 90},
+                "margin": {"r": 30, "b": 110},  # two rows of legend; for more, plotly draws the plot twice
             },
-            beside_names(names, style) and fixed_margins(style, "xaxis2", "yaxis2") | beside_names(names, style),
+            beside_names(names, style) and fixed_margins(style, "yaxis2") | beside_names(names, style),
         ),
     )
     _add_bars(plot, overview.statuses, ("status", "tensors", ""), STATUSES, style)

@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 from rank_lab.depth_table import DepthTable
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.null_line import null_lines
 from rank_lab.figures.over_text import DIVIDED, counted
 from rank_lab.figures.signs import add_signs
-from rank_lab.figures.style import Mark, Style, kind_marks, label, legend, marks, new_plot
+from rank_lab.figures.style import Mark, Style, kind_marks, label, marks, new_plot
 from rank_lab.shown_values import quantity_label
 
 __all__ = ["rank_along_depth"]

@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 from rank_lab.figures.background_points import add_background, background_rows, background_words
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.null_line import null_lines
 from rank_lab.figures.over_text import DIVIDED, counted, counted_states
 from rank_lab.figures.signs import add_signs
-from rank_lab.figures.style import Mark, Style, faint, kind_marks, label, legend, log_axis, marks, new_plot
+from rank_lab.figures.style import Mark, Style, faint, kind_marks, label, log_axis, marks, new_plot
 from rank_lab.shown_values import quantity_label
 from rank_lab.training_table import TrainingTable
 

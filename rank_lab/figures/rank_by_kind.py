@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, definition, place
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.over_text import DIVIDED, counted, counted_states
-from rank_lab.figures.style import Mark, Style, faint, label, legend, marks, new_plot, palette
+from rank_lab.figures.style import Mark, Style, faint, label, marks, new_plot, palette
 from rank_lab.kind_table import KindTable
 from rank_lab.shown_values import quantity_label
 

@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from rank_lab.errors import RankLabError
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.style import (
     Mark,
     Style,
     axis,
     fixed_margins,
     label,
-    legend,
     log_axis,
     marks,
     merged,
@@ -32,7 +32,6 @@ _RANK_SYMBOLS: dict[str, str] = dict(
 )
 _FEW = 24  # points of a line whose values are marked one by one
 _BELOW = 10**-1.5  # of the smallest value: what lies below is named and not drawn
-_BELOW_TICKS = {"xaxis2": {"title": {"standoff": 20}}}  # where plotly measures no labels it takes powers to be lower
 _ROOM = 0.05  # of the height of the axis, below and above
 
 
@@ -68,7 +67,7 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         title=title,
         x="",
         y="σᵢ",
-        height=380 if style == "paper" else 560,
+        height=380 if style == "paper" else 620,
         legend=legend(style),
         **merged(
             {
@@ -76,9 +75,9 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
                 "yaxis": {"domain": [0.4, 1]} | _heights(curves),
                 "xaxis2": axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
                 "yaxis2": axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
-                "margin": {"b": 90},  # with the legend below
+                "margin": {"b": 150},  # four rows of legend; for more, plotly draws the plot twice
             },
-            merged(fixed_margins(style, "xaxis2", "yaxis2"), {} if style == "paper" else _BELOW_TICKS),
+            fixed_margins(style, "yaxis2"),
         ),
     )
     looks = marks(names, style)
@@ -219,12 +218,12 @@ def _add_ranks(plot: go.Figure, curve: SpectrumCurve, look: Mark, *, keyed: bool
                     y=[height],
                     mode="markers",
                     marker=marker,
-                    name=f"{_key(mark)} = {mark.index:.3g}",
+                    name=f"{_key(mark)} = {_rank(mark, 3)}",
                     legendgroup=mark.metric,
                     showlegend=keyed and not number,
                     xaxis=f"x{number}",
                     yaxis=f"y{number}",
-                    hovertemplate=f"{mark.symbol} = {mark.index:.4g}<extra></extra>",
+                    hovertemplate=f"{mark.symbol} = {_rank(mark, 4)}<extra></extra>",
                     meta={"rank": mark.metric},
                 )
             )
@@ -250,6 +249,11 @@ def _add_rank_keys(plot: go.Figure, curves: Sequence[SpectrumCurve], style: Styl
 
 def _key(mark: RankMark) -> str:
     return mark.symbol.removeprefix("directions ")
+
+
+def _rank(mark: RankMark, digits: int) -> str:
+    """Whole from a thousand on, where digits alone would give it an exponent."""
+    return f"{mark.index:,.0f}" if mark.index >= 1000 else f"{mark.index:.{digits}g}"
 
 
 _COLUMNS = (

@@ -5,8 +5,9 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.captions import caption, place
 from rank_lab.figures.figure import Figure
+from rank_lab.figures.legends import legend
 from rank_lab.figures.over_text import counted
-from rank_lab.figures.style import Style, faint, label, legend, log_axis, marks, new_plot, palette
+from rank_lab.figures.style import Style, faint, label, log_axis, marks, new_plot, palette
 from rank_lab.spectrum_bands import SpectrumBands
 
 __all__ = ["spectrum_bands_plot"]

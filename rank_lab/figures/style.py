@@ -23,7 +23,6 @@ __all__ = [
     "fixed_margins",
     "kind_marks",
     "label",
-    "legend",
     "log_axis",
     "marks",
     "merged",
@@ -186,16 +185,6 @@ def label(name: str) -> str:
     ('&lt;b&gt;q&lt;/b&gt; &#36;x&#36;', 'a\\x1b[2J')
     """
     return html.escape(plain(str(name)), quote=False).replace("$", "&#36;")
-
-
-def legend(style: Style) -> dict[str, Any]:
-    """Place of a legend that leaves a narrow plot its width: below it on screen, above it in print."""
-    across = {
-        "orientation": "h", "x": 0.0, "xanchor": "left", "bgcolor": "rgba(0,0,0,0)", "traceorder": "normal",
-    }  # fmt: skip
-    if style == "paper":
-        return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "tracegroupgap": 0}
-    return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
 
 
 def log_axis(smallest: float, largest: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.demo_study import PLAN
 RUN = "full-1e-4"  # of the demo
 MODULE, OTHER_MODULE = "model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
 ADDRESSES = ["", *(name for _, _, _, name in PAGES[1:])]  # the first page has the address of the whole
+WITHOUT_FIGURES = ("function",)  # of which the demo has nothing
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 # Counts, plot by plot, how often plotly is given the same plot again and how often it then draws it again.
 COUNTED = """
@@ -39,6 +40,19 @@ Object.defineProperty(HTMLElement.prototype, 'on', {configurable: true, set(list
 }});
 """
 
+DRAWN = """() => { const drawn = document.querySelectorAll('.js-plotly-plot .infolayer').length;
+  return drawn > 0 && drawn === document.querySelectorAll('[data-testid=stPlotlyChart]').length; }"""
+# Pairs of texts, of the legend, the title, and titles and ticks of axes, that lie on each other.
+COVERED = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
+  const parts = [...plot.querySelectorAll('.legend, .gtitle, .infolayer [class*=title], .xaxislayer-above text')];
+  const ticks = [...plot.querySelectorAll('[class*=axislayer] text')];
+  const drawn = [...new Set([...parts, ...ticks])].map(each => [each, each.getBoundingClientRect()])
+    .filter(([, box]) => box.width && box.height);
+  const inside = (one, other) => one.contains(other) || other.contains(one);
+  return drawn.flatMap(([one, a], index) => drawn.slice(index + 1).filter(([other, b]) => !inside(one, other)
+    && a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 2 && b.top < a.bottom - 2
+  ).map(([other]) => `${one.textContent} | ${other.textContent}`));
+})"""
 # Where the mark of a module is: of which plot, of which trace of points, the how manieth.
 MARK_OF = """module => {
   for (const [number, plot] of [...document.querySelectorAll('.js-plotly-plot')].entries()) {
@@ -101,11 +115,28 @@ def click_mark(tab: Watched, module: str) -> None:
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
-def test_every_page_opens(tab: Watched, address: str, name: str) -> None:
+def test_every_page_opens_and_no_text_of_a_plot_lies_on_another(tab: Watched, address: str, name: str) -> None:
     tab.open(f"{address}/{name}")
     assert urlparse(tab.page.url).path.strip("/") == name
     assert tab.page.get_by_text("This page could not be shown").count() == 0
     assert tab.page.get_by_text("Deploy", exact=True).count() == 0
+    if name not in WITHOUT_FIGURES:
+        tab.page.wait_for_function(DRAWN)
+        assert covered(tab) == []
+    if name and name not in WITHOUT_FIGURES:  # a name of 60 characters leaves a narrow overview no room
+        tab.page.set_viewport_size({"width": 800, "height": 1400})
+        assert covered(tab) == []
+
+
+def covered(tab: Watched) -> list[str]:
+    """Pairs of texts in plots, one on the other, once there are none or none go away any more."""
+    found: list[str] = []
+    for _ in range(10):  # a plot follows the width of the page, and is drawn again where it measures its texts
+        tab.page.wait_for_timeout(500)
+        found = tab.page.evaluate(COVERED)
+        if not found:
+            break
+    return found
 
 
 def test_a_click_on_the_map_shows_the_matrix_and_the_address_can_be_shared(

@@ -2,10 +2,12 @@
 
 import asyncio
 import http.client
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
+from xml.etree import ElementTree as ET
 
 import pytest
 import streamlit
@@ -62,6 +64,25 @@ def test_streamlits_files_are_whole_and_kept_by_browsers(server: http.client.HTT
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "public, immutable, max-age=31536000"
     assert answer.headers.get_content_subtype() == {".js": "javascript", ".css": "css"}[file.suffix]
+
+
+@pytest.mark.parametrize("path", ["/", "/layers"])
+def test_a_page_has_our_name_and_icon_and_asks_early_for_scripts_that_are_there(
+    server: http.client.HTTPConnection, path: str
+) -> None:
+    page = got(server, path)
+    assert re.findall("<title>(.*?)</title>", page) == ["rank_lab"]
+    (icon,) = re.findall('<link rel="icon" href="data:image/svg\\+xml,(.*?)">', page)
+    assert ET.fromstring(unquote(icon)).tag == "{http://www.w3.org/2000/svg}svg"
+    (script,) = re.findall('rel: "modulepreload", href: "(.*?)"', page)
+    assert "plotly" in got(server, script)
+
+
+def got(server: http.client.HTTPConnection, path: str) -> str:
+    server.request("GET", path)
+    answer = server.getresponse()
+    assert answer.status == 200
+    return answer.read().decode()
 
 
 @pytest.mark.parametrize(
