@@ -18,7 +18,7 @@ WIDTH = 1200
 COLOURS = 255  # of the palette, chosen by coverage: the median cut merges the colours of thin lines
 PAGES = {
     # file, address, height
-    "dashboard-layers.png": ("layers?run=full-4e-4&module=model.layers.1.mlp.down_proj", 1480),
+    "dashboard-layers.png": ("layers?run=full-4e-4&module=model.layers.1.mlp.down_proj", 1600),
     "dashboard-forgetting.png": ("forgetting", 960),
 }
 

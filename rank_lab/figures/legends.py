@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from rank_lab.figures.style import Mark, Style
 
-__all__ = ["key", "legend"]
+__all__ = ["key", "legend", "room_below"]
 
 
 def legend(style: Style) -> dict[str, Any]:
@@ -23,6 +23,24 @@ def legend(style: Style) -> dict[str, Any]:
     if style == "paper":
         return across | {"y": 1.02, "yanchor": "bottom", "font": {"size": 10}, "tracegroupgap": 0}
     return across | {"yref": "container", "y": 0.0, "yanchor": "bottom"}
+
+
+def room_below(style: Style, *, rows: int) -> dict[str, int]:
+    """Margin of a plot with a legend below it on a screen.
+
+    Parameters
+    ----------
+    style
+        Of the plot; in print a legend stands above it.
+    rows
+        For which there is room. Of more, plotly moves the axis up, and draws the plot twice to do so.
+
+    Examples
+    --------
+    >>> room_below("dark", rows=2), room_below("paper", rows=2)
+    ({'b': 110}, {})
+    """
+    return {} if style == "paper" else {"b": 70 + 20 * rows}
 
 
 def key(name: str, look: Mark, *, group: str, line: bool = False) -> go.Scatter:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from rank_lab.coverage_overview import NOT_MEASURED, STATUSES, CoverageOverview
 from rank_lab.figures.captions import caption
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.legends import legend
+from rank_lab.figures.legends import legend, room_below
 from rank_lab.figures.over_text import counted
 from rank_lab.figures.style import Style, axis, beside_names, fixed_margins, label, merged, new_plot, palette
 from rank_lab.rank_summaries import REGIMES
@@ -64,7 +64,7 @@ def noise_and_coverage(overview: CoverageOverview, style: Style = "light") -> Fi
                 "yaxis": {"domain": [1 - share_of_panel, 1]} | rows,
                 "xaxis2": axis(style, "share of matrices", anchor="y2", **share),
                 "yaxis2": axis(style, "", domain=[0, share_of_panel], anchor="x2", **rows),
-                "margin": {"r": 30, "b": 110},  # two rows of legend; for more, plotly draws the plot twice
+                "margin": {"r": 30} | room_below(style, rows=2),
             },
             beside_names(names, style) and fixed_margins(style, "yaxis2") | beside_names(names, style),
         ),

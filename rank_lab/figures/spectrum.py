@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from rank_lab.errors import RankLabError
 from rank_lab.figures.captions import caption, definition
 from rank_lab.figures.figure import Figure
-from rank_lab.figures.legends import legend
+from rank_lab.figures.legends import legend, room_below
 from rank_lab.figures.style import (
     Mark,
     Style,
@@ -67,7 +67,7 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
         title=title,
         x="",
         y="σᵢ",
-        height=380 if style == "paper" else 620,
+        height=420 if style == "paper" else 620,
         legend=legend(style),
         **merged(
             {
@@ -75,7 +75,7 @@ def spectrum(curves: Sequence[SpectrumCurve], style: Style = "light") -> Figure:
                 "yaxis": {"domain": [0.4, 1]} | _heights(curves),
                 "xaxis2": axis(style, "index i", anchor="y2", domain=[0, 1], **indices),
                 "yaxis2": axis(style, "energy up to i", domain=[0, 0.33], range=[0, 1.1], anchor="x2", dtick=0.5),
-                "margin": {"b": 150},  # four rows of legend; for more, plotly draws the plot twice
+                "margin": room_below(style, rows=4),
             },
             fixed_margins(style, "yaxis2"),
         ),
@@ -253,7 +253,7 @@ def _key(mark: RankMark) -> str:
 
 def _rank(mark: RankMark, digits: int) -> str:
     """Whole from a thousand on, where digits alone would give it an exponent."""
-    return f"{mark.index:,.0f}" if mark.index >= 1000 else f"{mark.index:.{digits}g}"
+    return f"{mark.index:,.0f}" if round(mark.index) >= 1000 else f"{mark.index:.{digits}g}"
 
 
 _COLUMNS = (
