@@ -29,7 +29,7 @@ _HEAD = {
 }
 _SERVER = "<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin}</script>"
 _LATER = """<script>addEventListener("load", () => document.head.append(
-Object.assign(document.createElement("link"), {rel: "modulepreload", href: "%s"})))</script>"""
+Object.assign(document.createElement("link"), {rel: "modulepreload", href: "SCRIPT"})))</script>"""
 
 
 def shell_routes(paths: Iterable[str]) -> list[Route]:
@@ -69,4 +69,4 @@ def shell(page: str, scripts: Iterable[str] = ()) -> str:
     """
     for theirs, ours in _HEAD.items():
         page = re.sub(theirs, ours, page, count=1)
-    return page.replace("<head>", f"<head>{_SERVER}{''.join(_LATER % each for each in scripts)}", 1)
+    return page.replace("<head>", f"<head>{_SERVER}{''.join(_LATER.replace('SCRIPT', each) for each in scripts)}", 1)
