@@ -175,7 +175,8 @@ def test_a_figure_is_drawn_once(tab: Watched, address: str, name: str, figures: 
 
 def test_downloads_arrive_and_parse(tab: Watched, address: str, study: Path) -> None:
     tab.open(f"{address}/layers?run={RUN}&step={PLAN.steps}&metric=%CF%83%E2%82%81")
-    tab.page.get_by_role("button", name="Download").first.click()
+    # not the button of the same word that a plot has once it is drawn
+    tab.page.get_by_role("button", name="Download", exact=True).first.click()
     with tab.page.expect_download() as data:
         tab.page.get_by_role("button", name="Data (CSV)").first.click()
     found = pd.read_csv(io.BytesIO(Path(data.value.path()).read_bytes())).set_index("modules")["value"]
@@ -197,7 +198,7 @@ def test_downloads_arrive_and_parse(tab: Watched, address: str, study: Path) -> 
 def test_text_is_legible(browser: Browser, address: str, scheme: Style) -> None:
     with watched(browser, scheme) as tab:
         tab.open(f"{address}/layers?run={RUN}")
-        tab.page.wait_for_selector(".js-plotly-plot .xtick text")
+        tab.page.wait_for_function(DRAWN)
         ratios = tab.page.evaluate(CONTRAST)
         background = tab.page.evaluate(
             "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
