@@ -8,7 +8,7 @@ Hence every table states that gap (:func:`relative_gap`).
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import subspace_angles
+from scipy.linalg import svdvals
 
 __all__ = [
     "chordal_distance",
@@ -25,8 +25,8 @@ Array = npt.NDArray[np.float64]
 def principal_angles(first: Array, second: Array) -> Array:
     r"""Principal angles between two subspaces, :math:`\cos\theta_i = \sigma_i(Q_1^T Q_2)`.
 
-    Small angles come from their sines, :math:`\sigma_i((I - Q_1 Q_1^T) Q_2)` [1]_ [2]_: a cosine cannot
-    tell angles below 1e-8 from zero.
+    Each comes from its cosine and its sine, a singular value of :math:`(I - Q_1 Q_1^T) Q_2` [1]_ [2]_: a cosine
+    cannot tell angles below 1e-8 from zero, nor a sine those near a right angle from it.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ def principal_angles(first: Array, second: Array) -> Array:
 
     Notes
     -----
-    O(d (k + l)^2).
+    O(d (k + l)^2). ``scipy.linalg.subspace_angles`` (1.17) takes the cosine of a small angle wherever another one is
+    beyond 45 degrees, and answers 0 for (1e-10, 1.0, 1.2).
 
     References
     ----------
@@ -62,7 +63,10 @@ def principal_angles(first: Array, second: Array) -> Array:
     _refuse_other_space(first, second)
     if not min(first.shape[1], second.shape[1]):
         return np.zeros(0)
-    return np.asarray(subspace_angles(first, second)[::-1], dtype=np.float64)
+    large, small = (first, second) if first.shape[1] >= second.shape[1] else (second, first)
+    across = large.T @ small
+    sines = svdvals(small - large @ across)[::-1]
+    return np.asarray(np.arctan2(sines, svdvals(across)), dtype=np.float64)
 
 
 def geodesic_distance(angles: Array) -> float:

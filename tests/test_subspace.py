@@ -29,12 +29,23 @@ def planted(angles: Array, dimension: int, generator: torch.Generator) -> tuple[
 
 
 @pytest.mark.parametrize(
-    "angles", [[0.0, 0.3, np.pi / 2], [1e-12, 1e-10, 1e-8], [0.7], [np.pi / 2 - 1e-9, np.pi / 2]], ids=str
+    "angles",
+    [
+        [0.0, 0.3, np.pi / 2],
+        [1e-12, 1e-10, 1e-8],
+        [0.7],
+        [np.pi / 2 - 1e-9, np.pi / 2],
+        [1e-10, 1.0, 1.2],  # most of them beyond 45 degrees, where scipy takes the small one from its cosine
+        [0.2, np.pi / 2 - 1e-10],
+        [1e-13, 1e-9, 1e-6, 0.7, np.pi / 4, 1.0, 1.57],
+    ],
+    ids=str,
 )
 def test_planted_angles_are_found(angles: list[float], generator: torch.Generator) -> None:
-    first, second = planted(np.array(angles), 40, generator)
-    assert principal_angles(first, second) == pytest.approx(angles, rel=1e-6, abs=1e-14)
-    assert principal_angles(second, first) == pytest.approx(angles, rel=1e-6, abs=1e-14)
+    for _ in range(20):  # how a cosine near one is rounded depends on the matrices and on the machine
+        first, second = planted(np.array(angles), 40, generator)
+        assert principal_angles(first, second) == pytest.approx(angles, rel=0.0, abs=1e-14)
+        assert principal_angles(second, first) == pytest.approx(angles, rel=0.0, abs=1e-14)
 
 
 def test_a_subspace_within_another_has_no_angle_to_it(generator: torch.Generator) -> None:
