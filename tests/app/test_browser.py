@@ -105,13 +105,22 @@ def tab(browser: Browser, address: str) -> Iterator[Watched]:
 
 def click_mark(tab: Watched, module: str) -> None:
     """Click the mark of a module as a reader does: with the mouse, at its place on the screen."""
+    tab.page.wait_for_function(DRAWN)  # plots further up move it
     plot, trace, index = tab.page.evaluate(MARK_OF, module)
     traces = tab.page.locator(".js-plotly-plot").nth(plot).locator(".scatterlayer .trace")
     point = traces.nth(trace).locator(".point").nth(index)
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     assert box is not None
-    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    label = tab.page.locator(".hoverlayer .hovertext")
+    for _ in range(100):  # plotly clicks what it has hovered over, and a mouse that moves once may come too early
+        tab.page.mouse.move(x - 40, y + 40)
+        tab.page.mouse.move(x, y)
+        tab.page.wait_for_timeout(200)
+        if label.count():
+            break
+    tab.page.mouse.click(x, y)
 
 
 @pytest.mark.parametrize("name", ADDRESSES)

@@ -199,7 +199,7 @@ def test_a_gate_is_float32_in_a_bfloat16_model(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base_model("llama").bfloat16(), tmp_path, autocast_adapter_dtype=False)
     assert {gate.dtype for name, gate in loaded.named_parameters() if "lora_gate" in name} == {torch.float32}
-    assert torch.equal(logits(loaded), expected)
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-2, atol=1e-3)
 
 
 def test_normal_gates() -> None:

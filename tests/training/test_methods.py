@@ -96,7 +96,9 @@ def test_a_method_keeps_its_promises(
         if name == "full"
         else PeftModel.from_pretrained(loaded(folder, architecture, kind), tmp_path / "tuned")
     )
-    assert torch.equal(logits(again), after)
+    kept = dict(again.named_parameters())
+    assert all(torch.equal(kept[path], value) for path, value in model.named_parameters() if path in trained)
+    torch.testing.assert_close(logits(again), after)  # its last bits depend on where in memory the weights lie
     is_analysed(tmp_path / "tuned", folder, name)
 
 
@@ -106,7 +108,7 @@ def starts_as_stated(method: Method, outputs: torch.Tensor, plain: torch.Tensor)
         return
     outputs = outputs[:, -plain.shape[1] :] if outputs.ndim == 3 else outputs  # PEFT gives those of prompts, too
     change = float((outputs - plain).abs().max())
-    assert 0 < change < 1e-6 if "but for rounding" in method.at_start else change > 1e-5
+    assert change < 1e-6 if "but for rounding" in method.at_start else change > 1e-5
 
 
 def is_analysed(tuned: Path, base: Path, name: str) -> None:
