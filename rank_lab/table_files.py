@@ -164,6 +164,8 @@ def read_head(file: Path, *, what: str, made_by: str) -> dict[str, Any]:
 def report_folders(study: Path | str, ending: str, head: str) -> list[Path]:
     """Folders of one kind of report in a study, by name; a report's own folder counts as a study of one.
 
+    One that was not saved to its end is among them: whoever reads it is told.
+
     Parameters
     ----------
     study
@@ -171,13 +173,13 @@ def report_folders(study: Path | str, ending: str, head: str) -> list[Path]:
     ending
         Of such a report's folder.
     head
-        The file that makes it one.
+        The file that is written last.
     """
     path = Path(study)
     if (path / head).is_file():
         return [path]
     found = path.glob(f"*{ending}") if path.is_dir() else ()
-    return sorted(folder for folder in found if (folder / head).is_file())
+    return sorted(folder for folder in found if folder.is_dir())
 
 
 def shown(value: Any) -> Any:

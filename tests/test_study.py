@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rank_lab.commands import show_study
 from rank_lab.errors import SchemaError
 from rank_lab.report import RankReport
 from rank_lab.schema import SCHEMA_VERSION
@@ -135,9 +136,21 @@ def test_a_head_that_is_none_is_a_problem(folder: Path, text: str) -> None:
     assert [entry.run for entry in study.reports()] == ["lora"]
 
 
-def test_a_report_that_is_only_begun_is_a_problem(folder: Path) -> None:
-    (folder / "new.rank").mkdir()
-    assert [problem.part for problem in Study(folder).problems()] == ["new.rank"]
+@pytest.mark.parametrize("kind", ["rank", "subspace", "behavioural", "functional"])
+def test_a_report_that_is_only_begun_is_a_problem(folder: Path, kind: str) -> None:
+    (folder / f"new.{kind}").mkdir()
+    study = Study(folder)
+    (problem,) = study.problems()
+    assert problem.part == f"new.{kind}"
+    assert "make one with 'rank-lab" in problem.message
+    assert [entry.run for entry in study.reports()] == ["full", "lora"]
+
+
+@pytest.mark.parametrize("kind", ["subspace", "behavioural", "functional"])
+def test_in_a_terminal_a_report_that_is_only_begun_is_an_error(folder: Path, kind: str) -> None:
+    (folder / f"new.{kind}").mkdir()
+    with pytest.raises(SchemaError, match=rf"new\.{kind}.*not the head of a"):
+        show_study(folder, modules=False, as_json=False)
 
 
 def test_an_empty_folder_and_a_report_without_matrices(tmp_path: Path) -> None:
