@@ -157,11 +157,11 @@ def code_data(folder: Path, base: Path | str, *, context: int, pieces: int, docu
     folder.parent.mkdir(parents=True, exist_ok=True)
     with held(folder.parent / f".{folder.name}.lock"):  # processes of a study write the same files
         texts = write_texts(folder, pieces=pieces, documents=documents)
-    learnt, held_out = (_rows(texts.folder / f"{name}.jsonl") for name in ("train", "validation"))
+    learned, held_out = (_rows(texts.folder / f"{name}.jsonl") for name in ("train", "validation"))
     tokenizer = AutoTokenizer.from_pretrained(base)
     task, reported = (
         encoded(_CODE, {"train": train, "validation": half}, tokenizer, max_length=context, packed=True)
-        for train, half in ((learnt, held_out[::2]), (learnt[:_UNUSED], held_out[1::2]))
+        for train, half in ((learned, held_out[::2]), (learned[:_UNUSED], held_out[1::2]))
     )
     return CodeData(task, reported, texts.sha256)
 

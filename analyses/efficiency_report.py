@@ -70,7 +70,7 @@ def _setting(found: Kept) -> str:
         f" {sizes['max_length']} tokens, AdamW, linear schedule with warm-up, bfloat16 autocast. All linear layers of"
         " attention and feed-forward are adapted. A run sees"
         f" {sizes['steps'] * sizes['batch']:,} examples (the published scripts: ten epochs and more), so that what is"
-        " compared is what methods have learnt by then, not what they reach in the end.\n\n"
+        " compared is what methods have learned by then, not what they reach in the end.\n\n"
         f"Every arm is trained at {rates} learning rates with seeds {', '.join(map(str, choosing))}; the mean of their"
         " scores on one half of the validation set chooses the rate; scores are of the other half, and of other seeds"
         f" alone ({', '.join(map(str, seeds[len(choosing) :]))}). SoRA's threshold is not tuned: it rises until"
@@ -115,7 +115,7 @@ _CLAIMED = frozenset(PAIRS[0])
 
 
 def _testable(row: tuple[str, str, str], idle: set[str]) -> tuple[str, str, str]:
-    """A claim on methods of which one has learnt nothing is not one on how well they do."""
+    """A claim on methods of which one has learned nothing is not one on how well they do."""
     if not idle or row[1] == "not run":
         return row
     names = "; ".join(titles()[arm] for arm in sorted(idle))
@@ -237,7 +237,7 @@ def _share(value: float) -> str:
 
 
 def _learned(scores: pd.DataFrame) -> str:
-    """Which arms have learnt something at all."""
+    """Which arms have learned something at all."""
     known = scores[scores["one_answer"].notna()]
     low = known[~(known["low"] > known["one_answer"])]
     answers = known.drop_duplicates("task")

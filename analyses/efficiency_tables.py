@@ -73,7 +73,7 @@ def scores_of(rows: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def _one_answer(part: pd.DataFrame) -> float:
-    """The best score of one answer for all examples: what has learnt nothing of them reaches it."""
+    """The best score of one answer for all examples: what has learned nothing of them reaches it."""
     score, labels = _known(part)
     return np.nan if score.constant is None else 100 * score.constant(labels)
 

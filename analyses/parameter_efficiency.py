@@ -36,7 +36,7 @@ __all__ = ["main"]
 NAME = "parameter_efficiency"
 TASKS = ("sst2",)
 """Of those tried in short runs, 80 to 150 steps of LoRA, the one that rose above one answer for all examples; MRPC,
-CoLA and STS-B stayed there. In 80 steps LoRA learnt SST-2 with two of three seeds and SoRA, whose gates moved at the
+CoLA and STS-B stayed there. In 80 steps LoRA learned SST-2 with two of three seeds and SoRA, whose gates moved at the
 rate of all others, with none; hence more steps, and the gates' own rate."""
 
 FULL_TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli")

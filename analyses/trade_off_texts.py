@@ -135,7 +135,7 @@ def _others(rows: list[list[str]], chosen: list[list[str]]) -> list[list[str]]:
 
 
 def task_data(texts: Texts, target: str, tokenizer: Any, context: int) -> TaskData:
-    """A target as the trainer takes it: code is packed, of problems only the solution is learnt.
+    """A target as the trainer takes it: code is packed, of problems only the solution is learned.
 
     Parameters
     ----------

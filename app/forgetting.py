@@ -1,4 +1,4 @@
-"""Forgetting: what each checkpoint learnt, what it lost for it, and how that goes with rank."""
+"""Forgetting: what each checkpoint learned, what it lost for it, and how that goes with rank."""
 
 import streamlit as st
 
@@ -71,7 +71,7 @@ def page(study: Study) -> None:
 
 
 def choose_target(outcomes: Outcomes) -> str | None:
-    """What was learnt; None where nothing was scored as a target."""
+    """What was learned; None where nothing was scored as a target."""
     targets = targets_of(outcomes)
     return (
         choose_of("Target", targets, key="target", words={name: target_words(name) for name in targets})
@@ -114,7 +114,7 @@ def associations_of(outcomes: Outcomes, target: str | None, measure: str | None)
     with columns[1]:
         method = choose_of("Runs", methods, key="methods") if methods else "all methods"
     with columns[2]:
-        given = choose_switch("Given what was learnt", key="given_learning")
+        given = choose_switch("Given what was learned", key="given_learning")
     found = association_points(outcomes, measure, target=target, methods=method, level=level, given_learning=given)
     return lambda style: association_plot(found, style)
 

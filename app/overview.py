@@ -78,6 +78,6 @@ def _beside(study: Study) -> None:
     if curve is not None:
         st.markdown(escaped(f"A curve of memorization and generalization, {len(curve.records)} rows: page Scheduler."))
     if outcomes is not None:
-        st.markdown("Scores: what was learnt and what was forgotten, page Forgetting.")
+        st.markdown("Scores: what was learned and what was forgotten, page Forgetting.")
     if curve is None and outcomes is None:
         st.caption("No scores yet (rank-lab evaluate, import-scores) and no curve of a schedule (rank-lab schedule).")

@@ -28,7 +28,7 @@ _LINES = {"run": "a run", "kind": "a kind of module", "module": "a matrix"}
 
 
 def page(study: Study) -> None:
-    """Ranks along steps, and below them what was learnt and forgotten there."""
+    """Ranks along steps, and below them what was learned and forgotten there."""
     st.title("Training")
     updates, outcomes = ranks_of(study), study.outcomes()
     if updates is not None:
@@ -84,7 +84,7 @@ def along_training(rows: pd.DataFrame) -> tuple[Draw, TrainingTable]:
 
 
 def learning_along_training(outcomes: Outcomes) -> Draw:
-    """What was learnt of a target."""
+    """What was learned of a target."""
     targets = targets_of(outcomes)
     words = {name: target_words(name) for name in targets}
     target = choose_of("Target", targets, key="target", words=words) if targets else None

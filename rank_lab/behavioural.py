@@ -1,15 +1,15 @@
-r"""Behavioural rank: how many directions of an update keep a given share of what was learnt.
+r"""Behavioural rank: how many directions of an update keep a given share of what was learned.
 
 Let :math:`s(\cdot)` be what a model gained on the target texts over its base :math:`W`, and :math:`\Delta_k` the
 update cut to its leading k singular directions in every matrix, the best of that rank (Eckart & Young 1936,
-https://doi.org/10.1007/BF02288367). The share of what was learnt that k directions keep is
+https://doi.org/10.1007/BF02288367). The share of what was learned that k directions keep is
 
 .. math:: q(k) = \frac{s(W + \Delta_k)}{s(W + \Delta)},
 
 0 for the base and 1 for the tuned model, and the behavioural rank is the least k with :math:`q(k) \ge p`. It is a
 number of the task and of the texts, where the ranks of the spectrum are of the weights alone: a tail that holds
-energy and changes no score raises those and not this one. What was learnt is known no better than the texts say,
-and so are share and rank: both have paired bootstrap intervals over texts, and where what was learnt is not above
+energy and changes no score raises those and not this one. What was learned is known no better than the texts say,
+and so are share and rank: both have paired bootstrap intervals over texts, and where what was learned is not above
 its noise there is no share and no rank.
 
 All functions are of rows of scores, as :mod:`rank_lab.forgetting` has them.
@@ -69,7 +69,7 @@ class KeptShare:
 
 @dataclass(frozen=True)
 class BehaviouralRank:
-    """The least number of directions that keeps a share of what was learnt.
+    """The least number of directions that keeps a share of what was learned.
 
     Parameters
     ----------
@@ -129,7 +129,9 @@ def change_since(rows: Rows, base: Rows, *, role: str, resampling: Resampling | 
     (1.0, -1.0)
     """
     if role not in ("target", "source"):
-        raise RankLabError(f"role {role!r}: expected 'target', of what was learnt, or 'source', of what was forgotten.")
+        raise RankLabError(
+            f"role {role!r}: expected 'target', of what was learned, or 'source', of what was forgotten."
+        )
     lost = source_forgetting(rows, base, resampling)
     if role == "source":
         return lost
@@ -153,7 +155,7 @@ def unresolved(change: Change, rows: Rows, *, role: str) -> str:
     --------
     >>> row = ScoreRow("r", "full", 9, "code", "cross_entropy", 2.0, n=24, higher_is_better=False)
     >>> unresolved(Change(0.01, -0.02, 0.04, PAIRED), [row], role="target")
-    'nothing was learnt: 0.01 (-0.02 to 0.04), not above its noise, so that there is no share of it'
+    'nothing was learned: 0.01 (-0.02 to 0.04), not above its noise, so that there is no share of it'
     >>> unresolved(Change(0.5, 0.4, 0.6, PAIRED), [row], role="target")
     ''
     """
@@ -170,7 +172,7 @@ def unresolved(change: Change, rows: Rows, *, role: str) -> str:
         return change.reason or "the change has no interval"
     if change.low > 0:
         return ""
-    what = "learnt" if role == "target" else "forgotten"
+    what = "learned" if role == "target" else "forgotten"
     told = f"{change.value:.3g} ({change.low:.3g} to {change.high:.3g})"
     if change.high < 0:
         opposite = "it became worse" if role == "target" else "it became better"
@@ -186,7 +188,7 @@ def kept_shares(
     role: str = "target",
     resampling: Resampling | None = None,
 ) -> tuple[KeptShare, ...]:
-    r"""The share of what was learnt, or forgotten, at each rank that was tried.
+    r"""The share of what was learned, or forgotten, at each rank that was tried.
 
     Parameters
     ----------
@@ -195,7 +197,7 @@ def kept_shares(
     tuned, base
         The same scores of the tuned model and of the base.
     role
-        ``"target"``: the share of what was learnt; ``"source"``: of what was forgotten.
+        ``"target"``: the share of what was learned; ``"source"``: of what was forgotten.
     resampling
         Of the intervals; the resamples of a set are the same for all models.
 
@@ -257,7 +259,7 @@ def _kept(k: int, change: Change, whole: Change, reason: str, same: float | None
 
 
 def behavioural_rank(shares: Sequence[KeptShare], share: float = 0.9, *, level: float = 0.95) -> BehaviouralRank:
-    """The least rank that keeps a share of what was learnt.
+    """The least rank that keeps a share of what was learned.
 
     Parameters
     ----------
@@ -271,7 +273,7 @@ def behavioural_rank(shares: Sequence[KeptShare], share: float = 0.9, *, level: 
     Returns
     -------
     BehaviouralRank
-        Without a value where nothing was learnt, or no rank that was tried keeps so much.
+        Without a value where nothing was learned, or no rank that was tried keeps so much.
 
     Raises
     ------
@@ -280,8 +282,8 @@ def behavioural_rank(shares: Sequence[KeptShare], share: float = 0.9, *, level: 
 
     Examples
     --------
-    >>> learnt = Change(1.0, 0.9, 1.1, PAIRED)
-    >>> curve = [KeptShare(k, learnt, Interval(q, q, q)) for k, q in ((1, 0.5), (2, 0.92), (3, 0.88), (4, 1.0))]
+    >>> learned = Change(1.0, 0.9, 1.1, PAIRED)
+    >>> curve = [KeptShare(k, learned, Interval(q, q, q)) for k, q in ((1, 0.5), (2, 0.92), (3, 0.88), (4, 1.0))]
     >>> found = behavioural_rank(curve)
     >>> found.value, found.tried_below, found.lasting
     (2, 1, 4)

@@ -1,4 +1,4 @@
-"""How much of what a run learnt its leading directions keep, as tables, with where they came from."""
+"""How much of what a run learned its leading directions keep, as tables, with where they came from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

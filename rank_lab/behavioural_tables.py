@@ -109,7 +109,7 @@ def tasks_of(rows: Sequence[ScoreRow], role: str) -> list[tuple[str, tuple[str, 
 def found_rank(
     measured: MeasuredModels, how: Truncation, tasks: Sequence[str], share: float, resampling: Resampling
 ) -> BehaviouralRank:
-    """The least rank that was tried in one way and keeps a share of what was learnt on these tasks.
+    """The least rank that was tried in one way and keeps a share of what was learned on these tasks.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def _vectors(measured: MeasuredModels, tasks: Sequence[str], resampling: Resampl
 
 
 def _share(measured: MeasuredModels, setting: Setting, tasks: Sequence[str], resampling: Resampling) -> Interval:
-    """Of what was learnt, that one truncated model keeps; NaN where it was not measured."""
+    """Of what was learned, that one truncated model keeps; NaN where it was not measured."""
     if setting not in measured.truncated:
         return Interval(math.nan, None, None)
     own = {setting.k: _of(measured.truncated[setting], tasks)}

@@ -1,4 +1,4 @@
-"""The scores of each checkpoint as what it learnt and what it forgot, by every measure that they allow."""
+"""The scores of each checkpoint as what it learned and what it forgot, by every measure that they allow."""
 
 import math
 from collections import Counter
@@ -76,7 +76,7 @@ def target_name(row: ScoreRow) -> str:
 def scored_checkpoints(
     rows: Iterable[ScoreRow], resampling: Resampling | None = None, *, source_metrics: Mapping[str, str] | None = None
 ) -> tuple[list[CheckpointScores], list[LeftOut]]:
-    """What each checkpoint learnt and forgot, and which scores took no part in it.
+    """What each checkpoint learned and forgot, and which scores took no part in it.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def scored_checkpoints(
     odd = _odd_ones(tuned)
     found = [
         CheckpointScores(
-            run, own[0].method, step, _forgotten(own, base, plan, odd, resampling), _learnt(own, base, odd, resampling)
+            run, own[0].method, step, _forgotten(own, base, plan, odd, resampling), _learned(own, base, odd, resampling)
         )
         for (run, step), own in groups.items()
     ]
@@ -232,7 +232,7 @@ def _nothing(reason: str, keys: Sequence[_Key]) -> Change:
     return Change(math.nan, reason=reason, tasks=tuple(task for task, _ in keys))
 
 
-def _learnt(
+def _learned(
     rows: Sequence[ScoreRow], base: Sequence[ScoreRow], odd: Mapping[ScoreKey, str], resampling: Resampling
 ) -> dict[str, Change]:
     found: dict[str, Change] = {}

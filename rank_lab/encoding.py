@@ -151,13 +151,13 @@ def encode_texts(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: i
 
 
 def encode_completions(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Encoded:
-    """Texts, or prompts and completions, for a causal model: ids, mask, and labels of what is learnt.
+    """Texts, or prompts and completions, for a causal model: ids, mask, and labels of what is learned.
 
     Prompt and completion are tokenised apart and joined as they are (a space or
     line break between them belongs into one of them), after the token that
     the tokenizer begins texts with (if it does) and before its end of text (if
     it has one). Of a prompt and a completion only the completion and the end are
-    learnt. What is too long is cut at its end. A row with an empty text or
+    learned. What is too long is cut at its end. A row with an empty text or
     completion, and one that cutting leaves no token to predict, is left out and counted.
 
     Parameters
@@ -178,8 +178,8 @@ def encode_completions(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_len
         whole = [*prompt, *ids[-1], *end]
         lengths.append(len(whole))
         # The first token of all is predicted from nothing, so that it is no target.
-        learnt = [IGNORED] * len(prompt) + whole[len(prompt) :] if len(ids) > 1 else list(whole)
-        shown, targets = whole[:max_length], learnt[:max_length]
+        learned = [IGNORED] * len(prompt) + whole[len(prompt) :] if len(ids) > 1 else list(whole)
+        shown, targets = whole[:max_length], learned[:max_length]
         is_empty = not texts[row][-1].strip()
         has_target = any(target != IGNORED for target in targets[1:])
         counts["empty"] += is_empty
@@ -197,7 +197,7 @@ def encode_completions(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_len
 def encode_packed(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Encoded:
     """Texts for a causal model, joined with the end of text after each and cut into blocks of one length.
 
-    A block may hold several texts, and a text may go on in the next block; every token is learnt. What the last block
+    A block may hold several texts, and a text may go on in the next block; every token is learned. What the last block
     would lack is not filled up: these tokens are left out and counted. A row with an empty text is, too.
 
     Parameters

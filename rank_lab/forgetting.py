@@ -1,4 +1,4 @@
-"""What a model learnt and what it forgot: scores against those of the model that it was made from.
+"""What a model learned and what it forgot: scores against those of the model that it was made from.
 
 All functions are of rows of scores. Forgetting is what was lost, learning what
 was gained: both are larger for more of it, whichever way the metric points.

@@ -23,7 +23,7 @@ class Task:
     kind
         ``"classification"``, ``"regression"``, ``"causal"`` or ``"masked"``.
     text_columns
-        One column or two. Causal: a text whose every token is learnt, or a
+        One column or two. Causal: a text whose every token is learned, or a
         prompt and its completion, of which only the completion is. Masked: one.
     label_column
         Where the label is; empty where the text is its own label (causal, masked).

@@ -1,4 +1,4 @@
-"""LaTeX tables of what runs learnt and forgot, and of the curve of a schedule."""
+"""LaTeX tables of what runs learned and forgot, and of the curve of a schedule."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def curve_tables(curve: Curve) -> list[LatexTable]:
 
 def _outcomes(found: Outcomes, target: str | None, number: int) -> LatexTable:
     measures = [name for name in MEASURES if name in found.checkpoints.columns]
-    learnt = {_place(row): row for row in _records(found.learning) if row["target"] == target}
+    learned = {_place(row): row for row in _records(found.learning) if row["target"] == target}
     rows: list[tuple[Any, ...]] = []
     for row in _records(found.checkpoints):
         rate = row["learning_rate"]
@@ -71,7 +71,7 @@ def _outcomes(found: Outcomes, target: str | None, number: int) -> LatexTable:
             null = row[f"null_{rank}"]
             cells.append(Shown(f"{null:.1f}") if told and pd.notna(null) else Missing())
         if target is not None:
-            cells.append(_change(learnt.get(_place(row)), "learning", row["reason"]))
+            cells.append(_change(learned.get(_place(row)), "learning", row["reason"]))
         cells += [_change(row, name, row["reason"]) for name in measures]
         rows.append(tuple(cells))
     heads = [Column("run"), Column("method"), Column("step", "number"), Column("learning rate", "number")]

@@ -11,7 +11,7 @@ from rank_lab.encoding import IGNORED
 __all__ = ["MASKED_SHARE", "MaskingCollator"]
 
 MASKED_SHARE = 0.15
-"""Of tokens that are hidden and learnt: BERT's. Of these 80 % become the mask, 10 % another token, 10 % stay."""
+"""Of tokens that are hidden and learned: BERT's. Of these 80 % become the mask, 10 % another token, 10 % stay."""
 
 
 class MaskingCollator:

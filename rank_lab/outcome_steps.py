@@ -1,4 +1,4 @@
-"""What runs learnt or forgot along their training, as a figure shows it."""
+"""What runs learned or forgot along their training, as a figure shows it."""
 
 from dataclasses import dataclass
 

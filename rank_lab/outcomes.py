@@ -49,7 +49,7 @@ class OutcomeChoices:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What the runs of a study learnt and forgot, beside their ranks.
+    """What the runs of a study learned and forgot, beside their ranks.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a study's runs learnt and forgot, in the terminal: checkpoints, fronts, seeds, equal learning, ranks."""
+"""What a study's runs learned and forgot, in the terminal: checkpoints, fronts, seeds, equal learning, ranks."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def render_outcomes(found: Outcomes) -> Group:
     targets = list(found.trade_offs.points["target"].unique())
     if not len(found.checkpoints):
         return Group(
-            Text("\nonly the base was scored: evaluate a run, to see what it learnt and forgot", style="yellow")
+            Text("\nonly the base was scored: evaluate a run, to see what it learned and forgot", style="yellow")
         )
     for target in targets or [None]:
         parts.append(_heading(target))
@@ -78,14 +78,14 @@ def _checkpoints(found: Outcomes, target: str | None) -> PlainTable:
     headings = [_SHORT.get(name, name) for name in measures]
     columns = ("run", "step", "method", "rate", "seed", "k90", "erank", "learning", *headings, "")
     lines = []
-    learnt = {_place(row): row for row in _records(found.learning[found.learning["target"] == target])}
+    learned = {_place(row): row for row in _records(found.learning[found.learning["target"] == target])}
     points = found.trade_offs.points
     own = {(*_place(row), row["measure"]): row for row in _records(points[points["target"] == target])}
     for row in _records(found.checkpoints):
         place = _place(row)
         ranks = [_beside_null(row, name) for name in ("energy_rank_90", "effective_rank")]
         cells = [_front(_interval(row, name), own.get((*place, name))) for name in measures]
-        gained = _interval(learnt[place], "learning") if place in learnt else "-"
+        gained = _interval(learned[place], "learning") if place in learned else "-"
         told = (row["run"], _whole(row["step"]), row["method"], _number(row["learning_rate"], "{:.3g}"))
         lines.append((*told, _whole(row["seed"]), *ranks, gained, *cells, "" if row["reason"] == "" else "!"))
     return _table(columns, lines)
@@ -243,7 +243,7 @@ def _legend(found: Outcomes) -> str:
     known = "; ".join(measures) or "no measure of forgetting"
     return (
         f"learning: gained over the base, larger is more; {known}. Intervals are of the examples alone, paired where"
-        " both models were scored on the same; they say nothing of other seeds. *: no other checkpoint learnt as much"
+        " both models were scored on the same; they say nothing of other seeds. *: no other checkpoint learned as much"
         " and forgot as little; the share is that of resamples of the examples. Noise makes an area larger: of points"
         " that are close it counts the luckiest. k90, erank: means over matrices by their share of the change / the"
         " same of white noise. The best rate is chosen and shown on the same examples: give the target's validation set"

@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TradeOff:
-    """One model: what it learnt, and what it forgot for it.
+    """One model: what it learned, and what it forgot for it.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Front:
 
 
 def nondominated(learning: npt.ArrayLike, forgetting: npt.ArrayLike) -> Mask:
-    """Which points no other beats: none that learnt as much or more and forgot as little or less, but for its equals.
+    """Which points no other beats: none that learned as much or more and forgot as little or less, but for its equals.
 
     Parameters
     ----------
@@ -82,10 +82,10 @@ def nondominated(learning: npt.ArrayLike, forgetting: npt.ArrayLike) -> Mask:
     gained, lost = _both(learning, forgetting)
     front = np.zeros(len(gained), np.bool_)
     places = np.flatnonzero(np.isfinite(gained) & np.isfinite(lost))
-    places = places[np.lexsort((lost[places], -gained[places]))]  # most learnt first; of equals, least forgotten first
+    places = places[np.lexsort((lost[places], -gained[places]))]  # most learned first; of equals, least forgotten first
     high, low = gained[places], lost[places]
-    first = np.searchsorted(-high, -high)  # of those that learnt as much
-    least = np.minimum.accumulate(np.concatenate([[np.inf], low]))[first]  # forgotten by those that learnt more
+    first = np.searchsorted(-high, -high)  # of those that learned as much
+    least = np.minimum.accumulate(np.concatenate([[np.inf], low]))[first]  # forgotten by those that learned more
     front[places] = (low < least) & (low == low[first])
     return front
 

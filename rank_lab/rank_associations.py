@@ -34,7 +34,7 @@ def rank_associations(
     rank: str = "energy_rank_90",
     sampling: Sampling | None = None,
 ) -> pd.DataFrame:
-    """Rank correlations with forgetting over runs, plain and given what was learnt.
+    """Rank correlations with forgetting over runs, plain and given what was learned.
 
     Each run enters once, with its last checkpoint that has ranks and scores;
     its checkpoints are no independent runs. Runs of all methods stand together,
@@ -46,7 +46,7 @@ def rank_associations(
     updates
         Of the study's reports.
     checkpoints
-        With what they learnt and forgot.
+        With what they learned and forgot.
     rank
         One of :data:`rank_lab.rank_summaries.SUMMARY_RANKS`, as far as it can be told.
     sampling
@@ -122,14 +122,14 @@ def _rows(
     sampling: Sampling | None,
 ) -> list[dict[str, Any]]:
     forgot = np.array([each.forgetting[measure].value for each in runs])
-    learnt = np.array([each.learning[target].value for each in runs])
+    learned = np.array([each.learning[target].value for each in runs])
     found = []
     for level, table in tables.items():
         own = [table[each.run, each.step] for each in runs]
         names = dict.fromkeys(name for values in own for name in values)
         items = {name: np.array([values.get(name, np.nan) for values in own]) for name in names}
         found += [
-            key | {"level": level} | _row(each) for each in associations(items, forgot, learnt, sampling=sampling)
+            key | {"level": level} | _row(each) for each in associations(items, forgot, learned, sampling=sampling)
         ]
     return found
 

@@ -2,7 +2,7 @@
 
 The unit is a run: checkpoints of one run are no independent observations, so
 each run enters once. More training moves rank and forgetting alike; the partial
-correlation given what was learnt takes that out.
+correlation given what was learned takes that out.
 """
 
 import math
@@ -90,7 +90,7 @@ class Association:
         Its p value, corrected over all items tested: Benjamini and Hochberg's bounds the share of false ones among
         those called, Holm's the chance of any. NaN where there is no p value.
     partial, partial_p_bh, partial_p_holm
-        The same given what was learnt; None and NaN where learning was not given.
+        The same given what was learned; None and NaN where learning was not given.
     """
 
     item: str
@@ -155,7 +155,7 @@ def rank_correlation(
         return _none(runs, "a quantity is the same in all runs")
     left = _left(_ranks(rows))
     if (np.linalg.norm(left, axis=-1) < _SAME * runs).any():
-        return _none(runs, "what was learnt tells the order of all runs, so that nothing is left to correlate")
+        return _none(runs, "what was learned tells the order of all runs, so that nothing is left to correlate")
     value = float(_cosine(left[0], left[1]))
     orders, chosen = _drawn(sampling.seed, sampling.permutations, sampling.resamples, runs)
     p = _permutation_p(rows, left, value, orders)

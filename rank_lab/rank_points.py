@@ -57,7 +57,7 @@ class AssociationPoints:
     target, measure, methods, rank, level
         Which.
     given_learning
-        Whether they are partial ones, given what was learnt.
+        Whether they are partial ones, given what was learned.
     points
         A row an item that has a correlation, largest first: ``item``, ``correlation``, ``low``, ``high``, ``p_bh``,
         ``p_holm``, ``runs``.
@@ -145,7 +145,7 @@ def association_points(
     level
         One of :data:`LEVELS`.
     given_learning
-        The partial ones, given what was learnt on the target.
+        The partial ones, given what was learned on the target.
 
     Raises
     ------

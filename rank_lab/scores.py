@@ -44,7 +44,7 @@ class Score:
         Where it is defined.
     constant
         Of labels: the best score of one answer for all examples, which has
-        learnt nothing of them; None where there is no such score.
+        learned nothing of them; None where there is no such score.
     """
 
     name: str

@@ -43,8 +43,8 @@ def backward_transfer(scores: npt.ArrayLike) -> Values:
     -0.3
     """
     R = _square(scores)
-    learnt: Values = np.diagonal(R, axis1=-2, axis2=-1)[..., :-1]
-    change: Values = (R[..., -1, :-1] - learnt).mean(axis=-1)
+    learned: Values = np.diagonal(R, axis1=-2, axis2=-1)[..., :-1]
+    change: Values = (R[..., -1, :-1] - learned).mean(axis=-1)
     return change
 
 

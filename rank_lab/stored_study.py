@@ -18,7 +18,7 @@ def curve_of(study: Path) -> Curve | None:
 
 
 def outcomes_of(study: Path) -> Outcomes | None:
-    """What its runs learnt and forgot, of a study that has scores."""
+    """What its runs learned and forgot, of a study that has scores."""
     return study_outcomes(study) if (study / SCORES_FILE).is_file() else None
 
 

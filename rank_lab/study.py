@@ -169,7 +169,7 @@ class Study:
         return found if isinstance(found, Curve) and found.records else None
 
     def outcomes(self) -> Outcomes | None:
-        """What its runs learnt and forgot, of a study that has scores."""
+        """What its runs learned and forgot, of a study that has scores."""
         found = self._outcomes()
         return found if isinstance(found, Outcomes) else None
 

@@ -110,7 +110,7 @@ def sequence_of(
 
     Examples
     --------
-    Prose was learnt first, then code, which took a third of it away:
+    Prose was learned first, then code, which took a third of it away:
 
     >>> rows = [("first", 9, "prose", 0.9), ("first", 9, "code", 0.1), ("then", 9, "prose", 0.6),
     ...         ("then", 9, "code", 0.8)]

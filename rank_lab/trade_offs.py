@@ -76,7 +76,7 @@ def trade_offs(
     Parameters
     ----------
     checkpoints
-        With what they learnt and forgot.
+        With what they learned and forgot.
     facts
         Run to how it was trained; a run that is not there is a group of its own.
     level
@@ -124,10 +124,10 @@ def _points(key: dict[str, Any], members: Sequence[_Member], areas: _Rows, level
     for method in (ALL_METHODS, *methods):
         own = [TradeOff(e.learning, e.forgetting) for e in members if method in (ALL_METHODS, e.facts.method)]
         area = front.hypervolume if method == ALL_METHODS else area_of(own, front.reference, level=level)
-        learnt, forgot = front.reference
+        learned, forgot = front.reference
         areas.append(
             key | {"method": method, "hypervolume": area.value, "low": area.low, "high": area.high}
-            | {"reference_learning": learnt, "reference_forgetting": forgot, "reason": area.reason}
+            | {"reference_learning": learned, "reference_forgetting": forgot, "reason": area.reason}
         )  # fmt: skip
     rows = []
     for index, each in enumerate(members):
@@ -192,13 +192,13 @@ def _best_rates(members: Sequence[_Member]) -> dict[tuple[str, str], tuple[float
     for each in members:
         if each.run not in last or (each.step or 0) >= (last[each.run].step or 0):
             last[each.run] = each
-    learnt: dict[tuple[str, str], dict[float, list[float]]] = {}
+    learned: dict[tuple[str, str], dict[float, list[float]]] = {}
     for each in last.values():
         if math.isfinite(each.facts.learning_rate):
-            rates = learnt.setdefault((each.facts.method, each.facts.setting), {})
+            rates = learned.setdefault((each.facts.method, each.facts.setting), {})
             rates.setdefault(each.facts.learning_rate, []).append(each.learning.value)
     best = {}
-    for group, rates in learnt.items():
+    for group, rates in learned.items():
         means = {rate: float(np.mean(values)) for rate, values in rates.items() if np.isfinite(values).all()}
         if means:
             rate = max(means, key=lambda each: means[each])
@@ -215,7 +215,7 @@ def _edge(best: float, rates: Sequence[float]) -> str:
 def _equal(key: dict[str, Any], members: Sequence[_Member], level: float) -> _Rows:
     """At the most that every method reached, and at half of it, with the base at the start of each curve.
 
-    A method that learnt nothing sets no level for the others; its rows say that it does not reach theirs.
+    A method that learned nothing sets no level for the others; its rows say that it does not reach theirs.
     """
     curves = _curves(members)
     reached: dict[str, float] = {}
@@ -223,10 +223,10 @@ def _equal(key: dict[str, Any], members: Sequence[_Member], level: float) -> _Ro
         for curve in own:
             most = max((e.learning.value for e in curve if math.isfinite(e.learning.value)), default=-math.inf)
             reached[curve[0].facts.method] = max(most, reached.get(curve[0].facts.method, -math.inf))
-    learnt = [each for each in reached.values() if each > 0]
-    if not learnt:
+    learned = [each for each in reached.values() if each > 0]
+    if not learned:
         return []
-    most = min(learnt)
+    most = min(learned)
     rows = []
     for at in (most / 2, most):
         for own in curves.values():
@@ -254,8 +254,8 @@ def _curves(members: Sequence[_Member]) -> dict[tuple[Any, ...], list[list[_Memb
 
 
 def _at(curve: Sequence[_Member], level: float) -> float | None:
-    learnt = [0.0, *(each.learning.value for each in curve)]
-    return forgetting_at(learnt, [0.0, *(each.forgetting.value for each in curve)], level)
+    learned = [0.0, *(each.learning.value for each in curve)]
+    return forgetting_at(learned, [0.0, *(each.forgetting.value for each in curve)], level)
 
 
 def _equal_problem(curves: Sequence[Sequence[_Member]], found: Sequence[float | None]) -> str:

@@ -35,11 +35,11 @@ def training(method: str, rate: float, seed: int, **choices: Any) -> dict[str, A
     }  # fmt: skip
 
 
-def scores(run: str, step: int | None, learnt: float, forgot: float, *, method: str = "full") -> list[ScoreRow]:
-    """Of base scores 0.7 on a source and 0.2 on a target: what was learnt and what was forgotten."""
+def scores(run: str, step: int | None, learned: float, forgot: float, *, method: str = "full") -> list[ScoreRow]:
+    """Of base scores 0.7 on a source and 0.2 on a target: what was learned and what was forgotten."""
     return [
         ScoreRow(run, method, step, "winogrande", "acc", 0.7 - forgot, 0.01, 1000, "source", 0, 0.5),
-        ScoreRow(run, method, step, "gsm8k", "exact_match", 0.2 + learnt, 0.01, 1000, "target", 5, 0.0),
+        ScoreRow(run, method, step, "gsm8k", "exact_match", 0.2 + learned, 0.01, 1000, "target", 5, 0.0),
     ]
 
 

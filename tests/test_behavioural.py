@@ -1,4 +1,4 @@
-"""Shares of what was learnt and the least rank that keeps one, where the answer is known."""
+"""Shares of what was learned and the least rank that keeps one, where the answer is known."""
 
 import dataclasses
 import math
@@ -59,7 +59,7 @@ def share(k: int, value: float, draws: Sequence[float] | None = None) -> KeptSha
 # -- shares -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_share_is_of_what_was_learnt() -> None:
+def test_the_share_is_of_what_was_learned() -> None:
     base = texts()
     gains = {0: 0.0, 1: 0.5, 2: 0.75, 4: 1.0}
     rows = {k: [row(better(base, gain))] for k, gain in gains.items()}
@@ -88,7 +88,7 @@ def test_the_interval_of_a_share_covers_it_as_often_as_it_says() -> None:
     assert 88 <= inside <= 100  # of 95 expected, three standard deviations
 
 
-def test_several_targets_are_one_mean_of_what_was_learnt() -> None:
+def test_several_targets_are_one_mean_of_what_was_learned() -> None:
     base, other = texts(), texts(seed=5)
     gains = {2: (0.5, 0.1), 4: (1.0, 1.0)}
     rows = {k: [row(better(base, one)), row(better(other, two), "maths")] for k, (one, two) in gains.items()}
@@ -96,12 +96,12 @@ def test_several_targets_are_one_mean_of_what_was_learnt() -> None:
     assert found[0].share.value == pytest.approx(0.3)
 
 
-def test_nothing_learnt_is_no_share_and_says_so() -> None:
+def test_nothing_learned_is_no_share_and_says_so() -> None:
     base, random = texts(), np.random.default_rng(3)
     tuned = [row(base + 0.5 * random.standard_normal(len(base)))]
     (found,) = kept_shares({4: tuned}, tuned, [row(base)])
     assert math.isnan(found.share.value)
-    assert "nothing was learnt" in found.share.reason
+    assert "nothing was learned" in found.share.reason
     rank = behavioural_rank([found])
     assert (rank.value, rank.low, rank.high) == (None, None, None)
     assert "not above its noise" in rank.reason
@@ -327,7 +327,7 @@ def test_what_cannot_be_cut_is_refused() -> None:
 def measured_linear(update: torch.Tensor, ranks: Sequence[int]) -> MeasuredModels:
     r"""A regression :math:`y = (W + \Delta) x`, whose loss summed over the axes is the squared norm of what is missing.
 
-    The share of what was learnt is then the share of the energy, so that the behavioural rank is the energy rank.
+    The share of what was learned is then the share of the energy, so that the behavioural rank is the energy rank.
     """
     cut = decomposed(DenseUpdate(MemoryMatrix(update)))
 
@@ -373,8 +373,8 @@ def test_what_truncation_spares_is_paired_with_the_tuned_model() -> None:
     base, source = texts(), texts(seed=9)
     kept = {0: (0.0, 0.0), 1: (0.6, 0.1), 2: (0.95, 0.3), 4: (1.0, 0.5)}
     models = {
-        k: (row(better(base, learnt)), row(better(source, -forgot), "prose", "source"))
-        for k, (learnt, forgot) in kept.items()
+        k: (row(better(base, learned)), row(better(source, -forgot), "prose", "source"))
+        for k, (learned, forgot) in kept.items()
     }  # fmt: skip
     sizes = {k: Size(k, k / 4) for k in kept}
     measured = MeasuredModels(models[0], models[4], {Setting("leading", k): models[k] for k in kept}, sizes, 4, 4)

@@ -138,13 +138,13 @@ def test_coverage_counts_every_tensor() -> None:
 
 
 @pytest.fixture
-def learnt(reports: list[RankReport]) -> Outcomes:
+def learned(reports: list[RankReport]) -> Outcomes:
     rows = [*BASE, *scores("full_1", 20, 0.3, 0.1)]
     return outcomes(reports, ScoreTable.of(rows))
 
 
-def test_outcomes_have_intervals_and_reasons(learnt: Outcomes) -> None:
-    first, *others = outcome_tables(learnt)
+def test_outcomes_have_intervals_and_reasons(learned: Outcomes) -> None:
+    first, *others = outcome_tables(learned)
     text = first.tex()
     # 1.96 sqrt(0.01^2 + 0.01^2) = 0.0277: two digits of it are three decimals
     assert r"full\_1 & full & 20 & 1e-4" in text
@@ -178,13 +178,13 @@ def test_every_file_is_told_in_the_readme(reports: list[RankReport], tmp_path: P
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH")
-def test_all_of_it_compiles(reports: list[RankReport], learnt: Outcomes, tmp_path: Path) -> None:
+def test_all_of_it_compiles(reports: list[RankReport], learned: Outcomes, tmp_path: Path) -> None:
     if not all(
         subprocess.run(["kpsewhich", f"{name}.sty"], capture_output=True, check=False).stdout
         for name in ("siunitx", "booktabs", "longtable")
     ):
         pytest.skip("this TeX lacks siunitx, booktabs or longtable")
-    export_latex(StudyParts(reports, learnt), tmp_path, command="c")
+    export_latex(StudyParts(reports, learned), tmp_path, command="c")
     call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -55,7 +55,7 @@ def short_collections(scored_base: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Choices:
-    """What the base can, and what is learnt."""
+    """What the base can, and what is learned."""
     folder = tmp_path_factory.mktemp("texts")
     prose = lines(folder / "prose.jsonl", [{"text": text} for text in PROSE])
     numbers = lines(folder / "numbers.jsonl", [{"text": row["said"]} for row in sentences(6, 100)])
@@ -115,12 +115,12 @@ def test_a_method_comes_to_the_table_of_outcomes(name: str, texts: Choices, scor
         assert row["kl_source_low"] < row["kl_source"] < row["kl_source_high"]
         assert row["cross_entropy_increase_low"] < row["cross_entropy_increase_high"]
         assert math.isfinite(row["cross_entropy_increase"])
-    learnt = found.learning[found.learning["run"] == name]
-    assert list(learnt["step"]) == [2, 3]
-    assert set(learnt["target"]) == {"numbers cross_entropy"}
-    earlier, last = learnt["learning"]
+    learned = found.learning[found.learning["run"] == name]
+    assert list(learned["step"]) == [2, 3]
+    assert set(learned["target"]) == {"numbers cross_entropy"}
+    earlier, last = learned["learning"]
     assert last > (earlier if name == "prefix" else 0)  # what a random prefix takes away is not back in three steps
-    assert (learnt["learning_low"] < learnt["learning_high"]).all()
+    assert (learned["learning_low"] < learned["learning_high"]).all()
 
 
 @pytest.fixture(scope="session")

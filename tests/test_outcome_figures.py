@@ -71,7 +71,7 @@ def test_the_front_is_marked_and_joined(found: Outcomes) -> None:
     assert 0 < len(on) < len(view.points)
     line = next(each for each in plot.data if each.name == FRONT)
     assert (list(line.x), list(line.y)) == (on["learning"].tolist(), on["forgetting"].tolist())
-    assert line.line.shape == "vh"  # what is given up for one more learnt lies above, not between
+    assert line.line.shape == "vh"  # what is given up for one more learned lies above, not between
     drawn = named(plot, "lora")
     hollow = [symbol.endswith("-open") for symbol in drawn.marker.symbol]
     assert hollow == [not each for each in view.points["on_front"]]

@@ -79,8 +79,8 @@ def test_a_row_holds_training_ranks_learning_and_forgetting() -> None:
     assert (row["forgetting_how"], row["forgetting_reason"], row["reason"]) == ("unpaired", "", "")
     assert row["forgetting_tasks"] == "winogrande"
     assert row["forgetting_normalised"] == pytest.approx(0.5)
-    learnt = one(found.learning)
-    assert (learnt["target"], learnt["learning"]) == (TARGET, pytest.approx(0.3))
+    learned = one(found.learning)
+    assert (learned["target"], learned["learning"]) == (TARGET, pytest.approx(0.3))
     assert found.kinds["kind"].tolist() == ["q", "up"]
 
 
@@ -261,12 +261,12 @@ def test_forgetting_at_equal_learning() -> None:
 
 
 def test_a_rate_that_diverged_was_tried_and_is_not_the_best() -> None:
-    """The largest rate has a seed without a value: what its other seed learnt is no mean over seeds."""
+    """The largest rate has a seed without a value: what its other seed learned is no mean over seeds."""
     parts, reports = [], []
-    for rate, learnt in ((1e-4, 0.1), (1e-3, 0.2), (1e-2, 0.9)):
+    for rate, learned in ((1e-4, 0.1), (1e-3, 0.2), (1e-2, 0.9)):
         for seed in range(2):
             run = f"{rate}-{seed}"
-            value = math.nan if (rate, seed) == (1e-2, 1) else learnt
+            value = math.nan if (rate, seed) == (1e-2, 1) else learned
             parts.append(scores(run, 10, value, 0.1))
             reports.append(report(run, [matrix(run, 10, Q, 4)], training("full", rate, seed)))
     groups = study(*parts, reports=reports).trade_offs.groups
@@ -274,9 +274,9 @@ def test_a_rate_that_diverged_was_tried_and_is_not_the_best() -> None:
     assert best[["learning_rate", "note"]].to_numpy().tolist() == [[1e-3, ""]]
 
 
-def test_a_method_that_learnt_nothing_does_not_hide_the_others() -> None:
+def test_a_method_that_learned_nothing_does_not_hide_the_others() -> None:
     parts = [
-        scores(name, 10, learnt, 0.1, method=name) for name, learnt in (("full", 0.4), ("lora", 0.2), ("ia3", -0.1))
+        scores(name, 10, learned, 0.1, method=name) for name, learned in (("full", 0.4), ("lora", 0.2), ("ia3", -0.1))
     ]
     equal = study(*parts).trade_offs.equal_learning
     assert sorted(set(equal["at_learning"])) == pytest.approx([0.1, 0.2])

@@ -57,7 +57,7 @@ def test_the_terminal_shows_all_of_it(study: Path) -> None:
     assert "0.1600 (0.1323 to 0.1877)" in late
     assert "0.0900 (0.0623 to 0.1177)" in late
     assert "100.0 / 50.0" in late
-    assert " * " in early  # as much learnt at half the price
+    assert " * " in early  # as much learned at half the price
     assert " * " not in late
     assert "down to learning, forgetting" in text
     assert "> 0.001" in text

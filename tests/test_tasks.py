@@ -257,7 +257,7 @@ class TestOwnData:
 
 
 class TestCausal:
-    def test_only_the_completion_is_learnt(self) -> None:
+    def test_only_the_completion_is_learned(self) -> None:
         rows = [{"asked": "What is it?", "said": " A test."}, {"asked": "", "said": "Yes"}]
         data = encoded(REPLY, {"train": rows, "validation": rows}, tokenizer())
         prompt, reply, end = ids("What is it?"), ids(" A test."), tokenizer().eos_token_id
@@ -267,7 +267,7 @@ class TestCausal:
         batch = data.collator([data.train[0], data.train[1]])
         assert batch["labels"][1].tolist() == [*ids("Yes"), end] + [-100] * (len(prompt) + len(reply) - len(ids("Yes")))
 
-    def test_all_of_a_text_is_learnt_and_the_beginning_is_put_where_the_tokenizer_puts_it(self) -> None:
+    def test_all_of_a_text_is_learned_and_the_beginning_is_put_where_the_tokenizer_puts_it(self) -> None:
         rows = [{"said": "To be"}]
         data = encoded(TEXT, {"train": rows, "validation": rows}, tokenizer())
         assert data.train[0]["labels"] == data.train[0]["input_ids"] == [*ids("To be"), tokenizer().eos_token_id]

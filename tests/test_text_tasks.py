@@ -98,7 +98,7 @@ class TestHidden:
                 "validation": said("a text to be hidden in part", "b")}  # fmt: skip
         return encoded(HIDDEN, rows, masked(), **options)
 
-    def test_what_is_hidden_is_learnt_and_nothing_else(self) -> None:
+    def test_what_is_hidden_is_learned_and_nothing_else(self) -> None:
         data, seen = self.data(), 0
         rows = [data.train[i] for i in range(len(data.train))]
         for epoch in range(60):

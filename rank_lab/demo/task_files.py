@@ -55,9 +55,9 @@ def write_texts(folder: Path, *, pieces: int = 24, documents: int | None = None)
     [2, 2, 3, 2]
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learnt, known = code(), prose()
-    target, source = (_spread(list(_pieces(corpus.held_out)), pieces) for corpus in (learnt, known))
-    training = learnt.training[:documents]
+    learned, known = code(), prose()
+    target, source = (_spread(list(_pieces(corpus.held_out)), pieces) for corpus in (learned, known))
+    training = learned.training[:documents]
     for name, rows in (("train", training), ("validation", target), ("code", target), ("prose", source)):
         lines = [json.dumps({"text": text}) + "\n" for text in rows]
         write_whole(folder / f"{name}.jsonl", "".join(lines))

@@ -42,14 +42,14 @@ def behavioural_report(
     keep: Path | None = None,
     told: Told | None = None,
 ) -> BehaviouralReport:
-    r"""Cut the update of a run to k directions, and find the least k that keeps a share of what was learnt.
+    r"""Cut the update of a run to k directions, and find the least k that keeps a share of what was learned.
 
     Parameters
     ----------
     tuned
         A full checkpoint, or an adapter that changes weights; of a trainer's folder of ``checkpoint-N`` the last.
     texts
-        One target at least, what was learnt; sources, what may have been forgotten.
+        One target at least, what was learned; sources, what may have been forgotten.
     base
         What it was tuned from; empty for what its files name.
     options
@@ -67,7 +67,7 @@ def behavioural_report(
     UnsupportedUpdateError
         If the method changes no weight.
     DataError
-        If there is no target, a name is there twice, or nothing was learnt on any target.
+        If there is no target, a name is there twice, or nothing was learned on any target.
     RankLabError
         If models cannot be loaded or do not fit each other, or the cut model at full rank is not the tuned one.
 
@@ -149,7 +149,7 @@ def last_of(source: str | Path, base: str, name: str = "") -> tuple[Tuned, str]:
 
 def _refuse_texts(texts: Sequence[TextSet]) -> None:
     if not any(text.role == "target" for text in texts):
-        raise DataError("no target texts: what was learnt is measured on them; give --target NAME=FILE.")
+        raise DataError("no target texts: what was learned is measured on them; give --target NAME=FILE.")
     names = [text.name for text in texts]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -28,7 +28,7 @@ Told = Callable[[str, int], None]
 """Called with what is being done, and how many models have been measured."""
 
 _CONTROLS: tuple[Truncation, ...] = tuple(way for way in TRUNCATIONS if way != "leading")
-_LOSES = 0.01  # of what was learnt: a truncation at full rank that is further off is not the tuned model
+_LOSES = 0.01  # of what was learned: a truncation at full rank that is further off is not the tuned model
 _RELATIVE = 1e-4  # of the score, likewise
 
 
@@ -39,7 +39,7 @@ class BehaviouralOptions:
     Parameters
     ----------
     share
-        Of what was learnt, to keep.
+        Of what was learned, to keep.
     vectors
         Whether norms and biases stay as tuned while matrices are cut; else they are the base's.
     ranks
@@ -117,7 +117,7 @@ class Measuring:
             base, values = self.rows("base", model, one), values_of(model.model)
         with shelf.loaded(one) as model:
             tuned = self.rows("tuned", model, one)
-            self._refuse_nothing_learnt(tuned, base)
+            self._refuse_nothing_learned(tuned, base)
             self._say("decomposing the update")
             cut = truncated_model(_merged(model, one), values, factors=factors, device=self.options.loading.device)
             yield Search(self, replace(model, model=cut.model), cut, base, tuned)
@@ -139,7 +139,7 @@ class Measuring:
         if self.told is not None:
             self.told(what, self.count)
 
-    def _refuse_nothing_learnt(self, tuned: Rows, base: Rows) -> None:
+    def _refuse_nothing_learned(self, tuned: Rows, base: Rows) -> None:
         reasons = []
         for _, tasks in tasks_of(tuned, "target"):
             own = tuple(row for row in tuned if row.task in tasks)

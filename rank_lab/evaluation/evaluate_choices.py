@@ -36,7 +36,7 @@ class Choices:
     Parameters
     ----------
     source_texts, target_texts
-        ``NAME=FILE``: texts of what the base can, and of what is learnt.
+        ``NAME=FILE``: texts of what the base can, and of what is learned.
     text_column, join_rows
         Column of JSON rows; whether the rows of a file are lines of one text.
     kl

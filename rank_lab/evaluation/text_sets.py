@@ -29,7 +29,7 @@ class TextSet:
     source
         Where they come from, and what was done with them.
     role
-        ``"source"`` (what the base can), ``"target"`` (what is learnt) or ``""``.
+        ``"source"`` (what the base can), ``"target"`` (what is learned) or ``""``.
     """
 
     name: str

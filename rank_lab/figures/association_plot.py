@@ -82,7 +82,7 @@ def _hover(row: dict[Any, Any]) -> str:
 def _caption(found: AssociationPoints, shown: int) -> str:
     points = found.points
     called = int((points["p_bh"] <= _CALLED).sum())
-    kind = "partial correlation, given what was learnt," if found.given_learning else "correlation"
+    kind = "partial correlation, given what was learned," if found.given_learning else "correlation"
     notes = [
         "Bars: 95 % bootstrap interval over runs",
         f"Filled: {called} of {len(points)} are called at a false discovery rate of 5 % (Benjamini and Hochberg)",

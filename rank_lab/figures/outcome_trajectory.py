@@ -38,9 +38,9 @@ def outcome_trajectory(found: OutcomeSteps, style: Style = "light") -> Figure:
     Figure
         A trace a run, or a trace a method where there are more than eight runs; zero, where the base is, as a line.
     """
-    learnt = found.quantity == LEARNING
-    y = learning_axis(found.target) if learnt else forgetting_axis(found.quantity)
-    shown = target_words(found.target) if learnt else MEASURE_NAMES.get(found.quantity, found.quantity)
+    learned = found.quantity == LEARNING
+    y = learning_axis(found.target) if learned else forgetting_axis(found.quantity)
+    shown = target_words(found.target) if learned else MEASURE_NAMES.get(found.quantity, found.quantity)
     title = f"Along training: {label(shown)}"
     plot = new_plot(
         style, title=title, x="optimizer step", y=y, legend=legend(style), height=300 if style == "paper" else 420
@@ -78,8 +78,8 @@ def _hover(row: dict[object, object]) -> str:
 
 
 def _caption(found: OutcomeSteps, by: str) -> str:
-    learnt = found.quantity == LEARNING
-    what = learning_words(found.target) if learnt else measure_words(found.quantity)
+    learned = found.quantity == LEARNING
+    what = learning_words(found.target) if learned else measure_words(found.quantity)
     ends = int(found.points["low"].isna().sum())
     notes = ["Bars: 95 % interval over examples; they say nothing of other seeds", "Dashed: the base"]
     notes += [f"{ends} points have no interval"] if ends else []
@@ -89,6 +89,6 @@ def _caption(found: OutcomeSteps, by: str) -> str:
     runs = found.points["run"].nunique()
     tasks = f", measured on {found.tasks}" if found.tasks else ""
     return caption(
-        f"{'Learning' if learnt else 'Forgetting'} along training", [what],
+        f"{'Learning' if learned else 'Forgetting'} along training", [what],
         f"Data{tasks}: n = {len(found.points)} checkpoints of {runs} runs", notes,
     )  # fmt: skip

@@ -179,7 +179,7 @@ def _caption(found: TradeOffPoints) -> str:
         are = "Bars: 95 % interval over examples; they say nothing of other seeds"
         notes = [
             (
-                "Filled: on the front, no other checkpoint learnt as much and forgot as little; the larger a mark, the"
+                "Filled: on the front, no other checkpoint learned as much and forgot as little; the larger a mark, the"
                 " more resamples of the examples have it there"
             )
         ]

@@ -32,7 +32,7 @@ _SCHEDULERS = (
 
 @dataclass(frozen=True)
 class DataChoices:
-    """What is learnt, as typed.
+    """What is learned, as typed.
 
     Parameters
     ----------

@@ -139,7 +139,7 @@ def finetune(
     from rank_lab.training.finetune_choices import Adaptation, DataChoices, TrainingChoices
     from rank_lab.training.finetune_command import finetune_and_print
 
-    learnt = DataChoices(
+    learned = DataChoices(
         model, task=task, data=data, dataset=dataset, dataset_config=dataset_config, train_split=train_split,
         validation_split=validation_split, revision=revision, text_columns=tuple(text_column or ()),
         label_column=label_column, kind=kind, max_length=max_length, packing=packing, train_limit=train_limit,
@@ -156,7 +156,7 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing, device=device,
     )  # fmt: skip
     finetune_and_print(
-        learnt,
+        learned,
         adaptation,
         training,
         out,

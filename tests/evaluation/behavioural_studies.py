@@ -1,4 +1,4 @@
-"""Runs of the demo's base that have learnt some texts, for behavioural ranks with known answers."""
+"""Runs of the demo's base that have learned some texts, for behavioural ranks with known answers."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def padded() -> Any:
 
 
 def trained(rank: int, steps: int = 30) -> Any:
-    """A LoRA of that rank in every matrix of the base that has learnt the texts; the model in memory."""
+    """A LoRA of that rank in every matrix of the base that has learned the texts; the model in memory."""
     torch.manual_seed(0)
     model = get_peft_model(demo_base(), LoraConfig(r=rank, lora_alpha=2 * rank, **TASK))
     found = padded()(list(LEARNT), padding=True, padding_side="right", return_tensors="pt")

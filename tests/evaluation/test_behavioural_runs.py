@@ -68,7 +68,7 @@ def test_the_planted_rank_of_a_noisy_rounded_checkpoint_is_found(full: Behaviour
     assert found["tried_below"] == PLANTED - 1
     assert found["rank_bound"] == 128
     assert found["learned"] > 0.5
-    # What the noise adds to the spectrum is no direction of what was learnt.
+    # What the noise adds to the spectrum is no direction of what was learned.
     truncated = full.matrices[full.matrices["status"] == "truncated"]
     assert (truncated["rank_bound"] == 128).all()
     assert (truncated["noise_regime"] != "exact").any()
@@ -134,7 +134,7 @@ def test_adapters_are_cut_between_base_and_tuned(method: str, tmp_path: Path, mo
         raise RankLabError("seen")
 
     monkeypatch.setattr(behavioural_search.Search, "found", looked)
-    monkeypatch.setattr(behavioural_search.Measuring, "_refuse_nothing_learnt", lambda *_: None)
+    monkeypatch.setattr(behavioural_search.Measuring, "_refuse_nothing_learned", lambda *_: None)
     monkeypatch.setattr(behavioural_search.Measuring, "rows", lambda *_: ())
     with pytest.raises(RankLabError, match="seen"):
         behavioural_report(tmp_path / method, SETS, str(BASE))
@@ -330,9 +330,9 @@ def test_what_has_no_weight_update_points_to_the_verb_that_fits(tmp_path: Path) 
     assert "\n" not in str(error.value)
 
 
-def test_nothing_learnt_is_refused_in_words(runs: Path) -> None:
+def test_nothing_learned_is_refused_in_words(runs: Path) -> None:
     other = (TextSet("prose", KNOWN, "made up", "target"),)
-    with pytest.raises(DataError, match="prose: nothing was learnt"):
+    with pytest.raises(DataError, match="prose: nothing was learned"):
         behavioural_report(runs / "lora", other, str(BASE), options=OPTIONS)
 
 

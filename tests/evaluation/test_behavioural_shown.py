@@ -112,7 +112,7 @@ def test_the_rank_stands_beside_that_of_the_squared_norm(report: BehaviouralRepo
     assert f"of 4 at most, beside k90 {found.value}: {found.ratio:.2g} times as many" in caption
     untried = report.points[report.points["k"] != found.value]
     assert beside_energy_rank(dataclasses.replace(report, points=untried), "items").kept is None
-    none = report.ranks.assign(rank=None, reason="nothing was learnt")
+    none = report.ranks.assign(rank=None, reason="nothing was learned")
     assert math.isnan(beside_energy_rank(dataclasses.replace(report, ranks=none), "items").ratio)
 
 
@@ -136,14 +136,14 @@ def test_a_rank_between_two_that_were_tried_says_so(report: BehaviouralReport) -
 
 def test_a_rank_that_is_not_there_says_why(report: BehaviouralReport) -> None:
     none = dict.fromkeys(("rank", "rank_low", "rank_high", "lasting_rank", "tried_below", "energy_at_rank"))
-    table = report.ranks.assign(**none, reason="nothing was learnt: 0.01 (-0.1 to 0.1)")
+    table = report.ranks.assign(**none, reason="nothing was learned: 0.01 (-0.1 to 0.1)")
     empty = dataclasses.replace(report, ranks=table)
-    assert "items: no rank: nothing was learnt" in _printed(empty)
+    assert "items: no rank: nothing was learned" in _printed(empty)
     (latex, kept) = behavioural_tables({"lora": empty})
     for each in (latex, kept):
-        assert "nothing was learnt" in each.tex()
+        assert "nothing was learned" in each.tex()
     figure = behavioural_curve(behavioural_view(empty, "items"))
-    assert "No rank: nothing was learnt" in figure.caption
+    assert "No rank: nothing was learned" in figure.caption
     assert not [trace for trace in figure.plot.data if str(trace.name).startswith("behavioural rank")]
 
 
