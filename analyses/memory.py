@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -270,8 +270,11 @@ def _run_watched(command: list[str], workers: int, prelude: str) -> None:
     from torch import linalg  # noqa: F401
 
     from rank_lab import cli, commands  # noqa: F401
+    from rank_lab.errors import RankLabError
     from rank_lab.report import RankReport
 
+    with suppress(RankLabError):  # typer imports pydantic, 6 MB, once it reads its first command
+        cli.app(["analyze", f"{command[0]}-that-is-not-there", *command[1:]], standalone_mode=False)
     exec(prelude)
     print(_worker_start_up() if workers > 1 else 0, flush=True)
     sys.stdin.readline()
