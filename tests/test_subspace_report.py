@@ -49,8 +49,9 @@ def test_comparisons_of_a_study_are_found(report: SubspaceReport, tmp_path: Path
     study.mkdir()
     assert subspace_reports_of(study) == []
     folders = [report.save(study / f"{name}.subspace") for name in ("b", "a")]
-    (study / "half.subspace").mkdir()  # no head: still being written, or given up
     assert subspace_reports_of(study) == sorted(folders)
+    (study / "half.subspace").mkdir()  # no head: still being written, or given up; whoever reads it is told
+    assert subspace_reports_of(study) == sorted([*folders, study / "half.subspace"])
     assert subspace_reports_of(folders[0]) == folders[:1]
 
 
